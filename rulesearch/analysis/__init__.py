@@ -1,0 +1,24 @@
+"""Why a rule works: alignment of its errors, orthonormality of its weights, significance."""
+
+from __future__ import annotations
+
+from rulesearch.analysis.alignment import alignment_angles, angle
+from rulesearch.analysis.orthonormality import orthonormality_error
+from rulesearch.analysis.statistics import (
+    Interval,
+    RankTest,
+    bootstrap_interval,
+    mann_whitney,
+    running_mean,
+)
+
+__all__ = [
+    "Interval",
+    "RankTest",
+    "alignment_angles",
+    "angle",
+    "bootstrap_interval",
+    "mann_whitney",
+    "orthonormality_error",
+    "running_mean",
+]

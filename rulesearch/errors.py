@@ -1,0 +1,69 @@
+"""Every error that a user can cause, under one root.
+
+The command line turns a :class:`RuleSearchError` into one line and exit status 2;
+anything else is a defect of rulesearch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from collections.abc import Iterable
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "GrammarError",
+    "LearnerError",
+    "Place",
+    "RuleSearchError",
+    "RunError",
+    "did_you_mean",
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands in a text: file, line and column, the last two from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class RuleSearchError(Exception):
+    """Root of the errors that a user can cause and mend."""
+
+
+class GrammarError(RuleSearchError):
+    """A mistake in a grammar; its message reads ``file:line:col: message``."""
+
+    def __init__(self, message: str, place: Place | None = None) -> None:
+        self.place = place
+        self.message = message
+        super().__init__(message if place is None else f"{place}: {message}")
+
+
+class ConfigError(RuleSearchError):
+    """A mistake in a search configuration or in an argument."""
+
+
+class DataError(RuleSearchError):
+    """A data set that is missing, corrupt or too small for the task."""
+
+
+class LearnerError(RuleSearchError):
+    """Tensors, rules or networks that do not fit together."""
+
+
+class RunError(RuleSearchError):
+    """A run folder that cannot be written, read or resumed."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest known word, or ``""``."""
+    close = get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,265 @@
+"""The nodes of an expression: each construct of the language to one SymPy node, shapes checked.
+
+Nodes are built unevaluated, so that a term prints as it was written. See
+:mod:`rulesearch.grammar.parser` for which construct makes which node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import sympy
+from sympy.matrices.expressions.diagonal import DiagMatrix
+from sympy.matrices.expressions.matexpr import MatrixElement
+
+from rulesearch.grammar.symbols import ENTRYWISE, N_POST, entrywise, signal
+
+__all__ = [
+    "FUNCTIONS",
+    "Expr",
+    "ExpressionError",
+    "Piece",
+    "add",
+    "multiply",
+    "negated",
+    "number",
+    "power",
+    "reciprocal",
+    "shape_of",
+    "shape_text",
+    "transpose",
+]
+
+Expr = Any  # a SymPy scalar or matrix expression; SymPy has no common type for the two
+SCALAR = (sympy.Integer(1), sympy.Integer(1))
+EXPONENTS = range(2, 9)
+LARGEST, SMALLEST = 10**12, sympy.Rational(1, 10**12)
+OUT_OF_RANGE = "number out of range; its size must be 1e-12 to 1e12"
+
+
+class ExpressionError(Exception):
+    """A mistake at an offset of the text; the file is not known in here."""
+
+    def __init__(self, message: str, at: int) -> None:
+        super().__init__(message)
+        self.message, self.at = message, at
+
+
+class Piece(NamedTuple):
+    """An expression and the offset where it begins."""
+
+    expr: Expr
+    at: int
+
+
+def shape_of(expr: Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """Return rows and columns; a scalar is 1 x 1."""
+    return expr.shape if expr.is_Matrix else SCALAR
+
+
+def shape_text(shape: tuple[sympy.Expr, sympy.Expr]) -> str:
+    """Return a shape as messages write it."""
+    return f"({shape[0]}, {shape[1]})"
+
+
+def _scalar(expr: Expr) -> Expr:
+    """A 1 x 1 matrix as the scalar that it holds."""
+    return MatrixElement(expr, 0, 0) if expr.is_Matrix else expr
+
+
+def _factors(expr: Expr) -> tuple[list[Expr], list[Expr]]:
+    """The scalar and the matrix factors of a product, in order."""
+    args = expr.args if isinstance(expr, sympy.MatMul) else (expr,)
+    return [a for a in args if not a.is_Matrix], [a for a in args if a.is_Matrix]
+
+
+def _bounded(value: Expr, at: int) -> Expr:
+    """Refuse numbers whose size no coefficient of a plasticity rule has."""
+    if value.is_Number and value != 0 and not SMALLEST <= abs(value) <= LARGEST:
+        raise ExpressionError(OUT_OF_RANGE, at)
+    return value
+
+
+def number(text: str, at: int) -> Expr:
+    """Return a decimal as an exact rational."""
+    size = float(text)  # first, since the exact 1e999999999 would not fit in memory
+    mantissa = text.lower().partition("e")[0]
+    if size == 0 and not mantissa.strip("0."):
+        return sympy.Integer(0)
+    if not float(SMALLEST) / 2 <= size <= LARGEST * 2 or len(text) > 40:
+        raise ExpressionError(OUT_OF_RANGE, at)
+    return _bounded(sympy.Rational(text), at)
+
+
+def _product(scalars: Sequence[Expr], matrices: Sequence[Expr], at: int) -> Expr:
+    """Multiply: one number first, then scalars, then matrices in their order."""
+    coefficient, rest = sympy.Mul(*scalars).as_coeff_Mul()
+    _bounded(coefficient, at)
+    if not matrices:
+        return coefficient * rest
+    leading = [s for s in (coefficient, rest) if s != 1]
+    if not leading and len(matrices) == 1:
+        return matrices[0]
+    return sympy.MatMul(*leading, *matrices, evaluate=False)
+
+
+def multiply(pieces: Sequence[Piece]) -> Expr:
+    """Chain factors left to right; a 1 x 1 product that does not chain is a scalar."""
+    scalars: list[Expr] = []
+    chain: list[Expr] = []
+    for piece in pieces:
+        numbers, matrices = _factors(piece.expr)
+        scalars += numbers
+        if not matrices:
+            continue
+        left = (chain[0].shape[0], chain[-1].shape[1]) if chain else None
+        right = (matrices[0].shape[0], matrices[-1].shape[1])
+        if left is None or left[1] == right[0]:
+            chain += matrices
+        elif right == SCALAR:
+            scalars.append(_scalar(_product((), matrices, piece.at)))
+        elif left == SCALAR:
+            scalars.append(_scalar(_product((), chain, piece.at)))
+            chain = matrices
+        else:
+            raise ExpressionError(
+                f"wrong shape: {shape_text(left)} * {shape_text(right)}; {_remedy(left, right)}",
+                piece.at,
+            )
+    return _product(scalars, chain, pieces[0].at)
+
+
+def _remedy(left: tuple[Expr, Expr], right: tuple[Expr, Expr]) -> str:
+    if left == right and left[1] == 1:
+        return "transpose one: a * b.T (or hadamard(a, b) entry by entry)"
+    if left[1] == right[1]:
+        return "transpose one: a * b.T"
+    if left[0] == right[0]:
+        return "transpose one: a.T * b"
+    return "the columns of the first must be the rows of the second"
+
+
+def add(pieces: Sequence[Piece]) -> Expr:
+    """Add expressions of one shape."""
+    shape = shape_of(pieces[0].expr)
+    for piece in pieces[1:]:
+        other = shape_of(piece.expr)
+        if other != shape:
+            remedy = "both sides of + and - need one shape"
+            if SCALAR in (shape, other) and 1 in (*shape, *other):
+                remedy = "a vector of ones is ones_post or ones_pre"
+            if other == shape[::-1]:
+                remedy = "transpose one: a + b.T"
+            raise ExpressionError(
+                f"wrong shape: {shape_text(shape)} + {shape_text(other)}; {remedy}", piece.at
+            )
+    exprs = [piece.expr for piece in pieces]
+    if all(e.is_Matrix for e in exprs):
+        parts = [a for e in exprs for a in (e.args if isinstance(e, sympy.MatAdd) else (e,))]
+        return sympy.MatAdd(*parts, evaluate=False)
+    return _bounded(sympy.Add(*map(_scalar, exprs)), pieces[0].at)
+
+
+def power(base: Piece, exponent: Piece) -> Expr:
+    """Raise every entry to a whole power."""
+    n = exponent.expr
+    if not (n.is_Integer and int(n) in EXPONENTS):
+        raise ExpressionError("an exponent is a whole number from 2 to 8", exponent.at)
+    if shape_of(base.expr) == SCALAR:
+        return _bounded(sympy.Pow(_scalar(base.expr), n), base.at)
+    return sympy.HadamardPower(base.expr, n)
+
+
+def _column(piece: Piece, function: str) -> Expr:
+    rows, columns = shape_of(piece.expr)
+    if columns != 1 or rows == 1:
+        raise ExpressionError(
+            f"wrong shape: {function}() takes column vectors, not {shape_text((rows, columns))}",
+            piece.at,
+        )
+    return piece.expr
+
+
+def _hadamard(args: Sequence[Piece]) -> Expr:
+    shape = shape_of(args[0].expr)
+    for piece in args[1:]:
+        if shape_of(piece.expr) != shape:
+            raise ExpressionError(
+                f"wrong shape: hadamard() of {shape_text(shape)} and "
+                f"{shape_text(shape_of(piece.expr))}; entry by entry needs one shape",
+                piece.at,
+            )
+    if shape == SCALAR:
+        return multiply([Piece(_scalar(p.expr), p.at) for p in args])
+    return sympy.HadamardProduct(*(p.expr for p in args), evaluate=False)
+
+
+def _diag(args: Sequence[Piece]) -> Expr:
+    return DiagMatrix(_column(args[0], "diag"))
+
+
+def _sum(args: Sequence[Piece]) -> Expr:
+    vector = _column(args[0], "sum")
+    ones = signal("ones_post" if vector.shape[0] == N_POST else "ones_pre")
+    return multiply([Piece(sympy.Transpose(ones), args[0].at), args[0]])
+
+
+def _dot(args: Sequence[Piece]) -> Expr:
+    left, right = (_column(piece, "dot") for piece in args)
+    if left.shape != right.shape:
+        raise ExpressionError(
+            f"wrong shape: dot() of {shape_text(left.shape)} and {shape_text(right.shape)}; "
+            "both vectors must be of one side",
+            args[1].at,
+        )
+    return multiply([Piece(transpose(left), args[0].at), args[1]])
+
+
+def _outer(args: Sequence[Piece]) -> Expr:
+    right = transpose(_column(args[1], "outer"))
+    return multiply([Piece(_column(args[0], "outer"), args[0].at), Piece(right, args[1].at)])
+
+
+def _elementwise(name: str) -> Callable[[Sequence[Piece]], Expr]:
+    def build(args: Sequence[Piece]) -> Expr:
+        if shape_of(args[0].expr) == SCALAR:
+            raise ExpressionError(
+                f"{name}() acts on vectors and matrices, not on a scalar", args[0].at
+            )
+        return entrywise(name, args[0].expr)
+
+    return build
+
+
+FUNCTIONS: dict[str, tuple[int, int, Callable[[Sequence[Piece]], Expr]]] = {
+    "hadamard": (2, 16, _hadamard),
+    "diag": (1, 1, _diag),
+    "sum": (1, 1, _sum),
+    "dot": (2, 2, _dot),
+    "outer": (2, 2, _outer),
+    **{name: (1, 1, _elementwise(name)) for name in ENTRYWISE},
+}
+"""Every function of the language: fewest and most arguments, and what it builds."""
+
+
+def transpose(expr: Expr) -> Expr:
+    """Transpose, taking back an earlier transpose."""
+    if not expr.is_Matrix:
+        return expr
+    return expr.arg if isinstance(expr, sympy.Transpose) else sympy.Transpose(expr)
+
+
+def negated(expr: Expr, at: int = 0) -> Expr:
+    """Return minus the expression."""
+    scalars, matrices = _factors(expr)
+    return _product([sympy.Integer(-1), *scalars], matrices, at)
+
+
+def reciprocal(piece: Piece) -> Piece:
+    """Return one over a number."""
+    if not piece.expr.is_Number:
+        raise ExpressionError("only a number can divide", piece.at)
+    if piece.expr == 0:
+        raise ExpressionError("division by zero", piece.at)
+    return Piece(1 / piece.expr, piece.at)

@@ -1,0 +1,202 @@
+"""What a grammar file may say, as pydantic models, and their errors as one line each."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from rulesearch.errors import GrammarError, did_you_mean
+from rulesearch.grammar.parser import FUNCTIONS
+from rulesearch.grammar.reader import Document, Path
+from rulesearch.grammar.symbols import VOCABULARY
+
+__all__ = [
+    "ConstraintsSpec",
+    "GeneratorSpec",
+    "GrammarSpec",
+    "Locality",
+    "OuterSpec",
+    "TermSpec",
+    "validated",
+]
+
+Locality = Literal["synapse", "neuron", "layer"]
+"""How far a term reaches, from the least to the most."""
+
+MAX_INCLUDES = 100
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+
+def _term_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise PydanticCustomError(
+            "term_name", "a term's name has letters, digits and '_', and begins with a letter"
+        )
+    if name in VOCABULARY or name in FUNCTIONS or name == "T":
+        raise PydanticCustomError("term_name", "this name means something else in expressions")
+    return name
+
+
+TermName = Annotated[str, AfterValidator(_term_name)]
+Prose = Annotated[str, Field(max_length=2000)]
+Text = Annotated[str, Field(max_length=100_000)]  # the parser has its own, clearer limit
+
+
+class _Spec(BaseModel):
+    # A number where an expression may stand, as in `decay: [1, y_post**2]`, is read as text.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class TermSpec(_Spec):
+    """One term: an expression, or a mapping that says more."""
+
+    expr: Text
+    init: Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e6, le=1e6)] = 0.0
+    about: Prose = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_expression(cls, data: Any) -> Any:
+        return {"expr": data} if isinstance(data, str | int | float) else data
+
+
+class OuterSpec(_Spec):
+    """All outer products of some postsynaptic with some presynaptic vectors."""
+
+    post: Annotated[list[Text], Field(min_length=1)]
+    pre: Annotated[list[Text], Field(min_length=1)]
+
+
+class GeneratorSpec(_Spec):
+    """A family of terms."""
+
+    outer: OuterSpec | None = None
+    decay: Annotated[list[Text], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> GeneratorSpec:
+        if self.outer is None and self.decay is None:
+            raise PydanticCustomError("generator", "write 'outer:' or 'decay:'")
+        return self
+
+
+class ConstraintsSpec(_Spec):
+    """Which terms are kept, and how many there may be."""
+
+    locality: Locality = "layer"
+    max_degree: Annotated[int, Field(strict=True, ge=1)] | None = None
+    max_terms: Annotated[int, Field(strict=True, ge=1)] = 1000
+
+
+def _kind(value: Any) -> str:
+    return "grammars" if isinstance(value, list) else "terms"
+
+
+# The kind is decided first: a plain union reports a mistake once for each of its members.
+Includes = Annotated[
+    Annotated[dict[TermName, str], Field(max_length=MAX_INCLUDES), Tag("terms")]
+    | Annotated[list[str], Field(max_length=MAX_INCLUDES), Tag("grammars")],
+    Discriminator(_kind),
+]
+
+
+class GrammarSpec(_Spec):
+    """A grammar file."""
+
+    name: Annotated[str, Field(max_length=200)] = ""
+    title: Prose = ""
+    about: Prose = ""
+    source: Prose = ""
+    terms: dict[TermName, TermSpec] = {}
+    include: Includes = []
+    generate: list[GeneratorSpec] = []
+    exclude: list[Text] = []
+    constraints: ConstraintsSpec = ConstraintsSpec()
+
+
+def _model_at(path: Path) -> type[_Spec]:
+    """The model whose keys stand below a path."""
+    match path:
+        case ("terms", _, *_):
+            return TermSpec
+        case ("generate", _):
+            return GeneratorSpec
+        case ("generate", _, "outer"):
+            return OuterSpec
+        case ("constraints",):
+            return ConstraintsSpec
+    return GrammarSpec
+
+
+def _path(error: Any, data: Any) -> Path:
+    """The part of pydantic's location that is in the file (it adds names of union members)."""
+    path: Path = ()
+    for step in error["loc"]:
+        inside = isinstance(data, dict) and step in data
+        inside = inside or (isinstance(data, list) and isinstance(step, int) and step < len(data))
+        if inside:
+            data = data[step]
+            path = (*path, step)
+    return path
+
+
+def _line(error: Any, path: Path) -> str:
+    """One of pydantic's errors in one line."""
+    last = str(path[-1])[:64] if path else ""
+    named = f"'{last}': " if path and isinstance(path[-1], str) else ""
+    match error["type"]:
+        case "extra_forbidden":
+            known = _model_at(path[:-1]).model_fields
+            return f"unknown key '{last}'{did_you_mean(last, known) or _known(known)}"
+        case "missing":
+            return f"{named}missing key '{error['loc'][-1]}'"
+        case "model_type" | "model_attributes_type" if not path:
+            return "a grammar is a mapping with 'terms:', 'generate:' or 'include:'"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{named}should be a mapping (key: value)"
+        case "literal_error":
+            expected = str(error["ctx"]["expected"])
+            hint = did_you_mean(str(error["input"]), re.findall(r"'(\w+)'", expected))
+            return f"{named}should be {expected}{hint}"
+    message = str(error["msg"]).removeprefix("Input ")
+    return named + message[:1].lower() + message[1:]
+
+
+def _known(known: Any) -> str:
+    return f"; known are {', '.join(known)}"
+
+
+def validated(document: Document) -> GrammarSpec:
+    """Return what the document says.
+
+    Raises
+    ------
+    GrammarError
+        For the mistake that stands first in the file.
+    """
+    if document.data is None:
+        raise GrammarError("the grammar is empty; write 'terms:' and a term", document.place(()))
+    try:
+        return GrammarSpec.model_validate(document.data)
+    except ValidationError as failed:
+        found = []
+        for error in failed.errors(include_url=False):
+            path = _path(error, document.data)
+            # A wrong value is shown where it stands, a wrong key where the key does.
+            by_key = error["type"] in ("extra_forbidden", "term_name", "missing")
+            place = document.key_place(path) if by_key else document.place(path)
+            found.append((place.line, place.column, place, _line(error, path)))
+        _, _, place, message = min(found, key=lambda item: item[:2])
+        raise GrammarError(message, place) from None

@@ -1,0 +1,104 @@
+"""One candidate term of a plasticity rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import sympy
+
+from rulesearch.errors import Place
+from rulesearch.grammar.canonical import NormalForm, normal_form
+from rulesearch.grammar.locality import Locality, locality
+from rulesearch.grammar.parser import TextPlace, parse_term
+from rulesearch.grammar.printing import latex, text
+
+__all__ = ["Term"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Term:
+    """A named update of the forward weight, of shape (n_post, n_pre).
+
+    Everything else that is known of a term is computed from ``expr``. Two terms are equal if
+    their canonical forms are, whatever their names and spellings.
+
+    Parameters
+    ----------
+    name : str
+        As in the grammar.
+    expr : sympy.MatrixExpr
+        As written there; only the canonical form is ever rearranged.
+    init : float
+        Coefficient at the start of a search.
+    about : str
+        What it is, in one line.
+    place : Place, optional
+        Where it was declared.
+
+    Raises
+    ------
+    GrammarError
+        If ``expr`` has another shape or no canonical form.
+    """
+
+    name: str
+    expr: sympy.MatrixExpr
+    init: float = 0.0
+    about: str = ""
+    place: Place | None = None
+
+    def __post_init__(self) -> None:
+        self.normal_form  # noqa: B018 - a term that has none cannot exist
+
+    @classmethod
+    def from_text(
+        cls,
+        name: str,
+        expression: str,
+        init: float = 0.0,
+        about: str = "",
+        where: TextPlace | None = None,
+    ) -> Term:
+        """Read a term from the text of its expression."""
+        expr = parse_term(expression, where)
+        return cls(name, expr, init, about, where.place if where else None)
+
+    @cached_property
+    def normal_form(self) -> NormalForm:
+        """The canonical form, from which everything is computed."""
+        return normal_form(self.expr, self.place)
+
+    @cached_property
+    def locality(self) -> Locality:
+        """How far a synapse must reach for it: 'synapse', 'neuron' or 'layer'."""
+        return locality(self.normal_form)
+
+    @property
+    def degree(self) -> int:
+        """How many signals are multiplied, at most."""
+        return self.normal_form.degree
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Names of the vocabulary that it needs."""
+        return self.normal_form.symbols
+
+    def latex(self) -> str:
+        """Return the expression in LaTeX, as it was written."""
+        return latex(self.expr)
+
+    def _repr_latex_(self) -> str:
+        return f"${self.latex()}$"
+
+    def __str__(self) -> str:
+        return text(self.expr)
+
+    def __repr__(self) -> str:
+        return f"Term({self.name}: {self})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Term) and self.normal_form == other.normal_form
+
+    def __hash__(self) -> int:
+        return hash(self.normal_form)

@@ -1,0 +1,7 @@
+"""Learners: what happens in a lifetime."""
+
+from rulesearch.learners.base import Learner
+from rulesearch.learners.plasticity import PlasticityLearner
+from rulesearch.learners.report import LifetimeReport
+
+__all__ = ["Learner", "LifetimeReport", "PlasticityLearner"]

@@ -1,0 +1,237 @@
+"""A lifetime under a plasticity rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rulesearch.compile.native import engine_unavailable
+from rulesearch.compile.program import Program, lower
+from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.grammar import TermPool
+from rulesearch.learners.fused import live_fused
+from rulesearch.learners.report import LifetimeReport
+from rulesearch.learners.reversible import live_reversible
+from rulesearch.learners.tape import build_tape, not_fusible
+from rulesearch.learners.unrolled import live_unrolled
+from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.rules import Rule
+
+__all__ = ["PlasticityLearner"]
+
+METHODS = ("reversible", "autograd")
+ENGINES = ("auto", "fused", "torch")
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+class PlasticityLearner:
+    r"""Online learning with :math:`W \leftarrow W + \sum_r \theta_r F_r`, one example a step.
+
+    Every connection changes at every step, all from the same forward and backward pass.
+
+    Parameters
+    ----------
+    network : PlasticNetwork
+    rule : Rule or TermPool
+        A rule brings its coefficients, used where ``theta`` is None; a pool needs theta.
+    method : {'reversible', 'autograd'}
+        How ``live`` is differentiated: rebuilding the weights backwards, in memory
+        O(T (n + m)) a connection, or plain autograd through every term as it is written.
+    engine : {'auto', 'fused', 'torch'}
+        Of the reversible method: compiled code a lifetime at a time (CPU), or torch (any
+        device). ``auto`` takes the first that can run; ``report`` says which ran and why.
+    checkpoint_every : int, optional
+        Steps between checkpoints of W, against which drift is measured; by default 50, and
+        a tenth of the lifetime where that is more.
+    drift_tolerance : float, optional
+        Relative drift above which a segment's weights are recomputed from its checkpoint; by
+        default 1e-4 in float32 and 1e-9 in float64.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown method or engine.
+    LearnerError
+        If a term needs a signal that the network does not carry.
+    """
+
+    def __init__(
+        self,
+        network: PlasticNetwork,
+        rule: Rule | TermPool,
+        method: str = "reversible",
+        *,
+        engine: str = "auto",
+        checkpoint_every: int | None = None,
+        drift_tolerance: float | None = None,
+    ) -> None:
+        if method not in METHODS:
+            raise ConfigError(f"method is one of {', '.join(METHODS)}, not '{method}'")
+        if engine not in ENGINES:
+            raise ConfigError(f"engine is one of {', '.join(ENGINES)}, not '{engine}'")
+        if checkpoint_every is not None and checkpoint_every < 1:
+            raise ConfigError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
+        self.network = network
+        self.rule = rule if isinstance(rule, Rule) else None
+        self.pool = rule.pool if isinstance(rule, Rule) else rule
+        self.method, self.engine = method, engine
+        self.checkpoint_every, self.drift_tolerance = checkpoint_every, drift_tolerance
+        self.program: Program = lower([(term.name, term.normal_form) for term in self.pool])
+        self.report: LifetimeReport | None = None
+        self._check_signals()
+
+    @property
+    def n_terms(self) -> int:
+        """Length of theta."""
+        return len(self.pool)
+
+    def init(
+        self,
+        lifetimes: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> NetworkState:
+        """Draw fresh networks: Xavier uniform W and B.
+
+        Parameters
+        ----------
+        lifetimes : int
+            How many; ignored where a sequence of generators is given, one a lifetime.
+        generator : torch.Generator or sequence of torch.Generator, optional
+            By default a new one with seed 0.
+        """
+        if generator is None:
+            generator = torch.Generator().manual_seed(0)
+        if isinstance(generator, torch.Generator):
+            generator = [generator] * lifetimes
+        return self.network.init(generator, dtype, device)
+
+    def live(
+        self,
+        state: NetworkState,
+        theta: Tensor | None,
+        x: Tensor,
+        label: Tensor,
+    ) -> NetworkState:
+        """Run whole lifetimes; differentiable in ``theta`` and in ``state``.
+
+        Parameters
+        ----------
+        state : NetworkState
+            Weights at birth, ``(lifetimes, n_post, n_pre)`` each.
+        theta : Tensor (n_terms,) or (lifetimes, n_terms), or None
+            Coefficients in the order of the pool; None takes the rule's own.
+        x : Tensor (steps, lifetimes, n_in)
+        label : Tensor (steps, lifetimes) int64, or (steps, lifetimes, n_out) floating point
+
+        Returns
+        -------
+        NetworkState
+            Weights at the end of life; B as it was.
+
+        Raises
+        ------
+        LearnerError
+            If shapes do not fit, a label is outside the output, or the activation cannot be
+            differentiated twice where a gradient is wanted.
+        """
+        theta = self._coefficients(state, theta)
+        label = self._check_example(state, x, label)
+        self._check_twice_differentiable(state, theta)
+        if self.method == "autograd":
+            self.report = LifetimeReport("unrolled")
+            return live_unrolled(self.network, self.pool, state, theta, x, label)
+        reason = self._why_not_fused(x)
+        every = self.checkpoint_every or max(50, -(-x.shape[0] // 10))
+        tolerance = self.drift_tolerance or _TOLERANCE[x.dtype]
+        self.report = report = LifetimeReport("torch" if reason else "fused", reason)
+        if reason:
+            return live_reversible(
+                self.network, self.program, state, theta, x, label, every, tolerance, report
+            )
+        tape = build_tape(self.network, self.program)
+        target = self.network.target(label, x.dtype)
+        invertible = self.program.invertible
+        return live_fused(
+            tape, state, theta, x, target, every, tolerance, invertible, report
+        )
+
+    def _why_not_fused(self, x: Tensor) -> str:
+        """Return why the compiled engine does not run, or ``""``."""
+        reason = "engine='torch' was asked for" if self.engine == "torch" else ""
+        reason = reason or (f"the tensors are on {x.device}" if x.device.type != "cpu" else "")
+        reason = reason or not_fusible(self.program)
+        reason = reason or engine_unavailable()
+        if reason and self.engine == "fused":
+            raise LearnerError(f"the fused engine cannot run: {reason}")
+        return reason
+
+    def _check_signals(self) -> None:
+        needed = set().union(*(term.normal_form.symbols for term in self.pool))
+        if "Omega" in needed:
+            raise LearnerError("a term needs Omega, which a plastic network does not carry")
+        if "B" in needed and self.network.feedback == "direct":
+            raise LearnerError(
+                "a term needs B of its own connection, which direct feedback does not have; "
+                "use feedback='random'"
+            )
+
+    def _coefficients(self, state: NetworkState, theta: Tensor | None) -> Tensor:
+        like = state.W[0]
+        if theta is None:
+            if self.rule is None:
+                raise LearnerError("a pool has no coefficients of its own: give theta")
+            theta = torch.tensor(self.rule.theta, dtype=like.dtype, device=like.device)
+        expected = [(self.n_terms,), (state.lifetimes, self.n_terms)]
+        if tuple(theta.shape) not in expected:
+            raise LearnerError(
+                f"theta has shape {tuple(theta.shape)}; it should be {expected[0]} or {expected[1]}"
+            )
+        if theta.dtype != like.dtype or theta.device != like.device:
+            raise LearnerError(
+                f"theta is {theta.dtype} on {theta.device}, "
+                f"the weights are {like.dtype} on {like.device}"
+            )
+        return theta.expand(state.lifetimes, self.n_terms)
+
+    def _check_example(self, state: NetworkState, x: Tensor, label: Tensor) -> Tensor:
+        self.network.check(state)
+        like, n_in, n_out = state.W[0], self.network.sizes[0], self.network.sizes[-1]
+        if like.dtype not in _TOLERANCE:
+            raise LearnerError(f"lifetimes run in float32 or float64, not {like.dtype}")
+        if x.dtype != like.dtype or x.device != like.device:
+            raise LearnerError(
+                f"x is {x.dtype} on {x.device}, the weights are {like.dtype} on {like.device}"
+            )
+        if x.ndim != 3 or x.shape[1:] != (state.lifetimes, n_in) or x.shape[0] == 0:
+            raise LearnerError(
+                f"x has shape {tuple(x.shape)}; it should be (steps, {state.lifetimes}, {n_in})"
+            )
+        if label.is_floating_point():
+            if tuple(label.shape) != (*x.shape[:2], n_out):
+                raise LearnerError(
+                    f"label has shape {tuple(label.shape)}; "
+                    f"as targets it should be {(*x.shape[:2], n_out)}"
+                )
+            return label.to(x.dtype)
+        if label.shape != x.shape[:2]:
+            raise LearnerError(
+                f"label has shape {tuple(label.shape)}; it should be {tuple(x.shape[:2])}"
+            )
+        low, high = int(label.min()), int(label.max())
+        if low < 0 or high >= n_out:
+            raise LearnerError(f"labels run from {low} to {high}; the output has {n_out} units")
+        return label.long()
+
+    def _check_twice_differentiable(self, state: NetworkState, theta: Tensor) -> None:
+        wanted = torch.is_grad_enabled() and any(
+            t.requires_grad for t in (theta, *state.W, *state.B)
+        )
+        if wanted and not self.network.sigma.twice_differentiable:
+            raise LearnerError(
+                f"{self.network.activation} cannot be differentiated twice, and the meta-gradient "
+                "goes through errors that hold its derivative already; use softplus"
+            )

@@ -1,0 +1,42 @@
+"""Activation functions, and their derivatives written in the activation itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["ACTIVATIONS", "Activation"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """``y = value(z, beta)`` and ``dy/dz = derivative(y, beta)``.
+
+    The derivative is a function of y, as in the synthetic error of the rule-discovery paper
+    (section 4.2), where the input takes the place of y.
+    """
+
+    name: str
+    value: Callable[[Tensor, float], Tensor]
+    derivative: Callable[[Tensor, float], Tensor]
+    twice_differentiable: bool = True
+
+
+def _softplus(z: Tensor, beta: float) -> Tensor:
+    # torch's own softplus turns linear at a threshold, where its derivatives jump
+    return torch.logaddexp(beta * z, torch.zeros_like(z)) / beta
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    a.name: a
+    for a in (
+        Activation("softplus", _softplus, lambda y, beta: -torch.expm1(-beta * y)),
+        Activation("tanh", lambda z, beta: z.tanh(), lambda y, beta: 1 - y * y),
+        Activation(
+            "relu", lambda z, beta: z.relu(), lambda y, beta: (y > 0).to(y.dtype), False
+        ),
+    )
+}

@@ -1,0 +1,245 @@
+"""A run folder, read: its manifest, its curves and, once there is one, its result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rulesearch.errors import RunError
+
+__all__ = ["PHASES", "Curves", "Probes", "RunData", "RunTerm"]
+
+PHASES = ("search", "refit", "backprop", "feedback_alignment")
+
+Floats = NDArray[np.float64]
+Logged = TypeVar("Logged")
+
+
+@dataclass(frozen=True)
+class RunTerm:
+    """One candidate term as the manifest tells it."""
+
+    name: str
+    latex: str
+    locality: str = ""
+    about: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What one phase logged at each update; NaN where a lifetime was rejected.
+
+    Attributes
+    ----------
+    updates : array, shape (updates,)
+    accuracy, loss, rejected : array, shape (rows, updates)
+        Query accuracy, meta-loss without penalty, rejected lifetimes.
+    theta : array, shape (rows, updates, terms)
+        Unscaled coefficients after the update.
+    """
+
+    updates: Floats
+    accuracy: Floats
+    loss: Floats
+    theta: Floats
+    rejected: Floats
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What one phase measured of its networks now and then.
+
+    Attributes
+    ----------
+    updates : array, shape (probes,)
+    angles : array, shape (rows, probes, L)
+        Degrees between the carried error and backprop's, layers 0 to L-1.
+    orthonormality : array, shape (rows, probes, L)
+        Eq. 10 of the rule-discovery paper, layers 1 to L.
+    """
+
+    updates: Floats
+    angles: Floats
+    orthonormality: Floats
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything the report shows of one run; see :meth:`load`.
+
+    Attributes
+    ----------
+    path : Path
+    manifest : Mapping
+    config : str
+        The configuration file's text, empty if the run has none.
+    result : Mapping or None
+        None while the search is still under way.
+    curves, probes : Mapping from phase to Curves, Probes
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    config: str
+    result: Mapping[str, Any] | None
+    curves: Mapping[str, Curves]
+    probes: Mapping[str, Probes]
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunData:
+        """Read a run folder, finished or not.
+
+        A last line of ``events.jsonl`` that was cut short by a kill is left out; of two
+        events for one update, as a resumed run may leave, the later one counts.
+
+        Raises
+        ------
+        RunError
+            If the folder or its manifest is missing, or a file is damaged.
+        """
+        folder = Path(path)
+        if not (folder / "manifest.json").is_file():
+            raise RunError(f"{folder}: not a run folder: it has no manifest.json")
+        manifest = _read_json(folder / "manifest.json")
+        missing = [key for key in ("name", "terms", "rows") if key not in manifest]
+        if missing:
+            raise RunError(f"{folder / 'manifest.json'}: lacks '{missing[0]}'; the run is damaged")
+        result_file, config_file = folder / "result.json", folder / "config.yaml"
+        events = _read_events(folder / "events.jsonl")
+        return cls(
+            path=folder,
+            manifest=manifest,
+            config=config_file.read_text(encoding="utf-8") if config_file.is_file() else "",
+            result=_read_json(result_file) if result_file.is_file() else None,
+            curves=_gather(
+                folder, events, "update", Curves, ("accuracy", "loss", "theta", "rejected")
+            ),
+            probes=_gather(folder, events, "probe", Probes, ("angles", "orthonormality")),
+        )
+
+    @cached_property
+    def terms(self) -> tuple[RunTerm, ...]:
+        """The candidate terms, in pool order."""
+        known = RunTerm.__dataclass_fields__
+        return tuple(
+            RunTerm(**{key: str(value) for key, value in entry.items() if key in known})
+            for entry in self.manifest["terms"]
+        )
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.manifest["name"])
+
+    @property
+    def lambdas(self) -> tuple[float | None, ...]:
+        """The penalties searched, each once, in the order of the rows."""
+        return tuple(dict.fromkeys(row.get("lam") for row in self.manifest["rows"]))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds searched, each once, in the order of the rows."""
+        return tuple(dict.fromkeys(row["seed"] for row in self.manifest["rows"]))
+
+    @property
+    def lam(self) -> float | None:
+        """The penalty shown: the pick's, or the first one before there is a pick."""
+        picked: float | None = (
+            self.lambdas[0] if self.result is None else self.result["pick"].get("lam")
+        )
+        return picked
+
+    @cached_property
+    def kept(self) -> frozenset[str]:
+        """Names of the terms in the pick; all of them before there is a pick."""
+        if self.result is None:
+            return frozenset(term.name for term in self.terms)
+        return frozenset(row["name"] for row in self.result["table"] if row["kept"])
+
+    def shown(self, values: Floats) -> Floats:
+        """Return the rows of `values` searched at the penalty shown.
+
+        Controls and refits have one row a seed, whatever the penalty; they pass whole.
+        """
+        if values.shape[0] != len(self.manifest["rows"]):
+            return values
+        return values[[row.get("lam") == self.lam for row in self.manifest["rows"]]]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: not valid JSON ({error}); the run is damaged") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: expected a JSON object; the run is damaged")
+    return content
+
+
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    *lines, torn = path.read_bytes().split(b"\n")
+    events = [_event(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    # Only what follows the last newline can be the half-written line of a killed process.
+    if _is_json(torn):
+        events.append(_event(path, len(lines) + 1, torn))
+    return events
+
+
+def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError as error:
+        raise RunError(f"{path}:{number}: not valid JSON; the run is damaged") from error
+    if not isinstance(event, dict):
+        raise RunError(f"{path}:{number}: expected a JSON object; the run is damaged")
+    return event
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _gather(
+    folder: Path,
+    events: Sequence[Mapping[str, Any]],
+    kind: str,
+    build: Callable[..., Logged],
+    fields: tuple[str, ...],
+) -> dict[str, Logged]:
+    """Stack the events of each phase: updates second, after the rows."""
+    gathered = {}
+    for phase in PHASES:
+        latest = {
+            event["update"]: event
+            for event in events
+            if event.get("event") == kind and event.get("phase") == phase
+        }
+        if not latest:
+            continue
+        ordered = [latest[update] for update in sorted(latest)]
+        try:
+            stacked = {
+                field: np.swapaxes(np.array([e[field] for e in ordered], dtype=np.float64), 0, 1)
+                for field in fields
+            }
+        except (KeyError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{folder / 'events.jsonl'}: {kind} events of phase '{phase}' do not have the "
+                f"same rows and columns throughout ({error}); the run is damaged"
+            ) from error
+        gathered[phase] = build(updates=np.array(sorted(latest), dtype=np.float64), **stacked)
+    return gathered

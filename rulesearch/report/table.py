@@ -1,0 +1,217 @@
+"""The result as a table: for the terminal and, with booktabs, for a paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rulesearch.analysis import bootstrap_interval, mann_whitney
+from rulesearch.report.typeset import exponent
+
+__all__ = [
+    "AccuracyRow",
+    "accuracy_rows",
+    "coefficient_text",
+    "latex_coefficient",
+    "latex_table",
+    "number",
+    "text_table",
+]
+
+Result = Mapping[str, Any]
+
+NONE = "-"
+ANYTHING, WORD = re.compile(".+"), re.compile(r"\S+ ?")
+# LaTeX may be broken before a command or a sign, never inside a command's argument.
+LATEX_PIECE = re.compile(r"[-+(]*\\?(?:[^-+\\{}]|\{[^{}]*\})+|.")
+WIDE = 92
+
+PHASE_NAMES = {
+    "search": "pool with penalty",
+    "refit": "survivors, refitted",
+    "backprop": "backprop",
+    "feedback_alignment": "feedback alignment",
+}
+
+
+class AccuracyRow(NamedTuple):
+    """What one phase achieves: its mean over the seeds and a 98% bootstrap interval.
+
+    ``p`` is the one-sided Mann-Whitney probability that feedback alignment does as well,
+    None for feedback alignment itself or without that control.
+    """
+
+    phase: str
+    name: str
+    mean: float
+    low: float
+    high: float
+    p: float | None
+
+
+def accuracy_rows(result: Result) -> list[AccuracyRow]:
+    """Accuracy of each phase over the seeds: mean, 98% bootstrap interval, rank test."""
+    measured = {
+        phase: np.array(result["accuracy"].get(phase) or [], dtype=np.float64)
+        for phase in PHASE_NAMES
+    }
+    measured = {phase: values[np.isfinite(values)] for phase, values in measured.items()}
+    control = measured["feedback_alignment"]
+    rows = []
+    for phase, values in measured.items():
+        if not values.size:
+            continue
+        mean, low, high = (float(part) for part in bootstrap_interval(values))
+        tested = phase != "feedback_alignment" and control.size > 0
+        p = mann_whitney(values, control).p if tested else None
+        rows.append(AccuracyRow(phase, PHASE_NAMES[phase], mean, low, high, p))
+    return rows
+
+
+def coefficient_text(mean: float | None, spread: float | None) -> str:
+    """Mean and spread with one exponent: ``( 8.41 ± 0.62)e-3``; a dash where no seed kept it."""
+    if mean is None:
+        return NONE
+    power = exponent(mean, spread)
+    unit = 10.0**power
+    tail = f"e{power:+d}" if power else ""
+    around = "" if spread is None else f" ± {spread / unit:.2f}"
+    return f"({mean / unit:5.2f}{around}){tail}"
+
+
+def latex_coefficient(mean: float | None, spread: float | None) -> str:
+    r"""Mean and spread in LaTeX: ``(8.41 \pm 0.62)\times 10^{-3}``."""
+    if mean is None:
+        return "-"
+    power = exponent(mean, spread)
+    unit = 10.0**power
+    around = "" if spread is None else rf" \pm {spread / unit:.2f}"
+    value = f"{mean / unit:.2f}{around}"
+    return rf"({value})\times 10^{{{power}}}" if power else value
+
+
+def text_table(result: Result, width: int = 96) -> str:
+    """Lay the result out as plain text, at most `width` columns wide where LaTeX can be broken.
+
+    The penalties searched come first, the pick marked ``>``; then every candidate term,
+    those of the pick marked ``*``; then what the rule achieves beside the controls.
+    """
+    blocks = [_front(result, width), _terms(result, width), _accuracies(result)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _front(result: Result, width: int) -> str:
+    front: Sequence[Mapping[str, Any]] = result["front"]
+    picked = result["pick"].get("lam")
+    if len(front) < 2:
+        return ""
+    rows = [["", "lambda", "accuracy", "loss", "terms kept by most seeds"]]
+    for entry in front:
+        mark = ">" if entry["lam"] == picked else ""
+        figures = [number(entry["lam"], "g"), number(entry["accuracy"]), number(entry["loss"])]
+        rows.append([mark, *figures, " ".join(entry["terms"]) or "none"])
+    return _grid(rows, "<>>><", width, WORD)
+
+
+def _terms(result: Result, width: int) -> str:
+    seeds = len(result["accuracy"].get("search") or [])
+    rows = [["", "term", "coefficient", "kept", "locality", "LaTeX"]]
+    for row in result["table"]:
+        share = f"{round(row['share'] * seeds)}/{seeds}" if seeds else f"{row['share']:.0%}"
+        value = coefficient_text(row["coefficient"], row["spread"])
+        mark = "*" if row["kept"] else ""
+        rows.append([mark, row["name"], value, share, row["locality"], row["latex"]])
+    if width >= WIDE:
+        return _grid(rows, "<<<><<", width, LATEX_PIECE)
+    # A narrow terminal gets the formula under its row instead of in a slim column.
+    head, line, *body = _grid([row[:-1] for row in rows], "<<<><", width, ANYTHING).split("\n")
+    for row, (_, *_, latex) in zip(body, rows[1:], strict=True):
+        line += "\n" + ("\n" + " " * 9).join([row, *_broken(latex, width - 9, LATEX_PIECE)])
+    return f"{head}\n{line}"
+
+
+def _accuracies(result: Result) -> str:
+    rows = [["", "accuracy", "mean", "98% interval", "p vs feedback alignment"]]
+    for row in accuracy_rows(result):
+        chance = "" if row.p is None else f"{row.p:.2g}"
+        rows.append(["", row.name, f"{row.mean:.3f}", f"{row.low:.3f} to {row.high:.3f}", chance])
+    return _grid(rows, "<<><<", 80, ANYTHING) if len(rows) > 1 else ""
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """Format a number; a dash if there is none."""
+    return NONE if value is None else format(value, form)
+
+
+def _grid(rows: Sequence[Sequence[str]], align: str, width: int, token: re.Pattern[str]) -> str:
+    """Columns two blanks apart under a ruled heading; the last one is broken to fit `width`."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(align))]
+    offset = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    room = max(width - offset, 20)
+    lines = []
+    for number, row in enumerate(rows):
+        first, *more = _broken(row[-1], room, token)
+        cells = [f"{c:{a}{w}}" for c, a, w in zip(row[:-1], align[:-1], widths[:-1], strict=True)]
+        lines.append("  ".join([*cells, first]).rstrip())
+        lines.extend(" " * offset + rest for rest in more)
+        if number == 0:
+            lines.append("─" * min(width, offset + min(room, widths[-1])))
+    return "\n".join(lines)
+
+
+def _broken(text: str, room: int, token: re.Pattern[str]) -> list[str]:
+    lines = [""]
+    for piece in token.findall(text) or [""]:
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > room:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+def latex_table(result: Result) -> str:
+    """Write the terms as a LaTeX ``tabular`` that needs only the booktabs package.
+
+    The picked terms stand first, above a rule; below it what the search dropped.
+    """
+    seeds = len(result["accuracy"].get("search") or [])
+    kept = [row for row in result["table"] if row["kept"]]
+    dropped = [row for row in result["table"] if not row["kept"]]
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{tabular}{llrrl}",
+        r"\toprule",
+        rf"Term & $\Delta\mathbf{{W}}_{{\ell-1,\ell}}$ & Coefficient & "
+        rf"Kept{f' (of {seeds})' if seeds else ''} & Locality \\",
+        r"\midrule",
+        *_latex_rows(kept, seeds),
+        *([r"\midrule"] if kept and dropped else []),
+        *_latex_rows(dropped, seeds),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_rows(rows: Iterable[Mapping[str, Any]], seeds: int) -> list[str]:
+    written = []
+    for row in rows:
+        value = latex_coefficient(row["coefficient"], row["spread"])
+        share = str(round(row["share"] * seeds)) if seeds else rf"{100 * row['share']:.0f}\%"
+        cells = [
+            _escape(row["name"]),
+            f"${row['latex']}$",
+            f"${value}$",
+            share,
+            _escape(row["locality"]),
+        ]
+        written.append(" & ".join(cells) + r" \\")
+    return written
+
+
+def _escape(text: str) -> str:
+    """Escape the characters that mean something to LaTeX."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, rf"\{c}" if c in "&%$#_{}" else c) for c in text)

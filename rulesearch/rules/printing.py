@@ -1,0 +1,48 @@
+"""A rule as text and as LaTeX: coefficients before terms, signs folded into them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy
+
+from rulesearch.grammar import Term
+
+__all__ = ["latex_number", "rule_latex", "rule_text"]
+
+Weighted = Sequence[tuple[float, Term]]
+
+
+def rule_text(weighted: Weighted) -> str:
+    """Return text that a grammar can read back, as ``-0.001 * e_post * y_pre.T``."""
+    parts = [_folded(c, term, str(term)) for c, term in weighted]
+    return _joined([(sign, f"{size!r} * {body}") for sign, size, body in parts]) or "0 * W"
+
+
+def rule_latex(weighted: Weighted, digits: int = 3) -> str:
+    """Return LaTeX with coefficients of ``digits`` significant digits."""
+    parts = [_folded(c, term, term.latex()) for c, term in weighted]
+    shown = [(sign, f"{latex_number(size, digits)} \\, {body}") for sign, size, body in parts]
+    return _joined(shown) or r"\mathbf{0}"
+
+
+def latex_number(value: float, digits: int = 3) -> str:
+    r"""Return ``1.23 \times 10^{-3}``; plain decimals between 0.01 and 1000."""
+    if value == 0 or 0.01 <= abs(value) < 1000:
+        return f"{value:.{digits}g}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return rf"{mantissa} \times 10^{{{int(exponent)}}}"
+
+
+def _folded(coefficient: float, term: Term, body: str) -> tuple[bool, float, str]:
+    """Return (negative, size, body): a product's own minus sign moves into the coefficient."""
+    if isinstance(term.expr, sympy.MatAdd):
+        return coefficient < 0, abs(coefficient), f"({body})"
+    if body.startswith("-"):
+        return coefficient >= 0, abs(coefficient), body[1:]
+    return coefficient < 0, abs(coefficient), body
+
+
+def _joined(parts: Sequence[tuple[bool, str]]) -> str:
+    text = " ".join(f"{'-' if negative else '+'} {body}" for negative, body in parts)
+    return text[2:] if text.startswith("+") else text.replace("- ", "-", 1)

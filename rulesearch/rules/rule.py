@@ -1,0 +1,288 @@
+"""A plasticity rule: terms of a pool with coefficients."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor
+
+from rulesearch.compile.program import Program, lower
+from rulesearch.compile.torch_source import compile_torch, matvec, torch_source
+from rulesearch.errors import GrammarError, LearnerError, RuleSearchError
+from rulesearch.files import write_atomically
+from rulesearch.grammar import Term, TermPool
+from rulesearch.rules.printing import rule_latex, rule_text
+
+__all__ = ["Rule"]
+
+SCHEMA = 1
+_VECTORS = {"y_pre": "pre", "e_pre": "pre", "y_post": "post", "e_post": "post", "z_post": "post"}
+
+
+class Rule:
+    r"""The change :math:`\Delta W = \sum_r \theta_r F_r` of one connection (Eq. 5). Immutable.
+
+    Parameters
+    ----------
+    pool : TermPool
+    coefficients : mapping of str to float
+        By name; terms that are not named are absent from the rule.
+
+    Raises
+    ------
+    ConfigError
+        If the pool has no term of a name.
+    RuleSearchError
+        If a coefficient is not finite.
+
+    Examples
+    --------
+    >>> rule = Rule(pool, {"F0": 1e-3, "F9": 2e-3})
+    >>> dW = rule.delta(W, y_pre=x, y_post=y, e_pre=d, e_post=e)
+    """
+
+    __slots__ = ("__dict__", "_pool", "_theta")  # __dict__ holds what is computed once
+
+    def __init__(self, pool: TermPool, coefficients: Mapping[str, float]) -> None:
+        self._pool = pool.subset(coefficients)
+        self._theta = tuple(float(coefficients[name]) for name in self._pool.names)
+        for name, value in zip(self._pool.names, self._theta, strict=True):
+            if not math.isfinite(value):
+                raise RuleSearchError(f"the coefficient of {name} is {value}; give a finite number")
+
+    @property
+    def pool(self) -> TermPool:
+        """The rule's terms as a pool."""
+        return self._pool
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The rule's terms, in the order of the pool that they came from."""
+        return tuple(self._pool)
+
+    @property
+    def theta(self) -> tuple[float, ...]:
+        """Coefficients, in the order of ``terms``."""
+        return self._theta
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Coefficients by name."""
+        return dict(zip(self._pool.names, self._theta, strict=True))
+
+    @cached_property
+    def program(self) -> Program:
+        """The compiled form."""
+        return lower([(term.name, term.normal_form) for term in self._pool])
+
+    @property
+    def rank(self) -> int:
+        """Outer products that one update costs: the minimum vertex cover of the terms."""
+        return self.program.rank
+
+    @property
+    def locality(self) -> str:
+        """The farthest that any of its terms reaches: 'synapse', 'neuron' or 'layer'."""
+        order = ("synapse", "neuron", "layer")
+        return max((t.locality for t in self._pool), key=order.index, default="synapse")
+
+    def sympy(self) -> sympy.MatrixExpr:
+        """Return the rule as one SymPy matrix expression."""
+        if not self._pool:
+            return sympy.ZeroMatrix(*map(sympy.Symbol, ("n_post", "n_pre")))
+        parts = [sympy.MatMul(sympy.Float(c), t.expr) for c, t in zip(self._theta, self._pool)]
+        return parts[0] if len(parts) == 1 else sympy.MatAdd(*parts)
+
+    def latex(self, digits: int = 3) -> str:
+        """Return the rule in LaTeX, coefficients rounded to ``digits`` significant digits."""
+        return rule_latex(list(zip(self._theta, self._pool, strict=True)), digits)
+
+    def source(self) -> str:
+        """Return the torch source that computes the update in factored form."""
+        return torch_source(self.program)
+
+    def delta(
+        self,
+        W: Tensor,
+        *,
+        y_pre: Tensor | None = None,
+        y_post: Tensor | None = None,
+        e_pre: Tensor | None = None,
+        e_post: Tensor | None = None,
+        z_post: Tensor | None = None,
+        B: Tensor | None = None,
+        Omega: Tensor | None = None,
+        theta: Tensor | None = None,
+    ) -> Tensor:
+        """Return the change of W.
+
+        Parameters
+        ----------
+        W : Tensor (..., n_post, n_pre)
+            Leading dimensions of all arguments broadcast. float32 or float64.
+        y_pre, e_pre : Tensor (..., n_pre)
+        y_post, e_post, z_post : Tensor (..., n_post)
+            ``z_post`` is ``W y_pre`` where it is not given.
+        B, Omega : Tensor (..., n_post, n_pre)
+        theta : Tensor (n_terms,) or (..., n_terms), optional
+            Other coefficients than the rule's own; differentiable, as everything here.
+
+        Returns
+        -------
+        Tensor (..., n_post, n_pre)
+
+        Raises
+        ------
+        LearnerError
+            If a signal that a term needs is missing, or shapes do not fit.
+        """
+        given = {"y_pre": y_pre, "y_post": y_post, "e_pre": e_pre, "e_post": e_post,
+                 "z_post": z_post, "W": W, "B": B, "Omega": Omega}  # fmt: skip
+        signals = {name: value for name, value in given.items() if value is not None}
+        spelled = {str(s) for t in self._pool for s in t.expr.atoms(sympy.MatrixSymbol)}
+        if "z_post" in self.program.inputs and ("z_post" not in signals or "z_post" not in spelled):
+            if y_pre is None:
+                raise LearnerError("a term needs z_post = W y_pre: give z_post=, or y_pre=")
+            signals["z_post"] = matvec(W, y_pre)
+        missing = [name for name in self.program.inputs if name not in signals]
+        if missing:
+            raise LearnerError(
+                f"the rule needs {', '.join(missing)}: give {', '.join(f'{m}=' for m in missing)}"
+            )
+        batch = _check_shapes(signals)
+        if theta is None:
+            theta = W.new_tensor(self._theta)
+        change = W.new_zeros(()) + compile_torch(self.program)(theta, **signals).delta(W)
+        return change.expand(torch.broadcast_shapes(batch + W.shape[-2:], change.shape))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the rule as JSON, atomically; :meth:`load` reads it."""
+        return write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what :meth:`save` writes."""
+        terms = [
+            {"name": t.name, "coefficient": c, "expr": str(t), "about": t.about}
+            for t, c in zip(self._pool, self._theta, strict=True)
+        ]
+        return {"kind": "rulesearch rule", "schema": SCHEMA, "terms": terms}
+
+    @classmethod
+    def load(cls, path: str | Path) -> Rule:
+        """Read a rule that :meth:`save` wrote; expressions are parsed, nothing is evaluated.
+
+        Raises
+        ------
+        RuleSearchError
+            If the file is no rule, or one of a newer schema.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RuleSearchError(f"{path}: cannot be read as a rule: {error}") from None
+        try:
+            return cls.from_json(content)
+        except GrammarError as error:
+            raise RuleSearchError(f"{path}: {error.message}") from None
+        except RuleSearchError as error:
+            raise RuleSearchError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_json(cls, content: Any) -> Rule:
+        """Build a rule from what :meth:`to_json` returned."""
+        if not isinstance(content, dict) or content.get("kind") != "rulesearch rule":
+            raise RuleSearchError("not a rule: 'kind' should be 'rulesearch rule'")
+        if content.get("schema") != SCHEMA:
+            raise RuleSearchError(
+                f"schema {content.get('schema')} of rules is not known here (known: {SCHEMA})"
+            )
+        terms, coefficients = [], {}
+        try:
+            for entry in content["terms"]:
+                about = str(entry.get("about", ""))
+                terms.append(Term.from_text(str(entry["name"]), str(entry["expr"]), about=about))
+                coefficients[terms[-1].name] = float(entry["coefficient"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RuleSearchError(f"a term of the rule is malformed: {error!r}") from None
+        return cls(TermPool(terms), coefficients)
+
+    def __add__(self, other: Rule) -> Rule:
+        """Add two rules; coefficients of one term add up, however it is spelled."""
+        if not isinstance(other, Rule):
+            return NotImplemented
+        total = self.coefficients
+        mine = {t.normal_form.direction(): t for t in self._pool}
+        for term, c in zip(other._pool, other._theta, strict=True):
+            same = mine.get(term.normal_form.direction())
+            if same is None:
+                total[term.name] = c
+                continue
+            ratio = term.normal_form.monomials[0][1] / same.normal_form.monomials[0][1]
+            total[same.name] += c * float(ratio)
+        return Rule(self._pool + other._pool, total)
+
+    def __mul__(self, factor: float) -> Rule:
+        return Rule(self._pool, {name: factor * c for name, c in self.coefficients.items()})
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Rule:
+        return -1.0 * self
+
+    def __sub__(self, other: Rule) -> Rule:
+        return self + (-other)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Rule):
+            return NotImplemented
+        return (self._pool, self._theta) == (other._pool, other._theta)
+
+    def __hash__(self) -> int:
+        return hash((self._pool, self._theta))
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    def __str__(self) -> str:
+        return rule_text(list(zip(self._theta, self._pool, strict=True)))
+
+    def __repr__(self) -> str:
+        return f"Rule(dW = {self})"
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
+    def _repr_html_(self) -> str:
+        return f"<p>${escape(self.latex())}$</p>"
+
+
+def _check_shapes(signals: Mapping[str, Tensor]) -> torch.Size:
+    """Return the batch shape; every side must have one size."""
+    W = signals["W"]
+    if W.ndim < 2 or W.dtype not in (torch.float32, torch.float64):
+        raise LearnerError(
+            f"W has shape {tuple(W.shape)} and type {W.dtype}; "
+            "it should be (..., n_post, n_pre), float32 or float64"
+        )
+    n_post, n_pre = W.shape[-2:]
+    batches = []
+    for name, value in signals.items():
+        last = {"pre": (n_pre,), "post": (n_post,)}.get(_VECTORS.get(name, ""), (n_post, n_pre))
+        if tuple(value.shape[-len(last) :]) != last:
+            raise LearnerError(f"{name} has shape {tuple(value.shape)}; it should end in {last}")
+        if value.dtype != W.dtype:
+            raise LearnerError(f"{name} is {value.dtype}, W is {W.dtype}")
+        batches.append(value.shape[: -len(last)])
+    try:
+        return torch.broadcast_shapes(*batches)
+    except RuntimeError:
+        shapes = ", ".join(f"{n} {tuple(v.shape)}" for n, v in signals.items())
+        raise LearnerError(f"leading dimensions do not broadcast: {shapes}") from None

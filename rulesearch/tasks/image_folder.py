@@ -1,0 +1,191 @@
+"""Images sorted into class folders, on disk or in a zip, as grey images of one size."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rulesearch.errors import ConfigError, DataError
+
+__all__ = ["ClassFolders", "read_image_folder"]
+
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+_EIGHT_BIT = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa"))
+_SPLITS = frozenset(("test", "train", "val", "valid", "validation"))
+_MOST_BYTES = 50 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class ClassFolders:
+    """Images (N, size, size) uint8, labels (N,) int64, and the class names in order."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+
+def read_image_folder(
+    root: Path, *, size: int = 28, cap: int | None = None, invert: bool = False
+) -> ClassFolders:
+    """Read every class folder below `root`, a folder or a zip of folders.
+
+    A class is a folder that itself holds images, at any depth; its name is its path below
+    the folders common to all classes. Classes and images come in the order of their paths.
+    Images become grey (transparent pixels white) and `size` x `size` by area averaging.
+
+    Parameters
+    ----------
+    root : Path
+        Folder or zip file.
+    size : int
+        Height and width of the result, in pixels.
+    cap : int, optional
+        Most images a class; the first in path order are kept.
+    invert : bool
+        Whether dark ink is to become bright.
+
+    Raises
+    ------
+    ConfigError
+        If `size` or `cap` is not positive.
+    DataError
+        If `root` or an image cannot be read, or no class folder is found.
+    """
+    if size < 1 or (cap is not None and cap < 1):
+        raise ConfigError(f"image folder: size and cap must be positive, not {size} and {cap}")
+    with _open(root) as (paths, read):
+        classes = _classes(root, paths)
+        members = [
+            (path, label) for label, folder in enumerate(classes.values()) for path in folder[:cap]
+        ]
+        images = np.empty((len(members), size, size), dtype=np.uint8)
+        with warnings.catch_warnings():
+            # An image of more pixels than Pillow's limit is refused, not only warned about.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            for row, (path, _) in zip(images, members, strict=True):
+                row[:] = _decode(read(path), size, f"{root}: {path}")
+    if invert:
+        np.subtract(255, images, out=images)
+    labels = np.array([label for _, label in members], dtype=np.int64)
+    return ClassFolders(images, labels, tuple(classes))
+
+
+def _classes(root: Path, paths: list[PurePosixPath]) -> dict[str, list[PurePosixPath]]:
+    """Return the sorted images of every class by the name of the class."""
+    folders: dict[PurePosixPath, list[PurePosixPath]] = {}
+    for path in sorted(paths, key=lambda path: path.parts):
+        hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+        if path.suffix.lower() in _SUFFIXES and len(path.parts) > 1 and not hidden:
+            folders.setdefault(path.parent, []).append(path)
+    if not folders:
+        raise DataError(f"{root}: holds no images in class folders (CLASS/IMAGE.png)")
+    common = posixpath.commonpath([folder.parent for folder in folders])
+    names = {folder: folder.relative_to(common) for folder in folders}
+    tops = {name.parts[0] for name in names.values()}
+    if len(tops) > 1 and tops <= _SPLITS:
+        raise DataError(f"{root}: holds the splits {', '.join(sorted(tops))}; choose with split=")
+    return {str(names[folder]): members for folder, members in folders.items()}
+
+
+@contextmanager
+def _open(
+    root: Path,
+) -> Iterator[tuple[list[PurePosixPath], Callable[[PurePosixPath], bytes]]]:
+    """Yield the paths of all files below `root` and a function that reads one of them."""
+    if root.is_dir():
+        paths = [
+            PurePosixPath((Path(folder) / file).relative_to(root).as_posix())
+            for folder, _, files in os.walk(root)
+            for file in files
+        ]
+
+        def read(path: PurePosixPath) -> bytes:
+            file = root / path
+            _check_bytes(f"{root}: {path}", file.stat().st_size)
+            return file.read_bytes()
+
+        yield paths, _guarded(root, read)
+        return
+    try:
+        archive = zipfile.ZipFile(root)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{root}: neither a folder nor a sound zip file; check the path or fetch it again"
+        ) from error
+    with archive:
+        infos = {
+            PurePosixPath(info.filename.lstrip("/")): info
+            for info in archive.infolist()
+            if not info.is_dir()
+        }
+
+        def read_member(path: PurePosixPath) -> bytes:
+            _check_bytes(f"{root}: {path}", infos[path].file_size)
+            return archive.read(infos[path])  # reads no further than the size it declares
+
+        yield list(infos), _guarded(root, read_member)
+
+
+def _guarded(
+    root: Path, read: Callable[[PurePosixPath], bytes]
+) -> Callable[[PurePosixPath], bytes]:
+    def guarded(path: PurePosixPath) -> bytes:
+        try:
+            return read(path)
+        except DataError:
+            raise
+        except Exception as error:  # zip's decompressors raise errors without a common root
+            raise DataError(
+                f"{root}: {path}: cannot be read ({_line(error)}); remove or replace it"
+            ) from error
+
+    return guarded
+
+
+def _check_bytes(place: str, n_bytes: int) -> None:
+    if n_bytes > _MOST_BYTES:
+        raise DataError(
+            f"{place}: {n_bytes / 2**20:.0f} MB uncompressed, more than"
+            f" {_MOST_BYTES // 2**20} MB; remove it or make it smaller"
+        )
+
+
+def _decode(content: bytes, size: int, place: str) -> NDArray[np.uint8]:
+    """Return the grey image (size, size) in the bytes of an image file."""
+    try:
+        with Image.open(BytesIO(content), formats=_FORMATS) as image:
+            mode = image.mode
+            if mode in _EIGHT_BIT:
+                grey = _grey(image).resize((size, size), Image.Resampling.BOX)
+                return np.asarray(grey, dtype=np.uint8)
+    except Exception as error:  # Pillow's decoders raise errors without a common root
+        raise DataError(
+            f"{place}: not a sound image ({_line(error)}); remove or replace it"
+        ) from error
+    raise DataError(f"{place}: pixels of mode {mode}; save it with 8 bits a channel")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    if "A" in image.getbands() or "transparency" in image.info:
+        colour = image.convert("RGBA")
+        paper = Image.new("RGBA", colour.size, "white")
+        return Image.alpha_composite(paper, colour).convert("L")
+    return image.convert("L")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]

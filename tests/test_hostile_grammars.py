@@ -1,0 +1,62 @@
+"""Files that mean harm end in one clear line, soon and in little memory."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hostile import corpus
+
+from rulesearch.errors import GrammarError
+from rulesearch.grammar import Grammar
+
+FILES = corpus()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.yaml"
+    path.write_bytes(FILES[name])
+    start = time.perf_counter()
+    with pytest.raises(GrammarError) as raised:
+        Grammar.from_yaml(path).enumerate()
+    assert time.perf_counter() - start < 5
+    message = str(raised.value)
+    assert re.match(r"^[^:]+:\d+:\d+: \S", message)
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_the_whole_corpus_in_little_memory(tmp_path: Path) -> None:
+    # A process of its own, since the peak of this one has seen other tests.
+    for i, content in enumerate(FILES.values()):
+        (tmp_path / f"{i}.yaml").write_bytes(content)
+    program = """
+import resource, sys
+from pathlib import Path
+from rulesearch.errors import GrammarError
+from rulesearch.grammar import Grammar
+for path in Path(sys.argv[1]).glob("*.yaml"):
+    try:
+        Grammar.from_yaml(path)
+    except GrammarError:
+        continue
+    sys.exit(f"{path} was taken")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(done.stdout) * unit < 500e6
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
+
+
+def test_nothing_was_run() -> None:
+    assert not Path("/tmp/owned").exists()
