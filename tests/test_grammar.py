@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,18 @@ def evaluate(expr: Any, env: Environment) -> Array:
 # Random expressions: the text, and its value computed beside it without any of our code.
 Value = Callable[[Environment], Array]
 Random = tuple[str, Value]
-SIGNALS = {"post": ("y_post", "z_post", "e_post", "ones_post"), "pre": ("y_pre", "e_pre", "ones_pre")}
+SIGNALS = {
+    "post": ("y_post", "z_post", "e_post", "ones_post"),
+    "pre": ("y_pre", "e_pre", "ones_pre"),
+}
 FUNCTIONS = {"tanh": np.tanh, "abs": np.abs, "sign": np.sign}
 
 
 @st.composite
 def vectors(draw: Any, side: str, depth: int = 2) -> Random:
-    kind = draw(st.sampled_from(["signal", "signal", "power", "image", "sum", "product", "function"]))
+    kind = draw(
+        st.sampled_from(["signal", "signal", "power", "image", "sum", "product", "function"])
+    )
     if depth == 0 or kind == "signal":
         name = draw(st.sampled_from(SIGNALS[side]))
         return name, lambda env: env[name]
@@ -154,6 +160,15 @@ def terms(draw: Any, depth: int = 2) -> Random:
     return f"hadamard({t}, {u})", lambda env: f(env) * k(env)
 
 
+def refusal(read: Callable[[str], object], source: str) -> str:
+    """What is said of a text that is not taken."""
+    try:
+        read(source)
+    except GrammarError as error:
+        return str(error)
+    return ""
+
+
 @settings(max_examples=120, deadline=None)
 @given(terms(), st.integers(0, 100))
 def test_every_reading_of_an_expression_is_one_number(random: Random, seed: int) -> None:
@@ -179,27 +194,26 @@ def test_latex_is_mathematics_that_figures_can_show(random: Random) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="We_post*.T+-/(),0123 hadamrsumd^y", max_size=40))
 def test_any_text_is_read_or_refused_in_one_line(source: str) -> None:
-    try:
-        parse_term(source)
-    except GrammarError as error:
-        assert "\n" not in str(error)
-        assert str(error).startswith("<expression>:1:")
+    message = refusal(parse_term, source)
+    assert re.fullmatch(r"(<expression>:1:\d+: .+)?", message)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60) | st.text(alphabet="terms:{}[] F0W-&*!|>%\n\t'\"\\,#?", max_size=60))
 def test_any_file_is_read_or_refused_in_one_line(source: str) -> None:
-    try:
-        Grammar.from_string(source.encode("utf-8", "replace").decode(), "g.yaml")
-    except GrammarError as error:
-        assert "\n" not in str(error)
-        assert str(error).startswith("g.yaml:")
+    message = refusal(lambda text: Grammar.from_string(text, "g.yaml"), source)
+    assert re.fullmatch(r"(g\.yaml:\d+:\d+: .+)?", message)
 
 
 @pytest.mark.parametrize(
     "spellings",
     [
-        ("-e_post * y_pre.T", "-(e_post * y_pre.T)", "e_post * -y_pre.T", "outer(e_post, y_pre) * -1"),
+        (
+            "-e_post * y_pre.T",
+            "-(e_post * y_pre.T)",
+            "e_post * -y_pre.T",
+            "outer(e_post, y_pre) * -1",
+        ),
         ("e_post * ones_post.T * y_post * y_pre.T", "sum(y_post) * e_post * y_pre.T"),
         ("e_post * y_post.T * W * e_pre * y_pre.T", "dot(W.T * y_post, e_pre) * e_post * y_pre.T"),
         ("y_post * y_pre.T * W.T * e_post * e_pre.T", "dot(z_post, e_post) * y_post * e_pre.T"),
@@ -283,8 +297,11 @@ def test_quadratic_is_every_product_but_hebbs() -> None:
     pool = Grammar.from_yaml("quadratic").pool
     hebb = Term.from_text("hebb", "y_post * y_pre.T").normal_form.direction()
     assert hebb not in {term.normal_form.direction() for term in pool}
-    expected = [f"-{u} * {v}.T" for u in ("y_post", "e_post", "ones_post")
-                for v in ("y_pre", "e_pre", "ones_pre")][1:]
+    expected = [
+        f"-{u} * {v}.T"
+        for u in ("y_post", "e_post", "ones_post")
+        for v in ("y_pre", "e_pre", "ones_pre")
+    ][1:]
     expected += ["-W", "-diag(y_post**2) * W", "y_post * y_pre.T - y_post * y_post.T * W"]
     assert {t.normal_form for t in pool} == {Term.from_text("F", e).normal_form for e in expected}
     assert len(pool) == len(expected) == 11
@@ -400,7 +417,8 @@ def test_pool_is_a_sequence_and_a_mapping() -> None:
 
 def test_pool_and_term_show_themselves() -> None:
     pool = Grammar.from_yaml("bio").pool
-    assert repr(pool).splitlines()[1].split() == "F0 -e_post * y_pre.T synapse 0.001".split()
+    first = " ".join(repr(pool).splitlines()[1].split())
+    assert first == "F0 -e_post * y_pre.T synapse 0.001"
     assert "<td>F9</td>" in pool._repr_html_()
     assert str(pool["F9"]) == "y_post * y_pre.T - y_post * y_post.T * W"
     assert repr(pool["F0"]) == "Term(F0: -e_post * y_pre.T)"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-
 from hostile import corpus
 
 from rulesearch.errors import GrammarError
@@ -55,8 +53,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     )
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(done.stdout) * unit < 500e6
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
 
 
 def test_nothing_was_run() -> None:
-    assert not Path("/tmp/owned").exists()
+    assert not Path("a_grammar_was_run").exists()

@@ -41,6 +41,8 @@ __all__ = [
 
 T = TypeVar("T")
 MAX_MONOMIALS = 512
+MAX_BITS = 128  # of a coefficient's numerator or denominator, so that floats can hold it
+MAX_TEXT = 20_000  # of all monomials together
 Shape: TypeAlias = tuple[str, str]  # sides of rows and columns: 'post', 'pre' or 'one'
 
 
@@ -137,7 +139,9 @@ def _atom_degree(atom: object) -> int:
     return 1
 
 
-def multiply(a: tuple[tuple[T, int], ...], b: tuple[tuple[T, int], ...]) -> tuple[tuple[T, int], ...]:
+def multiply(
+    a: tuple[tuple[T, int], ...], b: tuple[tuple[T, int], ...]
+) -> tuple[tuple[T, int], ...]:
     """Multiply two products of atoms; sorted, so that equal products are equal tuples."""
     powers = dict(a)
     for atom, power in b:
@@ -162,8 +166,15 @@ class NormalForm:
             raise GrammarError(
                 f"the expression expands to more than {MAX_MONOMIALS} monomials; split it"
             )
-        kept = [(m, c) for m, c in terms.items() if c]
-        return NormalForm(shape, tuple(sorted(kept, key=lambda item: str(item[0]))))
+        if any(_bits(c) > MAX_BITS for c in terms.values()):
+            raise GrammarError("a coefficient of the expanded expression is out of range")
+        kept = sorted((str(m), m, c) for m, c in terms.items() if c)
+        # Functions of functions repeat one another's text, which could double at each level.
+        if sum(len(text) for text, _, _ in kept) > MAX_TEXT:
+            raise GrammarError(
+                f"the expression expands to more than {MAX_TEXT} characters; split it"
+            )
+        return NormalForm(shape, tuple((m, c) for _, m, c in kept))
 
     def __str__(self) -> str:
         return " + ".join(f"{c} {m}" for m, c in self.monomials) or "0"
@@ -216,7 +227,9 @@ class NormalForm:
         }
         return NormalForm.of((self.shape[1], self.shape[0]), terms)
 
-    def _combined(self, other: NormalForm, shape: Shape, combine: Callable[[Monomial, Monomial], Monomial]) -> NormalForm:
+    def _combined(
+        self, other: NormalForm, shape: Shape, combine: Callable[[Monomial, Monomial], Monomial]
+    ) -> NormalForm:
         if len(self.monomials) * len(other.monomials) > 16 * MAX_MONOMIALS:
             raise GrammarError(
                 f"the expression expands to more than {MAX_MONOMIALS} monomials; split it"
@@ -241,6 +254,10 @@ class NormalForm:
         columns = other.shape[1]
         shape = (rows, columns)
         return self._combined(other, shape, lambda a, b: _matmul(a, b, rows, inner, columns))
+
+
+def _bits(c: Fraction) -> int:
+    return max(c.numerator.bit_length(), c.denominator.bit_length())
 
 
 def _collect(factors: Iterable[tuple[object, int]], found: set[str]) -> None:

@@ -13,7 +13,8 @@ import sympy
 from sympy.matrices.expressions.diagonal import DiagMatrix
 from sympy.matrices.expressions.matexpr import MatrixElement
 
-from rulesearch.grammar.symbols import ENTRYWISE, N_POST, entrywise, signal
+from rulesearch.grammar.functions import ENTRYWISE, entrywise
+from rulesearch.grammar.symbols import N_POST, signal
 
 __all__ = [
     "FUNCTIONS",
@@ -34,6 +35,7 @@ __all__ = [
 Expr = Any  # a SymPy scalar or matrix expression; SymPy has no common type for the two
 SCALAR = (sympy.Integer(1), sympy.Integer(1))
 EXPONENTS = range(2, 9)
+MAX_EXPONENT = 64  # of powers of powers
 LARGEST, SMALLEST = 10**12, sympy.Rational(1, 10**12)
 OUT_OF_RANGE = "number out of range; its size must be 1e-12 to 1e12"
 
@@ -166,9 +168,18 @@ def power(base: Piece, exponent: Piece) -> Expr:
     n = exponent.expr
     if not (n.is_Integer and int(n) in EXPONENTS):
         raise ExpressionError("an exponent is a whole number from 2 to 8", exponent.at)
+    if int(n) * _largest_exponent(base.expr) > MAX_EXPONENT:
+        raise ExpressionError(f"powers of powers beyond {MAX_EXPONENT}", exponent.at)
     if shape_of(base.expr) == SCALAR:
         return _bounded(sympy.Pow(_scalar(base.expr), n), base.at)
     return sympy.HadamardPower(base.expr, n)
+
+
+def _largest_exponent(expr: Expr) -> int:
+    """The largest product of exponents on a way down the expression."""
+    inner = max(map(_largest_exponent, expr.args), default=1)
+    raised = isinstance(expr, sympy.Pow | sympy.HadamardPower)
+    return inner * int(expr.args[1]) if raised else inner
 
 
 def _column(piece: Piece, function: str) -> Expr:

@@ -107,6 +107,15 @@ def _text_number(value: sympy.Rational) -> str:
     return _decimal(value) or f"{value.p}/{value.q}"
 
 
+def _text_power(base: str, exponent: int) -> str:
+    """A power by exponents that the language takes, which end at 8."""
+    if exponent <= 8:
+        return base if exponent == 1 else f"{base}**{exponent}"
+    eights, rest = divmod(exponent, 8)
+    power = _text_power(f"({base}**8)", eights) if eights > 1 else f"{base}**8"
+    return f"hadamard({power}, {_text_power(base, rest)})" if rest else power
+
+
 def _latex_number(value: sympy.Rational) -> str:
     sign, value = ("-", -value) if value < 0 else ("", value)
     decimal = _decimal(value)
@@ -145,7 +154,7 @@ _TEXT = _Style(
     times=" * ",
     symbol=lambda name: name,
     transposed=lambda base: f"{base}.T",
-    power=lambda base, exponent, _: f"{base}**{exponent}",
+    power=lambda base, exponent, _: _text_power(base, exponent),
     function=lambda name, argument: f"{name}({argument})",
     hadamard=lambda parts: (f"hadamard({', '.join(body for body, _ in parts)})", ATOM),
     number=_text_number,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sympy
 from sympy.matrices.expressions.diagonal import DiagMatrix
+from sympy.matrices.expressions.matexpr import MatrixElement
 
 from rulesearch.grammar.algebra import (
     Applied,
@@ -15,25 +16,20 @@ from rulesearch.grammar.algebra import (
     Monomial,
     NormalForm,
 )
+from rulesearch.grammar.functions import entrywise
 from rulesearch.grammar.symbols import N_POST, N_PRE, signal
 
-__all__ = ["FUNCTIONS", "to_sympy"]
-
-FUNCTIONS: dict[str, type[sympy.Function]] = {
-    "tanh": sympy.tanh,
-    "exp": sympy.exp,
-    "abs": sympy.Abs,
-    "sign": sympy.sign,
-}
-"""Functions that act elementwise, by the name they have in a grammar."""
+__all__ = ["to_sympy"]
 
 
 def to_sympy(form: NormalForm) -> sympy.MatrixExpr:
     """Return a SymPy expression whose canonical form is ``form``."""
     if form.is_zero:
         return sympy.ZeroMatrix(*map(_size, form.shape))
-    terms = [_monomial(m, sympy.Rational(c.numerator, c.denominator), form.shape)
-             for m, c in form.monomials]
+    terms = [
+        _monomial(m, sympy.Rational(c.numerator, c.denominator), form.shape)
+        for m, c in form.monomials
+    ]
     return terms[0] if len(terms) == 1 else sympy.MatAdd(*terms)
 
 
@@ -54,7 +50,7 @@ def _monomial(m: Monomial, c: sympy.Expr, shape: tuple[str, str]) -> sympy.Matri
         right = [] if columns == "one" else [sympy.Transpose(_vector(m.pre, columns))]
         chain = [f for s in scalars for f in s]
         return sympy.MatMul(c, *left, *chain, *right) if chain or c != 1 or right else left[0]
-    factors = [sympy.MatMul(*s)[0, 0] for s in scalars]
+    factors = [MatrixElement(sympy.MatMul(*s, evaluate=False), 0, 0) for s in scalars]
     return sympy.MatMul(c, *factors, *body) if factors or c != 1 else body[0]
 
 
@@ -87,7 +83,7 @@ def _atom(atom: object) -> sympy.MatrixExpr:
         case Base(name=name):
             return signal(name)
         case Applied(function=name, argument=form):
-            return to_sympy(form).applyfunc(FUNCTIONS[name])
+            return entrywise(name, to_sympy(form))
         case Image(matrix=matrix, transposed=transposed, argument=argument):
             weights = _product(matrix)
             side = "post" if transposed else "pre"

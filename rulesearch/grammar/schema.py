@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -12,28 +12,25 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from rulesearch.errors import GrammarError, did_you_mean
+from rulesearch.errors import GrammarError
+from rulesearch.grammar.locality import Locality
 from rulesearch.grammar.parser import FUNCTIONS
-from rulesearch.grammar.reader import Document, Path
+from rulesearch.grammar.reader import Document
 from rulesearch.grammar.symbols import VOCABULARY
+from rulesearch.grammar.validation import validate
 
 __all__ = [
     "ConstraintsSpec",
     "GeneratorSpec",
     "GrammarSpec",
-    "Locality",
     "OuterSpec",
     "TermSpec",
     "validated",
 ]
-
-Locality = Literal["synapse", "neuron", "layer"]
-"""How far a term reaches, from the least to the most."""
 
 MAX_INCLUDES = 100
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -126,58 +123,6 @@ class GrammarSpec(_Spec):
     constraints: ConstraintsSpec = ConstraintsSpec()
 
 
-def _model_at(path: Path) -> type[_Spec]:
-    """The model whose keys stand below a path."""
-    match path:
-        case ("terms", _, *_):
-            return TermSpec
-        case ("generate", _):
-            return GeneratorSpec
-        case ("generate", _, "outer"):
-            return OuterSpec
-        case ("constraints",):
-            return ConstraintsSpec
-    return GrammarSpec
-
-
-def _path(error: Any, data: Any) -> Path:
-    """The part of pydantic's location that is in the file (it adds names of union members)."""
-    path: Path = ()
-    for step in error["loc"]:
-        inside = isinstance(data, dict) and step in data
-        inside = inside or (isinstance(data, list) and isinstance(step, int) and step < len(data))
-        if inside:
-            data = data[step]
-            path = (*path, step)
-    return path
-
-
-def _line(error: Any, path: Path) -> str:
-    """One of pydantic's errors in one line."""
-    last = str(path[-1])[:64] if path else ""
-    named = f"'{last}': " if path and isinstance(path[-1], str) else ""
-    match error["type"]:
-        case "extra_forbidden":
-            known = _model_at(path[:-1]).model_fields
-            return f"unknown key '{last}'{did_you_mean(last, known) or _known(known)}"
-        case "missing":
-            return f"{named}missing key '{error['loc'][-1]}'"
-        case "model_type" | "model_attributes_type" if not path:
-            return "a grammar is a mapping with 'terms:', 'generate:' or 'include:'"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"{named}should be a mapping (key: value)"
-        case "literal_error":
-            expected = str(error["ctx"]["expected"])
-            hint = did_you_mean(str(error["input"]), re.findall(r"'(\w+)'", expected))
-            return f"{named}should be {expected}{hint}"
-    message = str(error["msg"]).removeprefix("Input ")
-    return named + message[:1].lower() + message[1:]
-
-
-def _known(known: Any) -> str:
-    return f"; known are {', '.join(known)}"
-
-
 def validated(document: Document) -> GrammarSpec:
     """Return what the document says.
 
@@ -188,15 +133,5 @@ def validated(document: Document) -> GrammarSpec:
     """
     if document.data is None:
         raise GrammarError("the grammar is empty; write 'terms:' and a term", document.place(()))
-    try:
-        return GrammarSpec.model_validate(document.data)
-    except ValidationError as failed:
-        found = []
-        for error in failed.errors(include_url=False):
-            path = _path(error, document.data)
-            # A wrong value is shown where it stands, a wrong key where the key does.
-            by_key = error["type"] in ("extra_forbidden", "term_name", "missing")
-            place = document.key_place(path) if by_key else document.place(path)
-            found.append((place.line, place.column, place, _line(error, path)))
-        _, _, place, message = min(found, key=lambda item: item[:2])
-        raise GrammarError(message, place) from None
+    what = "a grammar is a mapping with 'terms:', 'generate:' or 'include:'"
+    return validate(GrammarSpec, document, what)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sympy import Abs, Function, Lambda, MatrixExpr, MatrixSymbol, Symbol, exp, sign, tanh
-from sympy.matrices.expressions.applyfunc import ElementwiseApplyFunction
+from sympy import MatrixSymbol, Symbol
 
-__all__ = ["ENTRYWISE", "N_POST", "N_PRE", "VOCABULARY", "LocalSignal", "entrywise", "signal"]
+__all__ = ["N_POST", "N_PRE", "VOCABULARY", "LocalSignal", "signal"]
 
 N_POST = Symbol("n_post", integer=True, positive=True)
 N_PRE = Symbol("n_pre", integer=True, positive=True)
@@ -66,15 +65,3 @@ VOCABULARY: dict[str, LocalSignal] = {
 def signal(name: str) -> MatrixSymbol:
     """Return the SymPy symbol of a vocabulary name."""
     return VOCABULARY[name].symbol
-
-
-ENTRYWISE: dict[str, type[Function]] = {"tanh": tanh, "exp": exp, "abs": Abs, "sign": sign}
-"""Functions that act on every entry of a vector or a matrix."""
-
-_ENTRY = Symbol("x")
-
-
-def entrywise(name: str, expr: MatrixExpr) -> MatrixExpr:
-    """Return a function of every entry; equal calls give equal expressions."""
-    # applyfunc() would bind a fresh dummy at each call, and no two results would compare equal.
-    return ElementwiseApplyFunction(Lambda(_ENTRY, ENTRYWISE[name](_ENTRY)), expr)

@@ -87,6 +87,13 @@ class PlasticityLearner:
         """Length of theta."""
         return len(self.pool)
 
+    def bytes_per_lifetime(self, steps: int, dtype: torch.dtype = torch.float32) -> int:
+        """Memory that one lifetime takes with a gradient, about: frames, checkpoints, weights."""
+        weights = sum(post * pre for post, pre in self.network.connections)
+        every = self.checkpoint_every or max(50, -(-steps // 10))
+        held = 8 * weights + -(-steps // every) * weights
+        return (steps * build_tape(self.network, self.program).frame + held) * dtype.itemsize
+
     def init(
         self,
         lifetimes: int = 1,

@@ -4,6 +4,10 @@ A unit of one term moves the weights many times as far as a unit of another. So 
 and the penalty act on t, where a unit of any term moves them about as far as one of the
 reference term: :math:`c_r = \mathrm{RMS}(F_{ref}) / \mathrm{RMS}(F_r)`, but at most a cap,
 since terms that hardly move at birth can explode later in a life.
+
+The ratio is taken in each connection and averaged geometrically over them. Taken over all
+weights at once, the widest connection speaks for all: on 784-170-130-100-70-47 Oja's rule would
+get a fifth of this scale, and enter a search five times as late.
 """
 
 from __future__ import annotations
@@ -39,12 +43,14 @@ def term_scales(
         scale one.
     """
     wanted = pool.symbols | {"W", "B", "y_pre", "y_post", "z_post", "e_pre", "e_post"}
-    total = torch.zeros(len(pool), dtype=torch.float64)
+    total = torch.zeros(len(network.connections), len(pool), dtype=torch.float64)
     with torch.no_grad():
         for x_t, label_t in zip(x, label, strict=True):
-            for signals in connection_signals(network, state, x_t, label_t, wanted):
+            connections = connection_signals(network, state, x_t, label_t, wanted)
+            for k, signals in enumerate(connections):
                 for r, term in enumerate(pool):
-                    total[r] += evaluate(term.expr, signals).double().square().sum()
+                    total[k, r] += evaluate(term.expr, signals).double().square().sum()
     reference = next((r for r, init in enumerate(pool.init) if init), 0)
-    rms = total.sqrt()
-    return torch.where(rms > 0, rms[reference] / rms, torch.ones_like(rms)).clamp_max(cap)
+    logs = 0.5 * (total[:, reference : reference + 1].log() - total.log())
+    logs = torch.where(logs.isfinite(), logs, torch.zeros_like(logs))
+    return logs.mean(0).exp().clamp_max(cap)

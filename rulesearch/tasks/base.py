@@ -24,11 +24,12 @@ class TaskBatch:
     x : Tensor, (steps, lifetimes, n_in)
         Training examples in the order in which a lifetime meets them.
     label : Tensor of int64, (steps, lifetimes)
-        Class of every training example, in 0 ... n_out - 1.
+        Class of every training example, in 0 ... n_out - 1; or, in regression, floating-point
+        targets ``(steps, lifetimes, n_out)``.
     x_query : Tensor, (lifetimes, queries, n_in)
         Examples that the lifetime never trains on.
     label_query : Tensor of int64, (lifetimes, queries)
-        Class of every query.
+        Class of every query, or its target ``(lifetimes, queries, n_out)``.
     """
 
     x: Tensor
@@ -52,6 +53,13 @@ class TaskFamily(Protocol):
     @property
     def steps(self) -> int:
         """Training examples in a lifetime."""
+
+    @property
+    def name(self) -> str:
+        """What they are called in a manifest."""
+
+    def describe(self) -> dict[str, object]:
+        """Return what a manifest needs to tell these tasks from any other, as JSON values."""
 
     def sample(
         self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32

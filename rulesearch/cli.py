@@ -1,0 +1,264 @@
+"""The command line. It holds no mathematics: every command is a few calls of the library.
+
+Exit status: 0 done; 2 a mistake of the user's, in one line; 3 interrupted, and resumable.
+torch is imported by the commands that need it, so that ``check`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from rulesearch import __version__
+from rulesearch.errors import ConfigError, RuleSearchError
+from rulesearch.grammar import Grammar
+
+if TYPE_CHECKING:
+    from rulesearch.report.result import Result
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Discover how synapses should change.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Data sets: where they are, and fetching them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+GrammarArgument = Annotated[
+    str, typer.Argument(metavar="GRAMMAR", help="A YAML file, or a bundled grammar's name.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+LatexOption = Annotated[bool, typer.Option("--latex", help="LaTeX.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON.")]
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        print(f"rulesearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def enumerate(  # noqa: A001 - the command's name
+    grammar: GrammarArgument, latex: LatexOption = False, as_json: JsonOption = False
+) -> None:
+    """List a grammar's candidate terms."""
+    pool = Grammar.from_yaml(grammar).enumerate()
+    if as_json:
+        terms = [
+            {
+                "name": t.name,
+                "expr": str(t),
+                "latex": t.latex(),
+                "locality": t.locality,
+                "degree": t.degree,
+                "init": t.init,
+                "about": t.about,
+            }
+            for t in pool
+        ]
+        print(json.dumps(terms, indent=1))
+    elif latex:
+        for term in pool:
+            print(rf"{term.name}: {term.latex()}")
+    else:
+        print(repr(pool))
+
+
+@app.command()
+def check(grammar: GrammarArgument) -> None:
+    """Say whether a grammar is sound: exit status 0, or 2 and file:line:col."""
+    found = Grammar.from_yaml(grammar)
+    print(f"{found.name}: {len(found)} terms")
+
+
+@app.command()
+def search(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A search's YAML file.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as tasks.ways=3."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="RUN", help="The run folder to make.")
+    ] = None,
+) -> None:
+    """Search a rule: pool, survivors, controls; ends with the table."""
+    from rulesearch.report.progress import TerminalProgress
+    from rulesearch.search.api import free_folder
+    from rulesearch.search.config import load_config
+    from rulesearch.search.run import start_search
+
+    experiment = load_config(config, set_ or ())
+    run = out or free_folder(experiment.name)
+    try:
+        with TerminalProgress() as progress:
+            result = start_search(experiment, run, [progress])
+    except KeyboardInterrupt:
+        _interrupted(run)
+    _print_result(result)
+
+
+@app.command()
+def resume(run: RunArgument) -> None:
+    """Continue a run that was interrupted or killed; it ends as if it had not been."""
+    from rulesearch.report.progress import TerminalProgress
+    from rulesearch.search.run import resume_search
+
+    try:
+        with TerminalProgress() as progress:
+            result = resume_search(run, [progress])
+    except KeyboardInterrupt:
+        _interrupted(run)
+    _print_result(result)
+
+
+def _interrupted(run: Path) -> None:
+    if (run / "manifest.json").is_file():
+        print(f"interrupted; continue with: rulesearch resume {run}", file=sys.stderr)
+    else:
+        print("interrupted before the run began", file=sys.stderr)
+    raise typer.Exit(3)
+
+
+def _print_result(result: Result) -> None:
+    width = Console().width if sys.stdout.isatty() else 96
+    print(result.table(width))
+    print(f"\ndW = {result.rule}")
+    print(f"\n{result.path}: rule.json, events.jsonl; 'rulesearch report {result.path}' draws it")
+
+
+@app.command()
+def show(run: RunArgument, latex: LatexOption = False, as_json: JsonOption = False) -> None:
+    """Show a finished run: its table, or its rule in LaTeX, or everything as JSON."""
+    from rulesearch.report.result import Result
+
+    result = Result.load(run)
+    if as_json:
+        print(json.dumps(result.content, indent=1))
+    elif latex:
+        print(rf"\Delta \mathbf{{W}}_{{\ell-1,\ell}} = {result.rule.latex()}")
+    else:
+        _print_result(result)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write report.html, one self-contained page, and the figures as SVG and PDF."""
+    from rulesearch.report.page import write_report
+
+    print(write_report(run))
+
+
+@app.command()
+def evaluate(
+    target: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_RULE", help="A run folder, or a rule's JSON file.")
+    ],
+    tasks: Annotated[
+        str | None, typer.Option(help="A data set's name; by default that of the run.")
+    ] = None,
+    held_out: Annotated[
+        bool | None,
+        typer.Option(help="Draw the classes that the run held out; by default if it held any."),
+    ] = None,
+    lifetimes: Annotated[int, typer.Option(help="Fresh networks, each with a task.")] = 200,
+    ways: Annotated[int, typer.Option(help="Classes of a task (with --tasks).")] = 5,
+    shots: Annotated[int, typer.Option(help="Training images of a class (with --tasks).")] = 50,
+    queries: Annotated[int, typer.Option(help="Queries of a class (with --tasks).")] = 10,
+    root: Annotated[str | None, typer.Option(help="Where the data lies (with --tasks).")] = None,
+    seed: Annotated[int, typer.Option(help="Of tasks and networks.")] = 0,
+) -> None:
+    """Let a rule live on tasks, with 98% bootstrap intervals; controls too where a run has them."""
+    from rulesearch.networks import PlasticNetwork
+    from rulesearch.report.result import Result
+    from rulesearch.rules import Rule
+    from rulesearch.search.config import NetworkSpec, load_config
+    from rulesearch.search.evaluation import contenders, evaluate_rules, is_run, score_table
+    from rulesearch.tasks import FewShot, TaskFamily
+
+    result = Result.load(target) if is_run(target) else None
+    family: TaskFamily
+    network: PlasticNetwork
+    if tasks is not None:
+        family = FewShot(tasks, ways=ways, shots=shots, queries=queries, root=root)
+    elif result is not None:
+        family = load_config(target / "config.yaml").tasks
+        holds = isinstance(family, FewShot) and bool(family.describe()["hold_out"])
+        if held_out or (held_out is None and holds):
+            if not isinstance(family, FewShot):
+                raise ConfigError("--held-out: the run's tasks have no classes to hold out")
+            family = family.with_held_out()
+    else:
+        raise ConfigError("--tasks: name the data set that the rule should live on, as digits")
+    if result is not None:
+        rule = result.rule
+        old = load_config(target / "config.yaml").network
+        sizes = [family.n_in, *old.sizes[1:-1], max(old.sizes[-1], family.n_out)]
+        options = {k: v for k, v in old.describe().items() if k != "sizes"}
+        network = PlasticNetwork(sizes, **options)  # type: ignore[arg-type]
+    else:
+        rule, network = Rule.load(target), NetworkSpec().build(family)
+    print(f"{family!r}: {lifetimes} lifetimes of {family.steps} steps, {list(network.sizes)}")
+    scores = evaluate_rules(contenders(result, rule, network), family, lifetimes, seed)
+    print(score_table(scores))
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets, and where they were found."""
+    from rulesearch.tasks import data_sets
+
+    rows = [("name", "classes", "size", "licence", "found")]
+    rows += [
+        (d.name, str(d.classes), d.size, d.licence, d.found or f"no; {d.address}")
+        for d in data_sets()
+    ]
+    widths = [max(len(row[k]) for row in rows) for k in range(4)]
+    for row in rows:
+        cells = [c.ljust(w) for c, w in zip(row[:4], widths, strict=True)]
+        print("  ".join([*cells, row[4]]).rstrip())
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.")],
+) -> None:
+    """Download a data set into the cache, its checksum verified."""
+    from rulesearch.tasks import fetch
+
+    for path in fetch(name):
+        print(path)
+
+
+def main() -> None:
+    """Run the command line; errors of the user's are one line and exit status 2."""
+    try:
+        app()
+    except RuleSearchError as error:
+        print(" ".join(str(error).splitlines()), file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader went away, as in `rulesearch enumerate ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

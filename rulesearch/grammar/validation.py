@@ -1,0 +1,98 @@
+"""A document against a pydantic model, mistakes as one line with their place."""
+
+from __future__ import annotations
+
+import re
+import types
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from rulesearch.errors import GrammarError, did_you_mean
+from rulesearch.grammar.reader import Document, Path
+
+__all__ = ["validate"]
+
+Model = TypeVar("Model", bound=BaseModel)
+KEY_ERRORS = ("extra_forbidden", "term_name", "missing")
+
+
+def validate(model: type[Model], document: Document, what: str) -> Model:
+    """Return what the document says.
+
+    Parameters
+    ----------
+    what : str
+        What the document is, for the message where it is no mapping at all.
+
+    Raises
+    ------
+    GrammarError
+        For the mistake that stands first in the file.
+    """
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as failed:
+        found = []
+        for error in failed.errors(include_url=False):
+            path = _path(error, document.data)
+            # A wrong value is shown where it stands, a wrong key where the key does.
+            by_key = error["type"] in KEY_ERRORS
+            place = document.key_place(path) if by_key else document.place(path)
+            found.append((place.line, place.column, place, _line(error, path, model, what)))
+        _, _, place, message = min(found, key=lambda item: item[:2])
+        raise GrammarError(message, place) from None
+
+
+def _path(error: Any, data: Any) -> Path:
+    """The part of pydantic's location that is in the file (it adds names of union members)."""
+    path: Path = ()
+    for step in error["loc"]:
+        inside = isinstance(data, dict) and step in data
+        inside = inside or (isinstance(data, list) and isinstance(step, int) and step < len(data))
+        if inside:
+            data = data[step]
+            path = (*path, step)
+    return path
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation names, at any depth."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Annotated, Union, types.UnionType, list, dict, tuple):
+        return [model for part in get_args(annotation) for model in _models(part)]
+    return []
+
+
+def _keys_at(model: type[BaseModel], path: Path) -> list[str]:
+    """The keys that may stand below a path."""
+    here = [model]
+    for step in path:
+        fields = [m.model_fields[step] for m in here if step in m.model_fields]
+        if fields:
+            here = [m for f in fields for m in _models(f.annotation)]
+    return sorted({name for m in here for name in m.model_fields})
+
+
+def _line(error: Any, path: Path, model: type[BaseModel], what: str) -> str:
+    """One of pydantic's errors in one line."""
+    last = str(path[-1])[:64] if path else ""
+    named = f"'{last}': " if path and isinstance(path[-1], str) else ""
+    match error["type"]:
+        case "extra_forbidden":
+            known = _keys_at(model, path[:-1])
+            hint = did_you_mean(last, known) or f"; known are {', '.join(known)}"
+            return f"unknown key '{last}'{hint}"
+        case "missing":
+            return f"{named}missing key '{error['loc'][-1]}'"
+        case "model_type" | "model_attributes_type" if not path:
+            return what
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{named}should be a mapping (key: value)"
+        case "literal_error":
+            expected = str(error["ctx"]["expected"])
+            hint = did_you_mean(str(error["input"]), re.findall(r"'([\w-]+)'", expected))
+            return f"{named}should be {expected}{hint}"
+    message = str(error["msg"]).removeprefix("Input ")
+    return named + message[:1].lower() + message[1:]

@@ -1,0 +1,128 @@
+"""A search as it goes, in the terminal."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+__all__ = ["TerminalProgress"]
+
+TITLES = {
+    "search": "pool with penalty",
+    "refit": "survivors, refitted",
+    "backprop": "backprop",
+    "feedback_alignment": "feedback alignment",
+}
+RECENT = 20  # updates that the shown accuracy is averaged over
+ALIVE = 0.05  # a term is alive whose scaled coefficient is above this share of the largest
+
+
+class TerminalProgress:
+    """Shows episode, accuracy, terms alive, the best rule so far and the time left.
+
+    An event sink and a context manager. On a terminal it is a live view; elsewhere a line is
+    written at every tenth of a phase.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("[bold]{task.description:<20}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._status = Text()
+        self._live = Live(
+            Group(self._bars, self._status), console=self._console, refresh_per_second=4
+        )
+        self._bar: TaskID | None = None
+        self._terms: Sequence[str] = ()
+        self._scales = np.ones(0)
+        self._accuracy: deque[list[float]] = deque(maxlen=RECENT)
+        self._loss: deque[list[float]] = deque(maxlen=RECENT)
+        self._total = 1
+
+    def __enter__(self) -> TerminalProgress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Take one event."""
+        if event["event"] == "phase":
+            self._begin(event)
+        elif event["event"] == "update":
+            self._update(event)
+
+    def _begin(self, event: Mapping[str, Any]) -> None:
+        self._terms, self._total = event["terms"], event["updates"]
+        self._scales = np.array(event["scales"])
+        self._accuracy.clear()
+        self._loss.clear()
+        self._title = TITLES.get(event["phase"], event["phase"])
+        self._bar = self._bars.add_task(
+            self._title, total=self._total, completed=event["done"]
+        )
+
+    def _update(self, event: Mapping[str, Any]) -> None:
+        self._accuracy.append([np.nan if a is None else a for a in event["accuracy"]])
+        self._loss.append([np.nan if a is None else a for a in event["loss"]])
+        done = event["update"] + 1
+        if self._bar is not None:
+            self._bars.update(self._bar, completed=done)
+        line = self._line(np.array(event["theta"]), sum(event["rejected"]))
+        self._status.plain = line
+        if not self._console.is_terminal and (done % max(1, self._total // 10) == 0):
+            text = f"{self._title}: {done}/{self._total}  {' | '.join(line.splitlines())}"
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _line(self, theta: np.ndarray[Any, np.dtype[np.float64]], rejected: int) -> str:
+        accuracy, loss = _row_means(self._accuracy), _row_means(self._loss)
+        size = np.abs(theta / self._scales)
+        alive = (size > ALIVE * size.max(1, keepdims=True)).sum(1)
+        regression = not np.isfinite(accuracy).any()
+        value = loss if regression else accuracy
+        best = int(np.nanargmin(loss) if regression else np.nanargmax(accuracy)) if np.isfinite(value).any() else 0
+        name = "loss" if regression else "accuracy"
+        shown = f"{_mean(value):.3f} (best {value[best]:.3f})" if np.isfinite(value).any() else "-"
+        kept = [k for k in np.argsort(-size[best]) if size[best, k] > ALIVE * size[best].max()]
+        rule = "  ".join(f"{self._terms[k]} {theta[best, k]:+.2e}" for k in kept[:8])
+        more = f"  and {len(kept) - 8} more" if len(kept) > 8 else ""
+        lost = f"   rejected {rejected}" if rejected else ""
+        return (
+            f"  {name} {shown}   terms alive {alive.min()} to {alive.max()} "
+            f"(median {np.median(alive):.0f}){lost}\n  best rule so far: {rule}{more}"
+        )
+
+
+def _row_means(recent: deque[list[float]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    values = np.array(recent, dtype=np.float64)
+    count = np.isfinite(values).sum(0)
+    total = np.where(np.isfinite(values), values, 0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    return float(values[np.isfinite(values)].mean())

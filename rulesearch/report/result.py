@@ -1,0 +1,95 @@
+"""What a search found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rulesearch.errors import RunError
+from rulesearch.report.run_data import Curves, RunData
+from rulesearch.report.table import latex_table, text_table
+from rulesearch.rules import Rule
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """The rule that a search picked, and the evidence for it; ``print(result)`` is the table.
+
+    Attributes
+    ----------
+    path : Path
+        The run folder.
+    content : mapping
+        What ``result.json`` holds: pick, front over lambda, table of terms, accuracies.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read a finished run.
+
+        Raises
+        ------
+        RunError
+            If the folder is no run, or its search has not ended.
+        """
+        path = Path(path)
+        if not (path / "manifest.json").is_file():
+            raise RunError(f"{path} is not a run: it has no manifest.json")
+        try:
+            content = json.loads((path / "result.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(
+                f"{path} has no result yet; continue it with 'rulesearch resume {path}'"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}/result.json cannot be read: {error}") from None
+        if not isinstance(content, dict) or content.get("schema") != 1:
+            raise RunError(f"{path}/result.json is of a schema that is not known here (known: 1)")
+        return cls(path, content)
+
+    @cached_property
+    def rule(self) -> Rule:
+        """The picked rule, its coefficients refitted without penalty and averaged over seeds."""
+        return Rule.from_json(self.content["rule"])
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the picked terms."""
+        return tuple(self.content["pick"]["terms"])
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the seeds that kept each term, at the picked lambda."""
+        return {row["name"]: row["share"] for row in self.content["table"]}
+
+    @cached_property
+    def history(self) -> dict[str, Curves]:
+        """Accuracy, loss and coefficients at every update, by phase."""
+        data = RunData.load(self.path)
+        return dict(data.curves)
+
+    def table(self, width: int = 96) -> str:
+        """Return the table as text."""
+        return text_table(self.content, width)
+
+    def latex_table(self) -> str:
+        """Return the table for a paper, with booktabs."""
+        return latex_table(self.content)
+
+    def __str__(self) -> str:
+        return f"{self.table()}\n\ndW = {self.rule}"
+
+    def __repr__(self) -> str:
+        return f"Result({str(self.path)!r}, rule: {', '.join(self.terms) or 'none'})"
+
+    def _repr_latex_(self) -> str:
+        return self.rule._repr_latex_()

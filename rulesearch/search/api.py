@@ -1,0 +1,87 @@
+"""A search from Python, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from rulesearch.grammar import TermPool
+from rulesearch.networks import PlasticNetwork
+from rulesearch.outer import Penalty
+from rulesearch.report.result import Result
+from rulesearch.search.config import Experiment, Settings, settings_from
+from rulesearch.search.events import EventSink
+from rulesearch.search.run import resume_search, start_search
+from rulesearch.tasks import TaskFamily
+
+__all__ = ["free_folder", "load_run", "search"]
+
+
+def search(
+    pool: TermPool,
+    *,
+    network: PlasticNetwork,
+    tasks: TaskFamily,
+    episodes: int = 600,
+    seeds: int = 20,
+    penalty: Penalty | None = None,
+    lams: Sequence[float] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    sinks: Sequence[EventSink] = (),
+    name: str = "search",
+    **settings: Any,
+) -> Result:
+    """Find the few terms of a pool that make a network learn.
+
+    Parameters
+    ----------
+    pool : TermPool
+    network : PlasticNetwork
+    tasks : TaskFamily
+    episodes : int
+        Meta-updates.
+    seeds : int
+        Independent searches, run as one batch.
+    penalty : Penalty, optional
+        By default ``ProximalL1(10.0)``.
+    lams : sequence of float, optional
+        Several lambdas, run as one batch; replaces that of the penalty.
+    out : str or Path, optional
+        The run folder; by default the first free of ``runs/search``, ``runs/search-2``, ...
+    resume : bool
+        Continue ``out`` rather than begin it.
+    sinks : sequence of EventSink
+        Called with every event.
+    **settings
+        Further fields of :class:`Settings` and of its optimiser, as ``meta_batch=5``.
+
+    Returns
+    -------
+    Result
+        ``print(result)`` shows the table, ``result.rule`` is the rule.
+
+    Raises
+    ------
+    ConfigError, RunError
+        If the parts do not fit together, or the folder is not free.
+    """
+    chosen = settings_from(Settings(episodes=episodes, seeds=seeds), penalty, lams, **settings)
+    experiment = Experiment(pool, network, tasks, chosen, name)
+    if resume:
+        return resume_search(out or free_folder(name), sinks, experiment)
+    return start_search(experiment, out or free_folder(name), sinks)
+
+
+def free_folder(name: str, under: str | Path = "runs") -> Path:
+    """Return the first of ``name``, ``name-2``, ... that does not exist under a folder."""
+    under = Path(under)
+    names = (under / (name if n == 1 else f"{name}-{n}") for n in count(1))
+    return next(path for path in names if not path.exists())
+
+
+def load_run(path: str | Path) -> Result:
+    """Read a finished run."""
+    return Result.load(path)

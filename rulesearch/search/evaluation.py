@@ -1,0 +1,126 @@
+"""How well rules do on tasks, in networks drawn anew: no learning of coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rulesearch.analysis import bootstrap_interval
+from rulesearch.errors import ConfigError
+from rulesearch.grammar import Term, TermPool
+from rulesearch.learners import PlasticityLearner
+from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.outer import evaluate
+from rulesearch.report.result import Result
+from rulesearch.rules import Rule
+from rulesearch.search.phase import NETWORK, TASK, generators
+from rulesearch.tasks import TaskBatch, TaskFamily
+
+__all__ = ["Score", "contenders", "evaluate_rules", "score_table"]
+
+STREAM = 3
+BATCH = 25
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one rule achieved.
+
+    Attributes
+    ----------
+    name : str
+    accuracy, loss : array (lifetimes,)
+        On the queries; NaN where a lifetime diverged.
+    """
+
+    name: str
+    accuracy: NDArray[np.float64]
+    loss: NDArray[np.float64]
+
+    @property
+    def diverged(self) -> int:
+        """Lifetimes that did not stay finite."""
+        return int((~np.isfinite(self.loss)).sum())
+
+
+def contenders(
+    result: Result | None, rule: Rule, network: PlasticNetwork
+) -> dict[str, tuple[Rule, PlasticNetwork]]:
+    """Return the rule and, where a run learnt their rates, backprop and feedback alignment."""
+    found = {"rule": (rule, network)}
+    for name in ("backprop", "feedback_alignment"):
+        curves = result.history.get(name) if result is not None else None
+        if curves is None:
+            continue
+        rate = float(np.nanmean(curves.theta[:, -max(1, curves.theta.shape[1] // 10) :, 0]))
+        gradient = Term.from_text("F0", "-e_post * y_pre.T")
+        feedback = "symmetric" if name == "backprop" else network.feedback
+        found[name.replace("_", " ")] = (
+            Rule(TermPool([gradient]), {"F0": rate}),
+            replace(network, feedback=feedback),
+        )
+    return found
+
+
+def evaluate_rules(
+    rules: Mapping[str, tuple[Rule, PlasticNetwork]],
+    tasks: TaskFamily,
+    lifetimes: int = 200,
+    seed: int = 0,
+) -> list[Score]:
+    """Let each rule live the same lifetimes.
+
+    Parameters
+    ----------
+    rules : mapping of str to (Rule, PlasticNetwork)
+    tasks : TaskFamily
+        The same tasks and the same initial weights for every rule.
+    lifetimes : int
+    seed : int
+    """
+    if lifetimes < 1:
+        raise ConfigError(f"lifetimes must be at least 1, not {lifetimes}")
+    scores = []
+    for name, (rule, network) in rules.items():
+        learner = PlasticityLearner(network, rule)
+        parts = []
+        for begin in range(0, lifetimes, BATCH):
+            some = range(begin, min(begin + BATCH, lifetimes))
+            task: TaskBatch = tasks.sample(generators(seed, STREAM, TASK, some, 0, 1))
+            state: NetworkState = learner.init(
+                generator=generators(seed, STREAM, NETWORK, some, 0, 1)
+            )
+            theta = torch.tensor(rule.theta, dtype=torch.float32)
+            parts.append(evaluate(learner, state, theta, task))
+        loss = torch.cat([p.loss for p in parts]).double().numpy()
+        accuracy = torch.cat([p.accuracy for p in parts]).double().numpy()
+        scores.append(Score(name, np.where(np.isfinite(loss), accuracy, np.nan), loss))
+    return scores
+
+
+def score_table(scores: Sequence[Score], level: float = 0.98) -> str:
+    """Return means with bootstrap intervals as plain text."""
+    rows = [("", "accuracy", f"{level:.0%} interval", "loss", f"{level:.0%} interval", "diverged")]
+    for s in scores:
+        cells = [s.name]
+        for values in (s.accuracy, s.loss):
+            finite = values[np.isfinite(values)]
+            if not finite.size:
+                cells += ["-", "-"]
+                continue
+            mean, low, high = (float(v) for v in bootstrap_interval(finite, level))
+            cells += [f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
+        rows.append((*cells, f"{s.diverged}/{len(s.loss)}"))  # type: ignore[arg-type]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run folder rather than a rule's file."""
+    return (path / "manifest.json").is_file()

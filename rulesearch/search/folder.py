@@ -1,0 +1,175 @@
+"""The run folder: what a search leaves, and what it resumes from.
+
+Files are replaced atomically, so a reader sees the old or the new one. Events are appended; a
+checkpoint says how many bytes of them belong to it, and a resumed run cuts the rest, so that it
+ends in the same bytes as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from rulesearch.errors import RunError
+from rulesearch.files import write_atomically
+
+__all__ = ["Checkpoint", "RunFolder"]
+
+KEEP = 2  # checkpoints; the one before the last is there should the last be damaged
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands: ``update`` meta-updates of ``phase`` are done."""
+
+    phase: str
+    update: int
+    tensors: dict[str, Tensor]
+
+
+class RunFolder:
+    """A run's files, open for one writer.
+
+    Use :meth:`create` or :meth:`open`, and ``close`` or ``with``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._lock = (path / ".lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{path}: another process is writing this run") from None
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror}") from None
+        self._events = (path / "events.jsonl").open("ab")
+
+    @classmethod
+    def create(cls, path: str | Path, config: str, manifest: Mapping[str, Any]) -> RunFolder:
+        """Make a new run.
+
+        Raises
+        ------
+        RunError
+            If the folder exists and is not empty: a run never overwrites another.
+        """
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            occupied = any(path.iterdir())
+        except OSError as error:
+            raise RunError(f"{path} cannot be made: {error.strerror}") from None
+        if occupied:
+            raise RunError(
+                f"{path} exists and is not empty; choose another folder, or continue it with "
+                f"'rulesearch resume {path}'"
+            )
+        folder = cls(path)
+        write_atomically(path / "config.yaml", config)
+        write_atomically(path / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Open an existing run."""
+        path = Path(path)
+        if not (path / "manifest.json").is_file():
+            raise RunError(f"{path} is not a run: it has no manifest.json")
+        return cls(path)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process write."""
+        self._events.close()
+        self._lock.close()
+
+    # -- events --
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Add an event, one JSON object on one line."""
+        try:
+            self._events.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
+            self._events.flush()
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: events cannot be written ({error.strerror}); mend that, then "
+                f"'rulesearch resume {self.path}'"
+            ) from None
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far."""
+        text = (self.path / "events.jsonl").read_bytes()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def _cut(self, size: int) -> None:
+        """Drop events that came after a checkpoint."""
+        self._events.flush()
+        os.truncate(self.path / "events.jsonl", size)
+
+    # -- checkpoints --
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint and drop all but the last two."""
+        os.fsync(self._events.fileno())
+        name = f"checkpoint-{checkpoint.phase}-{checkpoint.update:06d}"
+        data = save({k: v.contiguous() for k, v in checkpoint.tensors.items()})
+        write_atomically(self.path / f"{name}.safetensors", data)
+        about = {
+            "phase": checkpoint.phase,
+            "update": checkpoint.update,
+            "events": self._events.tell(),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        write_atomically(self.path / f"{name}.json", json.dumps(about) + "\n")
+        for old in self._descriptions()[:-KEEP]:
+            old.unlink()
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def _descriptions(self) -> list[Path]:
+        """Descriptions of checkpoints, oldest first: events only ever grow."""
+        found = self.path.glob("checkpoint-*.json")
+        return sorted(found, key=lambda path: (self._events_of(path), path.stat().st_mtime_ns))
+
+    @staticmethod
+    def _events_of(path: Path) -> int:
+        try:
+            return int(json.loads(path.read_text())["events"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return -1
+
+    def restore(self) -> Checkpoint | None:
+        """Return the newest whole checkpoint, events cut to it; None starts from scratch."""
+        for description in reversed(self._descriptions()):
+            checkpoint = self._load(description)
+            if checkpoint is not None:
+                self._cut(self._events_of(description))
+                return checkpoint
+        self._cut(0)
+        return None
+
+    def _load(self, description: Path) -> Checkpoint | None:
+        try:
+            about = json.loads(description.read_text())
+            data = description.with_suffix(".safetensors").read_bytes()
+            whole = hashlib.sha256(data).hexdigest() == about["sha256"]
+            enough = (self.path / "events.jsonl").stat().st_size >= about["events"]
+            if not (whole and enough):
+                return None
+            return Checkpoint(str(about["phase"]), int(about["update"]), load(data))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            return None  # damaged: the checkpoint before it is taken

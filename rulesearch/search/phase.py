@@ -1,0 +1,213 @@
+"""A phase of a search: many rows meta-learn theta side by side (Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rulesearch.analysis import alignment_angles, orthonormality_error
+from rulesearch.errors import RunError
+from rulesearch.grammar import TermPool
+from rulesearch.learners import PlasticityLearner
+from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.outer import Evaluation, MetaGradient, MetaOptimiser, OptimiserState, Unrolled
+from rulesearch.tasks import TaskBatch, TaskFamily
+
+__all__ = ["History", "Phase", "generators"]
+
+TASK, NETWORK = 0, 1
+MEMORY = 600e6  # bytes that the lifetimes of one batch may take
+
+
+def generators(
+    seed: int, stream: int, what: int, seeds: Sequence[int], update: int, members: int
+) -> list[torch.Generator]:
+    """One generator per lifetime, from counters alone, so that a run resumes anywhere.
+
+    A seed's draws are its own: they depend neither on the other seeds nor on lambda.
+    """
+
+    def one(row: int, member: int) -> torch.Generator:
+        entropy = np.random.SeedSequence([seed, stream, what, row, update, member])
+        return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+
+    return [one(row, member) for row in seeds for member in range(members)]
+
+
+@dataclass
+class History:
+    """What a phase logged; arrays have updates first, then rows."""
+
+    accuracy: list[list[float]] = field(default_factory=list)
+    loss: list[list[float]] = field(default_factory=list)
+    theta: list[list[list[float]]] = field(default_factory=list)
+    rejected: list[list[int]] = field(default_factory=list)
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Take an update event."""
+        nan = float("nan")
+        self.accuracy.append([nan if a is None else a for a in event["accuracy"]])
+        self.loss.append([nan if a is None else a for a in event["loss"]])
+        self.theta.append(event["theta"])
+        self.rejected.append(event["rejected"])
+
+    def end(self, name: str, window: int) -> NDArray[np.float64]:
+        """The mean over the last ``window`` updates, rejected ones left out; of loss the median.
+
+        A lifetime on the edge of stability can lose millions, and one would outweigh the rest.
+        """
+        values = np.array(getattr(self, name)[-window:], dtype=np.float64)
+        if name == "loss":
+            some = np.isfinite(values).any(0)
+            return np.where(some, np.nanmedian(np.where(some, values, 0), axis=0), np.nan)
+        weight = np.isfinite(values)
+        total = np.where(weight, values, 0).sum(0)
+        count = weight.sum(0)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase.
+
+    Attributes
+    ----------
+    name : str
+        As in events: 'search', 'refit', 'backprop' or 'feedback_alignment'.
+    seeds : tuple of int
+        Of each row; rows of one seed see the same tasks and networks.
+    t : Tensor (rows, n_terms)
+        Scaled coefficients at the start.
+    scales : Tensor (n_terms,)
+    stream : int
+        Random stream; phases that share one are compared on the same tasks and networks.
+    """
+
+    name: str
+    pool: TermPool
+    network: PlasticNetwork
+    tasks: TaskFamily
+    seeds: tuple[int, ...]
+    t: Tensor
+    scales: Tensor
+    optimiser: MetaOptimiser
+    meta_batch: int
+    seed: int
+    stream: int = 0
+    probe_every: int = 10
+    meta_gradient: MetaGradient = field(default_factory=Unrolled)
+
+    def run(
+        self,
+        history: History,
+        state: OptimiserState | None,
+        emit: Callable[[dict[str, Any]], None],
+        checkpoint: Callable[[int, OptimiserState], None],
+    ) -> History:
+        """Run the updates that ``history`` does not hold yet.
+
+        Parameters
+        ----------
+        state : OptimiserState or None
+            Where to continue; None starts from ``t``.
+        emit : callable
+            Gets every event.
+        checkpoint : callable
+            Called after every update with the number of updates done.
+        """
+        learner = PlasticityLearner(self.network, self.pool)
+        state = state or OptimiserState.start(self.t)
+        for update in range(len(history.loss), self.optimiser.updates):
+            theta = (state.t * self.scales).to(torch.float32)
+            evaluation, probe = self._evaluate(learner, theta, update)
+            state, rejected = self.optimiser.update(state, evaluation, self.scales, update)
+            if not self.optimiser.reject and rejected.any():
+                raise RunError(
+                    f"a lifetime diverged at update {update} of '{self.name}', and rejection is "
+                    "off; set optimiser.reject: true, or a smaller rate"
+                )
+            event = {
+                "event": "update",
+                "phase": self.name,
+                "update": update,
+                "accuracy": _row_means(evaluation.accuracy, evaluation.finite, len(self.seeds)),
+                "loss": _row_means(evaluation.loss, evaluation.finite, len(self.seeds)),
+                "theta": (state.t * self.scales).tolist(),
+                "rejected": rejected.tolist(),
+            }
+            history.add(event)
+            emit(event)
+            if probe is not None:
+                emit({"event": "probe", "phase": self.name, "update": update, **probe})
+            checkpoint(update + 1, state)
+        return history
+
+    def _evaluate(
+        self, learner: PlasticityLearner, theta: Tensor, update: int
+    ) -> tuple[Evaluation, dict[str, Any] | None]:
+        """Live one meta-batch of every row, in batches that fit in memory."""
+        distinct = sorted(set(self.seeds))
+        arguments = (distinct, update, self.meta_batch)
+        task = self.tasks.sample(generators(self.seed, self.stream, TASK, *arguments))
+        born = learner.init(generator=generators(self.seed, self.stream, NETWORK, *arguments))
+        members = torch.arange(self.meta_batch)
+        index = torch.cat([distinct.index(s) * self.meta_batch + members for s in self.seeds])
+        theta = theta.repeat_interleave(self.meta_batch, 0)
+        probing = update % self.probe_every == 0 or update == self.optimiser.updates - 1
+        size = max(1, int(MEMORY // learner.bytes_per_lifetime(self.tasks.steps)))
+        found: list[Evaluation] = []
+        probes: list[tuple[Tensor, Tensor]] = []
+        for begin in range(0, len(index), size):
+            some = index[begin : begin + size]
+            here = NetworkState([w[some] for w in born.W], [b[some] for b in born.B])
+            tasks = TaskBatch(
+                task.x[:, some], task.label[:, some], task.x_query[some], task.label_query[some]
+            )
+            one = self.meta_gradient(learner, here, theta[begin : begin + size], tasks)
+            if probing:
+                probes.append(_probe(self.network, one.state, tasks))
+            found.append(Evaluation(one.loss, one.accuracy, one.gradient, here))
+        whole = Evaluation(
+            torch.cat([e.loss for e in found]),
+            torch.cat([e.accuracy for e in found]),
+            torch.cat([e.gradient for e in found]),
+            born,
+        )
+        if not probing:
+            return whole, None
+        names = ("angles", "orthonormality")
+        rows = len(self.seeds)
+        measured = {
+            name: _listed(torch.cat(parts).reshape(rows, self.meta_batch, -1)[:, 0])
+            for name, parts in zip(names, zip(*probes, strict=True), strict=True)
+        }
+        return whole, measured
+
+
+def _probe(network: PlasticNetwork, state: NetworkState, task: TaskBatch) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        return (
+            alignment_angles(network, state, task.x_query, task.label_query),
+            orthonormality_error(network, state, task.x_query),
+        )
+
+
+def _row_means(values: Tensor, finite: Tensor, rows: int) -> list[float | None]:
+    """The mean over a row's accepted lifetimes; None where there is none."""
+    values, finite = values.double().reshape(rows, -1), finite.reshape(rows, -1)
+    finite = finite & values.isfinite()
+    total = torch.where(finite, values, torch.zeros_like(values)).sum(1)
+    count = finite.sum(1)
+    return [
+        float(s / c) if c else None for s, c in zip(total.tolist(), count.tolist(), strict=True)
+    ]
+
+
+def _listed(values: Tensor) -> list[list[float | None]]:
+    return [[v if np.isfinite(v) else None for v in row] for row in values.double().tolist()]

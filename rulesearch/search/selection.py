@@ -1,0 +1,108 @@
+"""From the ends of many searches to one rule: which terms, which lambda."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Candidate", "candidates", "kept_terms", "pick"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What one lambda left.
+
+    Attributes
+    ----------
+    lam : float
+    terms : tuple of str
+        Kept by more than half of the seeds.
+    share : dict of str to float
+        Share of the seeds that kept each term.
+    accuracy, loss : float
+        With the penalty, averaged over seeds and the last updates.
+    """
+
+    lam: float
+    terms: tuple[str, ...]
+    share: dict[str, float]
+    accuracy: float
+    loss: float
+
+
+def kept_terms(t: Floats, keep: float) -> NDArray[np.bool_]:
+    """Which scaled coefficients count, ``(rows, terms)``: above ``keep`` of the row's largest."""
+    size = np.abs(t)
+    return size > keep * size.max(axis=-1, keepdims=True)
+
+
+def candidates(
+    names: Sequence[str],
+    lams: Sequence[float],
+    row_lams: Sequence[float],
+    t: Floats,
+    accuracy: Floats,
+    loss: Floats,
+    keep: float,
+) -> list[Candidate]:
+    """Return what each lambda left, in the order of ``lams``.
+
+    Parameters
+    ----------
+    row_lams : sequence of float
+        Lambda of each row.
+    t : array (rows, terms)
+        Scaled coefficients at the end.
+    accuracy, loss : array (rows,)
+    """
+    found = []
+    kept = kept_terms(t, keep)
+    for lam in lams:
+        rows = np.array([row == lam for row in row_lams])
+        share = kept[rows].mean(0)
+        found.append(
+            Candidate(
+                lam,
+                tuple(n for n, s in zip(names, share, strict=True) if s > 0.5),
+                dict(zip(names, map(float, share), strict=True)),
+                _mean(accuracy[rows]),
+                _mean(loss[rows]),
+            )
+        )
+    return found
+
+
+def _mean(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def pick(n_terms: Sequence[int], losses: Sequence[Floats]) -> int:
+    """The one-standard-error rule: the fewest terms that lose no more than chance explains.
+
+    Parameters
+    ----------
+    n_terms : sequence of int
+        Of each candidate.
+    losses : sequence of array (seeds,)
+        Of each candidate after the refit; empty where there was none.
+
+    Returns
+    -------
+    int
+        Index of the candidate with the fewest terms whose mean loss is within one standard
+        error of the best; of several, the one that loses least.
+    """
+    means = [_mean(values) for values in losses]
+    if not np.isfinite(means).any():
+        return 0
+    best = int(np.nanargmin(means))
+    finite = losses[best][np.isfinite(losses[best])]
+    error = float(finite.std(ddof=1) / np.sqrt(finite.size)) if finite.size > 1 else 0.0
+    within = [k for k, mean in enumerate(means) if mean <= means[best] + error]
+    return min(within, key=lambda k: (n_terms[k], means[k]))

@@ -1,0 +1,103 @@
+"""Tasks for which the best rule is known, to test a search on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError
+from rulesearch.tasks.base import TaskBatch
+
+__all__ = ["LinearTeacher"]
+
+
+@dataclass(frozen=True)
+class LinearTeacher:
+    r"""Regression on a linear teacher, for one linear connection under squared error.
+
+    Inputs are standard normal, targets :math:`y^* = A x` with :math:`A_{ij} \sim N(0, 1/n)`,
+    drawn anew for each lifetime, without noise, and many more steps than inputs. So the delta
+    rule alone, ``F0`` of the paper's pool, brings the loss to zero, and it is optimal.
+
+    With ``silent`` inputs, which are zero in training and as strong as the others in the
+    queries, without bearing on the target, the gradient never touches their random initial
+    weights. Only forgetting removes them: the optimum is the delta rule with decay, ``F0`` and
+    ``F3``.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Width of the informative input and of the target.
+    silent : int
+        Further inputs, silent in training.
+    steps, queries : int
+        Examples of a lifetime, and those that judge it.
+
+    Raises
+    ------
+    ConfigError
+        If a size is not positive.
+    """
+
+    inputs: int = 8
+    outputs: int = 6
+    silent: int = 0
+    steps: int = 100
+    queries: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "outputs", "steps", "queries"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"linear teacher: {name} must be at least 1")
+        if self.silent < 0:
+            raise ConfigError("linear teacher: silent must not be negative")
+
+    @property
+    def n_in(self) -> int:
+        """Width of an example."""
+        return self.inputs + self.silent
+
+    @property
+    def n_out(self) -> int:
+        """Width of a target."""
+        return self.outputs
+
+    @property
+    def name(self) -> str:
+        """For the manifest."""
+        return "linear-teacher"
+
+    @property
+    def optimum(self) -> frozenset[str]:
+        """Terms of the paper's pool that the best rule has."""
+        return frozenset({"F0", "F3"} if self.silent else {"F0"})
+
+    def describe(self) -> dict[str, object]:
+        """Everything that makes these tasks what they are."""
+        return {"family": self.name, **vars(self)}
+
+    def sample(
+        self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
+    ) -> TaskBatch:
+        """Draw one lifetime per generator; labels are targets ``(steps, lifetimes, n_out)``."""
+        drawn = [self._draw(generator, dtype) for generator in generators]
+        x, target, x_query, target_query = (torch.stack(part) for part in zip(*drawn, strict=True))
+        return TaskBatch(x.transpose(0, 1), target.transpose(0, 1), x_query, target_query)
+
+    def _draw(self, generator: torch.Generator, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=dtype)
+
+        teacher = normal(self.outputs, self.inputs) / math.sqrt(self.inputs)
+        x, x_query = normal(self.steps, self.n_in), normal(self.queries, self.n_in)
+        x[:, self.inputs :] = 0
+        return (
+            x,
+            x[:, : self.inputs] @ teacher.T,
+            x_query,
+            x_query[:, : self.inputs] @ teacher.T,
+        )
