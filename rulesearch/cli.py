@@ -10,13 +10,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from rulesearch import __version__
-from rulesearch.errors import ConfigError, RuleSearchError
+from rulesearch.errors import RuleSearchError
 from rulesearch.grammar import Grammar
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     help="Discover how synapses should change.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -57,7 +58,7 @@ def _root(
 
 
 @app.command()
-def enumerate(  # noqa: A001 - the command's name
+def enumerate(
     grammar: GrammarArgument, latex: LatexOption = False, as_json: JsonOption = False
 ) -> None:
     """List a grammar's candidate terms."""
@@ -188,35 +189,22 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of tasks and networks.")] = 0,
 ) -> None:
     """Let a rule live on tasks, with 98% bootstrap intervals; controls too where a run has them."""
-    from rulesearch.networks import PlasticNetwork
     from rulesearch.report.result import Result
+    from rulesearch.report.run_data import RunData
     from rulesearch.rules import Rule
-    from rulesearch.search.config import NetworkSpec, load_config
-    from rulesearch.search.evaluation import contenders, evaluate_rules, is_run, score_table
-    from rulesearch.tasks import FewShot, TaskFamily
+    from rulesearch.search.evaluation import (
+        contenders,
+        evaluate_rules,
+        network_for,
+        score_table,
+        tasks_for,
+    )
 
-    result = Result.load(target) if is_run(target) else None
-    family: TaskFamily
-    network: PlasticNetwork
-    if tasks is not None:
-        family = FewShot(tasks, ways=ways, shots=shots, queries=queries, root=root)
-    elif result is not None:
-        family = load_config(target / "config.yaml").tasks
-        holds = isinstance(family, FewShot) and bool(family.describe()["hold_out"])
-        if held_out or (held_out is None and holds):
-            if not isinstance(family, FewShot):
-                raise ConfigError("--held-out: the run's tasks have no classes to hold out")
-            family = family.with_held_out()
-    else:
-        raise ConfigError("--tasks: name the data set that the rule should live on, as digits")
-    if result is not None:
-        rule = result.rule
-        old = load_config(target / "config.yaml").network
-        sizes = [family.n_in, *old.sizes[1:-1], max(old.sizes[-1], family.n_out)]
-        options = {k: v for k, v in old.describe().items() if k != "sizes"}
-        network = PlasticNetwork(sizes, **options)  # type: ignore[arg-type]
-    else:
-        rule, network = Rule.load(target), NetworkSpec().build(family)
+    result = Result.load(target) if target.is_dir() else None
+    rule = Rule.load(target) if result is None else result.rule
+    run = RunData.load(target) if result is not None else None
+    family = tasks_for(run, tasks, held_out, ways=ways, shots=shots, queries=queries, root=root)
+    network = network_for(run, family)
     print(f"{family!r}: {lifetimes} lifetimes of {family.steps} steps, {list(network.sizes)}")
     scores = evaluate_rules(contenders(result, rule, network), family, lifetimes, seed)
     print(score_table(scores))
@@ -249,15 +237,36 @@ def data_fetch(
         print(path)
 
 
+# typer's own class where it carries click inside, click's where it does not.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
 def main() -> None:
-    """Run the command line; errors of the user's are one line and exit status 2."""
+    """Run the command line; a mistake of the user's is one line and exit status 2."""
     try:
-        app()
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
     except RuleSearchError as error:
-        print(" ".join(str(error).splitlines()), file=sys.stderr)
-        sys.exit(2)
+        status = _refused(str(error))
+    except UsageError as error:
+        status = _refused(_usage(error))
     except BrokenPipeError:  # the reader went away, as in `rulesearch enumerate ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
+def _usage(error: Any) -> str:
+    """A mistake in the command itself, and where its options are told."""
+    command = error.ctx.command_path if error.ctx is not None else "rulesearch"
+    message = error.format_message().strip().rstrip(".")
+    return f"{message}; see '{command} --help'" if message else ""
+
+
+def _refused(message: str) -> int:
+    if message:
+        print(" ".join(message.split()), file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

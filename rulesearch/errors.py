@@ -6,9 +6,9 @@ anything else is a defect of rulesearch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from collections.abc import Iterable
 
 __all__ = [
     "ConfigError",

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rulesearch import Grammar, Rule
+
 W, Y, E = r"\mathbf{W}_{\ell-1,\ell}", r"\mathbf{y}_{\ell}", r"\mathbf{e}_{\ell}"
 Y0, E0, ONE = r"\mathbf{y}_{\ell-1}", r"\mathbf{e}_{\ell-1}", r"\mathbf{1}_{\ell}"
 
@@ -95,28 +97,43 @@ def synthetic_run(
     finished: bool = True,
     name: str = "pool10 on EMNIST",
     layers: int = 5,
+    labels: bool = True,
 ) -> Path:
-    """Write a run folder whose curves look like those of the rule-discovery paper."""
+    """Write a run folder whose curves look like those of the rule-discovery paper.
+
+    Refits are half as long, with rows for every set of terms that a penalty left. Without
+    labels there is no accuracy, as in a regression, and there are no controls.
+    """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"seed": s, "lam": lam} for lam in lambdas for s in range(seeds)]
     pick = lambdas[len(lambdas) // 2]
     lines: list[str] = []
-    final: dict[str, list[float]] = {}
-    for phase in PLATEAU:
-        lams = np.array([row["lam"] for row in rows] if phase == "search" else [pick] * seeds)
-        accuracy, theta = _curves(rng, phase, lams / pick, updates)
-        final[phase] = accuracy[lams == pick, -30:].mean(axis=1).tolist()
+    final: dict[str, dict[str, list[float | None]]] = {"accuracy": {}, "loss": {}}
+    lam_of_set = {_kept(lam / pick): lam for lam in reversed(lambdas)}
+    sets = sorted(lam_of_set, key=lambda terms: (len(terms), terms))
+    of_phase = {
+        "search": [row["lam"] for row in rows],
+        "refit": [lam_of_set[terms] for terms in sets for _ in range(seeds)],
+    }
+    for phase in PLATEAU if labels else ("search", "refit"):
+        lams = np.array(of_phase.get(phase, [pick] * seeds))
+        length = max(1, updates // 2) if phase == "refit" else updates
+        accuracy, theta = _curves(rng, phase, lams / pick, length)
+        losses = 3.2 - 3.4 * accuracy
         lost = rng.random(accuracy.shape) < 0.003
-        for u in range(updates):
-            loss = 3.2 - 3.4 * accuracy[:, u]
+        for measure, values in (("accuracy", accuracy), ("loss", losses)):
+            ends = values[lams == pick, -30:].mean(axis=1).tolist()
+            final[measure][phase] = ends if labels or measure == "loss" else [None] * seeds
+        for u in range(length):
+            loss = losses[:, u]
             lines.append(
                 json.dumps(
                     {
                         "event": "update",
                         "phase": phase,
                         "update": u,
-                        "accuracy": _nulled(accuracy[:, u], lost[:, u]),
+                        "accuracy": _nulled(accuracy[:, u], lost[:, u] | (not labels)),
                         "loss": _nulled(loss, lost[:, u]),
                         "theta": theta[:, u].round(8).tolist(),
                         "rejected": lost[:, u].astype(int).tolist(),
@@ -136,17 +153,26 @@ def synthetic_run(
     return folder
 
 
+def _kept(ratio: float) -> tuple[str, ...]:
+    """Names of the terms that survive a penalty so many times the picked one."""
+    return tuple(t[0] for t in TERMS if abs(t[5]) > 1e-3 * ratio**2)
+
+
 def result(
-    accuracy: dict[str, list[float]], lambdas: Sequence[float], pick: float
+    final: dict[str, dict[str, list[float | None]]], lambdas: Sequence[float], pick: float
 ) -> dict[str, Any]:
     """Return what ``result.json`` holds."""
     front = []
     for lam in lambdas:
         ratio = lam / pick
-        names = [t[0] for t in TERMS if abs(t[5]) > 5e-4 * ratio**2]
         share = {t[0]: float(np.clip(t[6] if ratio == 1 else t[6] / ratio, 0, 1)) for t in TERMS}
-        entry = {"lam": lam, "terms": names, "accuracy": 0.67 - 0.02 * ratio, "share": share}
-        front.append({**entry, "loss": 1.0 + 0.07 * ratio})
+        entry = {"lam": lam, "terms": list(_kept(ratio)), "share": share}
+        known = final["accuracy"]["search"][0] is not None
+        entry.update(accuracy=0.67 - 0.02 * ratio if known else None, loss=1.0 + 0.07 * ratio)
+        entry.update(refit_accuracy=0.68 if known else None, refit_loss=0.9 + 0.01 * ratio)
+        front.append(entry)
+    pool = Grammar.from_yaml("pool10").enumerate()
+    rule = Rule(pool, {t[0]: t[5] for t in TERMS if t[0] in KEPT})
     table = [
         {
             "name": name,
@@ -161,11 +187,11 @@ def result(
     ]
     return {
         "schema": 1,
-        "pick": {"lam": pick},
+        "pick": {"lam": pick, "terms": list(KEPT)},
         "front": front,
         "table": table,
-        "accuracy": accuracy,
-        "rule": {"schema": 1, "terms": {t[0]: {"expr": t[4], "coefficient": t[5]} for t in TERMS}},
+        **final,
+        "rule": rule.to_json(),
     }
 
 

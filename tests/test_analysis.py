@@ -20,6 +20,7 @@ from rulesearch.analysis import (
     mann_whitney,
     orthonormality_error,
     running_mean,
+    running_median,
 )
 from rulesearch.networks import NetworkState, PlasticNetwork
 
@@ -183,3 +184,35 @@ def test_mann_whitney_counts_pairs():
     assert mann_whitney(second, first, "less").p == pytest.approx(2 / 20)
     with pytest.raises(ValueError, match="at least one"):
         mann_whitney([], second)
+
+
+def test_bootstrap_of_the_median_is_not_moved_by_an_outlier():
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(20, 7))
+    values[3] = 1e9
+    values[5, 2] = np.nan
+    band = bootstrap_interval(values, statistic="median")
+    np.testing.assert_allclose(band.centre, np.nanmedian(values, axis=0))
+    assert (band.low <= band.centre).all()
+    assert (band.centre <= band.high).all()
+    assert band.high.max() < 3
+    draws = np.random.default_rng(0).multinomial(20, np.full(20, 1 / 20), size=500)
+    medians = [np.median(np.repeat(values[:, 0], count)) for count in draws]
+    assert band.low[0] == pytest.approx(np.quantile(medians, 0.01))
+    empty = bootstrap_interval(np.full((3, 2), np.nan), statistic="median")
+    assert np.isnan(empty).all()
+
+
+@pytest.mark.parametrize("window", [1, 4, 50])
+def test_running_median_leaves_gaps_out(window):
+    values = np.random.default_rng(1).normal(size=(2, 30))
+    values[0, [3, 4]] = np.nan
+    values[1, 7] = np.inf
+    seen = np.where(np.isfinite(values), values, np.nan)
+    for row, known in zip(running_median(values, window), seen, strict=True):
+        for k, median in enumerate(row):
+            part = known[max(0, k - window + 1) : k + 1]
+            part = part[np.isfinite(part)]
+            assert (median == np.median(part)) if part.size else np.isnan(median)
+    with pytest.raises(ValueError, match="at least 1"):
+        running_median(values, 0)

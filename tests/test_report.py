@@ -16,12 +16,13 @@ import pytest
 from matplotlib.image import imread
 from synthetic_run import KEPT, TERMS, synthetic_run
 
+from rulesearch import Rule
 from rulesearch.errors import RunError
 from rulesearch.report import RunData, latex_table, text_table, write_report
 from rulesearch.report.figures import PLATES
 from rulesearch.report.page import render_page
 from rulesearch.report.style import _apart, figure_bytes
-from rulesearch.report.table import accuracy_rows, coefficient_text, latex_coefficient
+from rulesearch.report.table import achievements, coefficient_text, latex_coefficient, number
 from rulesearch.report.typeset import latex_number, math_label, math_svg, rule_pieces
 
 HOSTILE = "<script>alert(1)</script>\"'{{ 7*7 }}$\\end{document}"
@@ -74,11 +75,22 @@ def test_run_data_holds_what_was_logged(run):
     assert curves.theta.shape == (18, 80, 10)
     assert data.curves["backprop"].theta.shape == (6, 80, 1)
     np.testing.assert_array_equal(curves.theta[4, 7], searched[7]["theta"][4])
-    assert data.probes["refit"].angles.shape == (6, 8, 5)
+    assert data.probes["refit"].angles.shape == (18, 4, 5)
     assert (data.seeds, data.lambdas, data.lam) == (tuple(range(6)), (3.0, 10.0, 30.0), 10.0)
     assert data.kept == set(KEPT)
-    np.testing.assert_array_equal(data.shown(curves.accuracy), curves.accuracy[6:12])
-    np.testing.assert_array_equal(data.shown(data.curves["refit"].loss), data.curves["refit"].loss)
+    assert data.measure == "accuracy"
+    np.testing.assert_array_equal(data.shown("search", curves.accuracy), curves.accuracy[6:12])
+    control = data.curves["backprop"].loss
+    np.testing.assert_array_equal(data.shown("backprop", control), control)
+
+
+def test_a_refit_shows_the_rows_of_the_pick(run):
+    data = RunData.load(run)
+    # Shorter sets first: lambda 30 left F2 alone, 10 left three terms, 3 the fourth besides.
+    assert data.supports == (("F2",), ("F0", "F2", "F9"), ("F0", "F2", "F3", "F9"))
+    loss = data.curves["refit"].loss
+    assert loss.shape == (18, 40)
+    np.testing.assert_array_equal(data.shown("refit", loss), loss[6:12])
 
 
 def test_rejected_lifetimes_are_gaps(tmp_path):
@@ -145,7 +157,7 @@ def test_text_table_tells_the_result(result):
     lines = text_table(result).splitlines()
     assert max(map(len, lines)) <= 96
     assert [line for line in lines if line.startswith(">")] == [
-        ">      10     0.650  1.070  F0 F2 F3 F9"
+        ">      10     0.650     0.680  1.070     0.910  F0 F2 F9"
     ]
     marked = [line.split()[1] for line in lines if line.startswith("*")]
     assert marked == list(KEPT)
@@ -154,6 +166,7 @@ def test_text_table_tells_the_result(result):
     assert "6/6" in f2
     assert "synapse" in f2
     assert r"-\mathbf{e}_{\ell}\mathbf{e}_{\ell-1}^{T}" in f2
+    assert "   kept by no seed:  F1 F4 F6 F8" in lines
     for name in ("pool with penalty", "survivors, refitted", "backprop", "feedback alignment"):
         assert any(name in line for line in lines)
 
@@ -163,8 +176,43 @@ def test_latex_in_the_text_table_is_whole_at_any_width(result, width):
     text = text_table(result, width)
     assert max(map(len, text.splitlines())) <= width
     joined = re.sub(r"\s+", "", text)
-    for _, latex, *_ in TERMS:
-        assert latex in joined
+    for _, latex, *_, share in TERMS:
+        assert (latex in joined) == (share > 0)
+    assert not re.search(r" [-+]$", text, re.MULTILINE), "no sign is left at the end of a line"
+
+
+def test_a_wide_terminal_has_one_line_a_term(result):
+    lines = text_table(result, 170).splitlines()
+    for name, latex, *_, share in TERMS:
+        if share:
+            (row,) = (line for line in lines if re.match(rf"[ *]  {name} ", line))
+            assert row.endswith(latex)
+
+
+def test_without_labels_the_loss_counts(tmp_path):
+    folder = synthetic_run(tmp_path, seeds=4, updates=20, lambdas=(5.0, 10.0), labels=False)
+    data = RunData.load(folder)
+    assert data.measure == "loss"
+    outcome = dict(data.result or {})
+    outcome["loss"]["search"][0] = 2e7
+    text = text_table(outcome)
+    assert "accuracy" not in text
+    assert "feedback alignment" not in text
+    first, second = achievements(outcome)
+    assert (first.phase, second.phase, first.p) == ("search", "refit", None)
+    assert first.centre == np.median(outcome["loss"]["search"]) < 10
+    assert f"{first.low:.3f} to {first.high:.2e}" in text
+    page = write_report(folder).read_text()
+    assert "Loss of" in page
+    assert "ccuracy" not in re.sub(r"<pre>.*?</pre>|<!--.*?-->", "", page, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0.0, "0.000"), (0.6543, "0.654"), (1.7e-4, "1.70e-04"), (5.9e7, "5.90e+07")],
+)
+def test_numbers_keep_their_digits(value, text):
+    assert number(value) == text
 
 
 def test_one_penalty_has_no_front(result):
@@ -172,15 +220,15 @@ def test_one_penalty_has_no_front(result):
     assert "lambda" not in text_table(alone)
 
 
-def test_accuracies_carry_an_interval_and_a_test(result):
-    rows = {row.phase: row for row in accuracy_rows(result)}
+def test_achievements_carry_an_interval_and_a_test(result):
+    rows = {row.phase: row for row in achievements(result)}
     values = result["accuracy"]["refit"]
-    assert rows["refit"].mean == pytest.approx(np.mean(values))
-    assert min(values) <= rows["refit"].low <= rows["refit"].mean <= rows["refit"].high
+    assert rows["refit"].centre == pytest.approx(np.mean(values))
+    assert min(values) <= rows["refit"].low <= rows["refit"].centre <= rows["refit"].high
     # Six against six, all greater: one arrangement of 924.
     assert rows["refit"].p == pytest.approx(1 / 924)
     assert rows["feedback_alignment"].p is None
-    assert accuracy_rows({**result, "accuracy": {"search": [0.5, None]}})[0].mean == 0.5
+    assert achievements({**result, "accuracy": {"search": [0.5, None]}})[0].centre == 0.5
 
 
 @pytest.mark.parametrize(
@@ -217,15 +265,16 @@ def test_latex_table_is_booktabs(result):
 # --- mathematics -------------------------------------------------------------------------
 
 
-def test_rule_folds_signs_into_coefficients(result):
-    assert rule_pieces(result["table"]) == [
-        r"\Delta\mathbf{W}_{\ell-1,\ell} =",
-        r"-8.40\times 10^{-3}\,\mathbf{e}_{\ell}\mathbf{y}_{\ell-1}^{T}",
-        r"+ 2.90\times 10^{-2}\,\mathbf{e}_{\ell}\mathbf{e}_{\ell-1}^{T}",
-        r"+ 2.30\times 10^{-3}\,(\mathbf{y}_{\ell}\mathbf{y}_{\ell-1}^{T}"
-        r"-\mathbf{y}_{\ell}\mathbf{y}_{\ell}^{T}\mathbf{W}_{\ell-1,\ell})",
-    ]
-    assert rule_pieces([{**row, "kept": False} for row in result["table"]])[1] == "0"
+def test_the_rule_is_cut_between_its_terms(result):
+    latex = Rule.from_json(result["rule"]).latex()
+    pieces = rule_pieces(latex)
+    assert len(pieces) == 4
+    assert pieces[0] == r"\Delta\mathbf{W}_{\ell-1,\ell} ="
+    assert " ".join(pieces[1:]) == latex
+    assert pieces[1].startswith(r"-8.40 \times 10^{-3} \, ")
+    assert pieces[2].startswith("+ 0.029")
+    assert re.match(r"\+ .* \(.* - .*\)$", pieces[3]), "a term that is a sum stays whole"
+    assert rule_pieces(r"\mathbf{0}")[1:] == [r"\mathbf{0}"]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +334,7 @@ def test_figures_show_what_they_say(run):
     accuracy, loss = figures["meta_learning"].axes
     assert (accuracy.get_title("left"), loss.get_title("left")) == ("meta-accuracy", "meta-loss")
     assert accuracy.get_xlabel() == "update (running mean over 2)"
+    assert loss.get_xlabel() == "update (running median over 2)"
     written = {text.get_text() for text in accuracy.texts}
     assert written == {"pool", "survivors", "backprop", "feedback alignment"}
     assert [len(figures[name].axes) for name in ("alignment", "orthonormality")] == [3, 4]
@@ -303,6 +353,36 @@ def test_figures_show_what_they_say(run):
     grey = colours["F1"]
     assert {name for name, colour in colours.items() if colour != grey} == set(KEPT)
     assert len({colours[name] for name in KEPT}) == 3
+
+
+def test_one_lifetime_that_diverges_does_not_flatten_a_figure(tmp_path):
+    folder = synthetic_run(tmp_path, seeds=6, updates=60)
+    path = folder / "events.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for event in events:
+        if event["event"] == "update" and event["update"] in (20, 21, 40):
+            event["loss"][2] = 3e8
+        if event["event"] == "probe" and event["update"] == 20:
+            event["orthonormality"][1] = [1e30] * 5
+    path.write_text("\n".join(map(json.dumps, events)) + "\n")
+    figures = {plate.name: plate.draw(RunData.load(folder)) for plate in PLATES}
+    _, loss = figures["meta_learning"].axes
+    assert 1.0 < loss.get_ylim()[1] < 4.0
+    assert figures["orthonormality"].axes[0].get_ylim()[1] < 1e4
+
+
+def test_losses_over_decades_are_logarithmic(tmp_path):
+    folder = synthetic_run(tmp_path, seeds=3, updates=40, labels=False)
+    path = folder / "events.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for event in (e for e in events if e["event"] == "update"):
+        event["loss"] = [10.0 ** (-0.1 * event["update"])] * len(event["loss"])
+    path.write_text("\n".join(map(json.dumps, events)) + "\n")
+    (loss,) = PLATES[0].draw(RunData.load(folder)).axes
+    assert loss.get_yscale() == "log"
+    low, high = loss.get_ylim()
+    assert low < 1e-3
+    assert 0.5 < high < 3
 
 
 def test_labels_move_apart_as_little_as_possible():
@@ -340,7 +420,8 @@ def test_page_has_every_part(run, page):
     ]
     for _, latex, *_ in TERMS:
         assert latex in formulas
-    rule = " ".join(rule_pieces(RunData.load(run).result["table"]))
+    latex = Rule.from_json(json.loads((run / "result.json").read_text())["rule"]).latex()
+    rule = " ".join(rule_pieces(latex))
     assert ("div", rule) in [(tag, a.get("aria-label")) for tag, a in content.elements]
     for told in (rule, r"\begin{tabular}", "episodes: 80", "torch 2.13.0", "784-170-130", "6/6"):
         assert told in content.text
@@ -366,7 +447,7 @@ def test_hostile_names_are_text(tmp_path):
     assert "script" not in {tag for tag, _ in content.elements}
     assert not any(key.startswith("on") for _, attributes in content.elements for key in attributes)
     assert HOSTILE in content.text
-    assert "49" not in re.findall(r"\{\{.*?\}\}|49", content.text)
+    assert "{{ 7*7 }}" in content.text
 
 
 def test_a_search_under_way_has_a_page(tmp_path):
@@ -384,10 +465,12 @@ def test_a_run_of_one_update_that_kept_nothing(tmp_path):
     for row in outcome["table"]:
         row.update(kept=False, share=0.0, coefficient=None, spread=None)
     del outcome["accuracy"]["refit"]
+    outcome["rule"]["terms"] = []
     (folder / "result.json").write_text(json.dumps(outcome))
     data = RunData.load(folder)
-    assert rule_pieces(outcome["table"])[1:] == ["0"]
-    assert "0/1" in render_page(data, {})
+    page = render_page(data, {})
+    assert "0/1" in page
+    assert r"\Delta\mathbf{W}_{\ell-1,\ell} = \mathbf{0}" in page
     for plate in PLATES:
         assert figure_bytes(plate.draw(data), "svg")
 

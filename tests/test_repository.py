@@ -32,10 +32,11 @@ LAYERS = [
     {"rules"},
     {"networks"},
     {"learners"},
-    {"tasks", "outer"},
+    {"tasks"},
+    {"outer"},
     {"analysis"},
-    {"search"},
     {"report"},
+    {"search"},
     {"cli"},
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
@@ -128,7 +129,7 @@ def test_the_lock_pins_exactly_and_holds_every_dependency() -> None:
 # Runs in a fresh interpreter: imports every module and says what changed in the process.
 IMPORT_ALL = """
 import json, logging, os, random, sys, threading, warnings
-import matplotlib, numpy, optuna, torch
+import matplotlib, numpy, optuna, rich.style, torch
 def world():
     return {
         "torch seed": torch.initial_seed(),

@@ -7,18 +7,22 @@ from rulesearch.analysis.orthonormality import orthonormality_error
 from rulesearch.analysis.statistics import (
     Interval,
     RankTest,
+    Statistic,
     bootstrap_interval,
     mann_whitney,
     running_mean,
+    running_median,
 )
 
 __all__ = [
     "Interval",
     "RankTest",
+    "Statistic",
     "alignment_angles",
     "angle",
     "bootstrap_interval",
     "mann_whitney",
     "orthonormality_error",
     "running_mean",
+    "running_median",
 ]

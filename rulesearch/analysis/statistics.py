@@ -8,15 +8,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-__all__ = ["Interval", "RankTest", "bootstrap_interval", "mann_whitney", "running_mean"]
+__all__ = [
+    "Interval",
+    "RankTest",
+    "Statistic",
+    "bootstrap_interval",
+    "mann_whitney",
+    "running_mean",
+    "running_median",
+]
 
 Floats = NDArray[np.float64]
+Statistic = Literal["mean", "median"]
 
 
 class Interval(NamedTuple):
-    """A mean and its confidence band; three arrays of one shape."""
+    """A mean or median and its confidence band; three arrays of one shape."""
 
-    mean: Floats
+    centre: Floats
     low: Floats
     high: Floats
 
@@ -33,8 +42,9 @@ def bootstrap_interval(
     level: float = 0.98,
     samples: int = 500,
     generator: np.random.Generator | None = None,
+    statistic: Statistic = "mean",
 ) -> Interval:
-    """Mean over the first axis with its percentile-bootstrap band.
+    """Mean or median over the first axis with its percentile-bootstrap band.
 
     A resample draws as many rows as there are, with replacement, and the same rows for
     every column: a curve is resampled whole. NaN entries are left out; where a column has
@@ -51,6 +61,8 @@ def bootstrap_interval(
     generator : numpy.random.Generator, optional
         Source of the resamples; a generator seeded with 0 if absent, so that a figure
         drawn twice is the same figure.
+    statistic : {'mean', 'median'}
+        The median for what is heavy in the tail, as losses are.
 
     Raises
     ------
@@ -65,24 +77,46 @@ def bootstrap_interval(
     rng = np.random.default_rng(0) if generator is None else generator
     rows = data.shape[0]
     flat = data.reshape(rows, -1)
-    known = np.isfinite(flat)
-    filled = np.where(known, flat, 0.0)
-
-    # A resample's mean is a weighted mean whose weights are multinomial counts: one
-    # matrix product instead of samples x rows x columns gathered numbers.
-    counts = rng.multinomial(rows, np.full(rows, 1.0 / rows), size=samples).astype(np.float64)
-    drawn = counts @ known
-    means = np.divide(counts @ filled, drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
-    total = known.sum(axis=0)
-    centre = np.divide(filled.sum(axis=0), total, out=np.full(total.shape, np.nan), where=total > 0)
+    flat = np.where(np.isfinite(flat), flat, np.nan)
+    counts = rng.multinomial(rows, np.full(rows, 1.0 / rows), size=samples)
+    centre, drawn = (_means if statistic == "mean" else _medians)(flat, counts)
     low, high = np.full_like(centre, np.nan), np.full_like(centre, np.nan)
-    seen = total > 0
+    seen = np.isfinite(centre)
     tail = 0.5 * (1.0 - level)
     # nanquantile is many times slower, and gaps are rare.
-    quantile = np.nanquantile if np.isnan(means[:, seen]).any() else np.quantile
-    low[seen], high[seen] = quantile(means[:, seen], [tail, 1.0 - tail], axis=0)
+    quantile = np.nanquantile if np.isnan(drawn[:, seen]).any() else np.quantile
+    low[seen], high[seen] = quantile(drawn[:, seen], [tail, 1.0 - tail], axis=0)
     shape = data.shape[1:]
     return Interval(centre.reshape(shape), low.reshape(shape), high.reshape(shape))
+
+
+def _means(flat: Floats, counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Mean of the columns, and of each resample of them, ``(columns,), (samples, columns)``.
+
+    A resample's mean is a weighted mean whose weights are multinomial counts: one matrix
+    product instead of samples x rows x columns gathered numbers.
+    """
+    known = np.isfinite(flat)
+    weights = np.vstack([np.ones(len(flat)), counts])
+    total = weights @ known.astype(np.float64)
+    sums = weights @ np.where(known, flat, 0.0)
+    means = np.divide(sums, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return means[0], means[1:]
+
+
+def _medians(flat: Floats, counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Like :func:`_means`; a resample repeats each row as often as its count says."""
+    drawn = np.repeat(np.tile(np.arange(len(flat)), len(counts)), counts.ravel())
+    return _median(flat), _median(flat[drawn.reshape(counts.shape)])
+
+
+def _median(values: Floats) -> Floats:
+    """Median over the last axis but one, NaN left out; all NaN gives NaN, without a warning."""
+    ordered = np.sort(values, axis=-2)  # NaN last
+    known = np.isfinite(ordered).sum(axis=-2, keepdims=True)
+    middle = (np.maximum(known - 1, 0) // 2, np.minimum(known // 2, values.shape[-2] - 1))
+    below, above = (np.take_along_axis(ordered, place, axis=-2) for place in middle)
+    return np.asarray(0.5 * (below + above)).squeeze(-2)
 
 
 def running_mean(values: ArrayLike, window: int) -> Floats:
@@ -106,6 +140,19 @@ def running_mean(values: ArrayLike, window: int) -> Floats:
     means = np.full(data.shape, np.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
     return means
+
+
+def running_median(values: ArrayLike, window: int) -> Floats:
+    """Median of the last `window` entries along the last axis, as :func:`running_mean`."""
+    if window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
+    data = np.asarray(values, dtype=np.float64)
+    data = np.where(np.isfinite(data), data, np.nan)
+    before = np.full((*data.shape[:-1], window - 1), np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.concatenate([before, data], axis=-1), window, axis=-1
+    )
+    return _median(np.swapaxes(windows, -1, -2))
 
 
 def mann_whitney(

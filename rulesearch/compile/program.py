@@ -12,10 +12,11 @@ them all: three for the ten terms of the rule-discovery paper, two for the rule 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import chain
 
 import networkx as nx
 
@@ -31,7 +32,7 @@ from rulesearch.grammar.algebra import (
     equal_contractions,
 )
 
-__all__ = ["Instruction", "Program", "Product", "lower"]
+__all__ = ["Instruction", "Product", "Program", "lower"]
 
 Value = int  # the index of the instruction that computes it
 
@@ -113,24 +114,26 @@ class Program:
     @cached_property
     def matrices(self) -> tuple[str, ...]:
         """Weight matrices that the program reads."""
-        found: set[str] = set()
-        groups = [i.matrix for i in self.instructions] + [o.core for o in self.others]
-        for factors in groups:
-            for atom, _ in factors:
-                found |= atom.argument.symbols if isinstance(atom, Applied) else {str(atom)}
-        if self.scale is not None or self.masks:
+        found = _weights([i.matrix for i in self.instructions] + [o.core for o in self.others])
+        counted = {i.side for i in self.instructions if i.kind == "ones"}
+        counted |= {i.name for i in self.instructions if i.kind == "size"}
+        no_vector = counted - {i.side for i in self.instructions if i.kind == "input"}
+        if self.scale is not None or self.masks or no_vector:  # W tells the number of units
             found.add("W")
         return tuple(sorted(found))
 
-    @cached_property
-    def invertible(self) -> bool:
-        """Whether W before an update follows from W after it."""
-        return all("W" not in _core_symbols(o.core) for o in self.others)
+    def invertible(self, plastic: Collection[str] = ("W",)) -> bool:
+        """Whether W before an update follows from W after it.
+
+        ``plastic`` are the matrices that an update changes: B too where it is W itself.
+        """
+        return not _weights(o.core for o in self.others) & set(plastic)
 
 
-def _core_symbols(core: Factors) -> set[str]:
+def _weights(groups: Iterable[Factors]) -> set[str]:
+    """Names of the weight matrices in elementwise products of them."""
     found: set[str] = set()
-    for atom, _ in core:
+    for atom, _ in chain.from_iterable(groups):
         found |= atom.argument.symbols if isinstance(atom, Applied) else {str(atom)}
     return found
 

@@ -147,9 +147,7 @@ class _Writer:
         for i in self.program.instructions:
             if i.kind == "input" and i.side == side:
                 return f"torch.ones_like({i.name})"
-        if not self.program.matrices:
-            raise AssertionError(f"no signal of side {side}")
-        matrix = self.program.matrices[0]
+        matrix = self.program.matrices[0]  # the program reads W where no vector has this side
         index = "[..., :, 0]" if side == "post" else "[..., 0, :]"
         return f"torch.ones_like({matrix}{index})"
 
@@ -186,7 +184,9 @@ def _elementwise(core: Factors) -> str:
 
 
 def _weights(form: NormalForm) -> str:
-    return " ".join(_signed(c, [_elementwise(m.matrix)]) for m, c in form.monomials).lstrip("+ ")
+    """A sum of elementwise products of weights and numbers."""
+    parts = (_signed(c, [_elementwise(m.matrix)] if m.matrix else []) for m, c in form.monomials)
+    return " ".join(parts).lstrip("+ ")
 
 
 @lru_cache(maxsize=256)

@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, reduce
-from typing import TypeAlias, TypeVar, Union
+from typing import TypeAlias, TypeVar
 
 import sympy
 
 from rulesearch.errors import GrammarError
 
 __all__ = [
+    "MAX_MONOMIALS",
     "Applied",
     "Atom",
     "Base",
@@ -34,7 +35,6 @@ __all__ = [
     "Image",
     "Monomial",
     "NormalForm",
-    "MAX_MONOMIALS",
     "equal_contractions",
     "multiply",
 ]
@@ -82,7 +82,7 @@ class Applied:
         return f"{self.function}[{self.argument}]"
 
 
-Atom = Union[Base, Image, Applied]
+Atom: TypeAlias = Base | Image | Applied
 Factors = tuple[tuple[Atom, int], ...]  # an elementwise product: (atom, power), sorted
 
 

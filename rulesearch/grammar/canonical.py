@@ -22,7 +22,6 @@ from rulesearch.grammar.algebra import (
     NormalForm,
     Shape,
     equal_contractions,
-    multiply,
 )
 from rulesearch.grammar.symbols import N_POST, N_PRE, VOCABULARY
 
@@ -78,9 +77,7 @@ def _lower(expr: sympy.Basic) -> NormalForm:
         case DiagMatrix():
             vector = _lower(expr.args[0])
             side = vector.shape[0]
-            terms = {
-                Monomial(m.scalars, m.post, diagonal=True): c for m, c in vector.monomials
-            }
+            terms = {Monomial(m.scalars, m.post, diagonal=True): c for m, c in vector.monomials}
             return NormalForm.of((side, side), terms)
         case MatrixElement() | sympy.Trace():  # how SymPy writes a 1 x 1 matrix as a scalar
             return _lower(expr.args[0])
@@ -109,14 +106,22 @@ def _lower_function(expr: ElementwiseApplyFunction) -> NormalForm:
     name = type(expr.function(variable)).__name__.lower()
     argument = _lower(expr.expr)
     rows, columns = argument.shape
+    if argument.is_zero:
+        raise GrammarError(f"the argument of {name}() cancels to zero")
     if columns == "one" and rows != "one":
         return _form(argument.shape, Monomial(post=((Applied(name, argument), 1),)))
     if rows == "one" and columns != "one":
         column = argument.transposed()
         return _form(column.shape, Monomial(post=((Applied(name, column), 1),))).transposed()
-    if (rows, columns) == ("post", "pre"):
-        return _form(argument.shape, Monomial(matrix=((Applied(name, argument), 1),)))
-    raise GrammarError(f"{name}() acts on vectors and on (n_post, n_pre) matrices")
+    if (rows, columns) != ("post", "pre"):
+        raise GrammarError(f"{name}() acts on vectors and on (n_post, n_pre) matrices")
+    vectors = any(m.scalars or m.post or m.pre for m, _ in argument.monomials)
+    if vectors or not argument.symbols:
+        raise GrammarError(
+            f"{name}() of a matrix takes weights and numbers, as in {name}(W - B); "
+            f"apply it to vectors before they are multiplied"
+        )
+    return _form(argument.shape, Monomial(matrix=((Applied(name, argument), 1),)))
 
 
 def _lower_product(factors: list[sympy.Basic]) -> NormalForm:

@@ -73,6 +73,17 @@ class Grammar:
         """
         return _elaborate(read_document(text, name), name, None, _Includes())
 
+    @classmethod
+    def from_document(cls, document: Document, name: str) -> Grammar:
+        """Take a grammar that was read with something else, as a part of a larger file.
+
+        Raises
+        ------
+        GrammarError
+            ``file:line:col: message`` for the first mistake.
+        """
+        return _elaborate(document, name, None, _Includes())
+
     def enumerate(self) -> TermPool:
         """Return the terms: ordered, canonical, no term twice."""
         return self.pool

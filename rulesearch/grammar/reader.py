@@ -72,6 +72,12 @@ class Document:
         """Return where a key stands, or its value."""
         return self.keys.get(path) or self.place(path)
 
+    def part(self, key: str) -> Document:
+        """Return what stands under a key of the top level, as a document of its own."""
+        values = {path[1:]: place for path, place in self.values.items() if path[:1] == (key,)}
+        keys = {path[1:]: place for path, place in self.keys.items() if path[:1] == (key,)}
+        return Document(self.data[key], self.file, values, keys)
+
 
 def read_document(source: bytes | str, file: str) -> Document:
     """Read one YAML document.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import sympy
 from sympy.matrices.expressions.diagonal import DiagMatrix
 from sympy.matrices.expressions.matexpr import MatrixElement

@@ -20,7 +20,11 @@ class Learner(Protocol):
     """
 
     network: PlasticNetwork
-    n_terms: int
+
+    @property
+    def n_terms(self) -> int:
+        """Length of theta."""
+        ...
 
     def init(
         self,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rulesearch.compile.native import Tape
+from rulesearch.compile.native import live_backward, live_forward
+from rulesearch.compile.tape import Tape
 from rulesearch.learners.report import LifetimeReport
 from rulesearch.networks import NetworkState
 
@@ -33,8 +35,8 @@ class _Lifetime(torch.autograd.Function):
         weights = tuple(m.clone(memory_format=torch.contiguous_format) for m in matrices[:n])
         rest = tuple(m.contiguous() for m in matrices[n:])
         keep = any(ctx.needs_input_grad)
-        frames, checkpoints = problem.tape.forward(
-            x, target, theta, (*weights, *rest), problem.every, keep
+        frames, checkpoints = live_forward(
+            problem.tape, x, target, theta, (*weights, *rest), problem.every, keep
         )
         if keep:
             ctx.problem, ctx.frames, ctx.checkpoints = problem, frames, checkpoints
@@ -42,7 +44,7 @@ class _Lifetime(torch.autograd.Function):
         return weights
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         problem: _Problem = ctx.problem
         theta, *matrices = ctx.saved_tensors
@@ -53,8 +55,8 @@ class _Lifetime(torch.autograd.Function):
             ctx.needs_input_grad[4 + len(grads) :], matrices[len(grads) :], strict=True
         ):
             adjoints.append(torch.zeros_like(matrix) if needed else None)
-        theta_bar, drift, recomputed = problem.tape.backward(
-            theta, matrices, adjoints, ctx.frames, ctx.checkpoints,
+        theta_bar, drift, recomputed = live_backward(
+            problem.tape, theta, matrices, adjoints, ctx.frames, ctx.checkpoints,
             problem.every, problem.tolerance, problem.reversible,
         )  # fmt: skip
         problem.report.note_drift(drift)
@@ -82,7 +84,6 @@ def live_fused(
     """
     problem = _Problem(tape, every, tolerance, reversible, report)
     matrices = [*state.W, *(state.B if len(tape.shapes) > tape.n_plastic else ())]
-    final = _Lifetime.apply(
-        problem, x.contiguous(), target.contiguous(), theta.contiguous(), *matrices
-    )
+    live: Callable[..., tuple[Tensor, ...]] = _Lifetime.apply
+    final = live(problem, x.contiguous(), target.contiguous(), theta.contiguous(), *matrices)
     return NetworkState(list(final), state.B)

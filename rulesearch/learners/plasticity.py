@@ -90,9 +90,13 @@ class PlasticityLearner:
     def bytes_per_lifetime(self, steps: int, dtype: torch.dtype = torch.float32) -> int:
         """Memory that one lifetime takes with a gradient, about: frames, checkpoints, weights."""
         weights = sum(post * pre for post, pre in self.network.connections)
-        every = self.checkpoint_every or max(50, -(-steps // 10))
-        held = 8 * weights + -(-steps // every) * weights
-        return (steps * build_tape(self.network, self.program).frame + held) * dtype.itemsize
+        every = self._every(steps)
+        copies = 8 + -(-steps // every) + (0 if self._invertible else every)
+        if not_fusible(self.program):
+            frame = len(self.program.instructions) * sum(self.network.sizes)
+        else:
+            frame = build_tape(self.network, self.program).frame
+        return (steps * frame + copies * weights) * dtype.itemsize
 
     def init(
         self,
@@ -152,7 +156,7 @@ class PlasticityLearner:
             self.report = LifetimeReport("unrolled")
             return live_unrolled(self.network, self.pool, state, theta, x, label)
         reason = self._why_not_fused(x)
-        every = self.checkpoint_every or max(50, -(-x.shape[0] // 10))
+        every = self._every(x.shape[0])
         tolerance = self.drift_tolerance or _TOLERANCE[x.dtype]
         self.report = report = LifetimeReport("torch" if reason else "fused", reason)
         if reason:
@@ -161,10 +165,15 @@ class PlasticityLearner:
             )
         tape = build_tape(self.network, self.program)
         target = self.network.target(label, x.dtype)
-        invertible = self.program.invertible
-        return live_fused(
-            tape, state, theta, x, target, every, tolerance, invertible, report
-        )
+        return live_fused(tape, state, theta, x, target, every, tolerance, self._invertible, report)
+
+    @property
+    def _invertible(self) -> bool:
+        return self.program.invertible(self.network.plastic)
+
+    def _every(self, steps: int) -> int:
+        """Steps between checkpoints."""
+        return self.checkpoint_every or max(50, -(-steps // 10))
 
     def _why_not_fused(self, x: Tensor) -> str:
         """Return why the compiled engine does not run, or ``""``."""

@@ -9,9 +9,9 @@ checkpoint, its weights recomputed. The same algorithm runs compiled in ``fused`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,10 @@ class _Problem:
     tolerance: float
     report: LifetimeReport
 
+    @property
+    def invertible(self) -> bool:
+        return self.program.invertible(self.network.plastic)
+
     def factors(
         self, weights: Sequence[Tensor], feedback: Sequence[Tensor], theta: Tensor, x: Tensor,
         label: Tensor,
@@ -46,6 +50,12 @@ class _Problem:
             update(theta, **{name: signals[name] for name in wanted})
             for signals in connection_signals(self.network, state, x, label, wanted)
         ]
+
+
+def _sharing(f: Factored, first: Factored) -> Factored:
+    """The factors of a step, with the first step's E: it holds no W, so that they are equal."""
+    others = tuple((p, q, e) for (p, q, _), (_, _, e) in zip(f.others, first.others, strict=True))
+    return replace(f, others=others)
 
 
 def _updated(weight: Tensor, f: Factored) -> Tensor:
@@ -71,15 +81,16 @@ class _Lifetime(torch.autograd.Function):
                 checkpoints.append(weights)
             factors = problem.factors(weights, feedback, theta, x[t], label[t])
             weights = [_updated(w, f) for w, f in zip(weights, factors, strict=True)]
-            if keep and problem.program.invertible:
-                history.append(factors)
+            if keep and problem.invertible:
+                first = history[0] if history else factors
+                history.append([*map(_sharing, factors, first)])
         if keep:
             ctx.problem, ctx.checkpoints, ctx.history = problem, checkpoints, history
             ctx.save_for_backward(x, label, theta, *weights, *feedback)
         return tuple(w.clone() if w is m else w for w, m in zip(weights, matrices, strict=False))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         problem: _Problem = ctx.problem
         x, label, theta, *saved = ctx.saved_tensors
@@ -87,12 +98,12 @@ class _Lifetime(torch.autograd.Function):
         weights, feedback = saved[:n], saved[n:]
         problem.report.note_recomputed(torch.zeros(x.shape[1], dtype=torch.int64))
         back = _Backward(problem, x, label, theta, feedback)
-        bars = [list(grads), torch.zeros_like(theta), [torch.zeros_like(b) for b in feedback]]
+        bars = _Bars(grads, torch.zeros_like(theta), [torch.zeros_like(b) for b in feedback])
         for segment in reversed(range(len(ctx.checkpoints))):
             begin = segment * problem.every
             steps = range(begin, min(begin + problem.every, x.shape[0]))
             kept = ctx.checkpoints[segment]
-            again, result = not problem.program.invertible, bars
+            again, result = not problem.invertible, bars
             if not again:
                 for t in reversed(steps):
                     pairs = zip(weights, ctx.history[t], strict=True)
@@ -108,8 +119,15 @@ class _Lifetime(torch.autograd.Function):
                 for t in reversed(steps):
                     result = back.step(t, before[t - begin], result)
             weights, bars = kept, result
-        w_bar, theta_bar, b_bar = bars
-        return (None, None, None, theta_bar, *w_bar, *b_bar)
+        return (None, None, None, bars.theta, *bars.W, *bars.B)
+
+
+class _Bars(NamedTuple):
+    """Adjoints of the weights, of theta and of the feedback weights."""
+
+    W: Sequence[Tensor]
+    theta: Tensor
+    B: Sequence[Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,24 +138,19 @@ class _Backward:
     theta: Tensor
     feedback: Sequence[Tensor]
 
-    def step(self, t: int, weights: Sequence[Tensor], bars: list[Any]) -> list[Any]:
+    def step(self, t: int, weights: Sequence[Tensor], bars: _Bars) -> _Bars:
         """Pull the adjoints back over step t: the vjp of one update."""
-        w_bar, theta_bar, b_bar = bars
         with torch.enable_grad():
-            leaves = [
-                v.detach().requires_grad_() for v in (self.theta, *weights, *self.feedback)
-            ]
+            leaves = [v.detach().requires_grad_() for v in (self.theta, *weights, *self.feedback)]
             theta, rest = leaves[0], leaves[1:]
             n = len(weights)
-            factors = self.problem.factors(
-                rest[:n], rest[n:], theta, self.x[t], self.label[t]
-            )
+            factors = self.problem.factors(rest[:n], rest[n:], theta, self.x[t], self.label[t])
             new = [_updated(w, f) for w, f in zip(rest[:n], factors, strict=True)]
             found = torch.autograd.grad(
-                new, leaves, w_bar, allow_unused=True, materialize_grads=True
+                new, leaves, bars.W, allow_unused=True, materialize_grads=True
             )
-        added = [old + more for old, more in zip(b_bar, found[1 + n :], strict=True)]
-        return [list(found[1 : 1 + n]), theta_bar + found[0], added]
+        added = [old + more for old, more in zip(bars.B, found[1 + n :], strict=True)]
+        return _Bars(found[1 : 1 + n], bars.theta + found[0], added)
 
     def replay(self, weights: Sequence[Tensor], steps: range) -> list[list[Tensor]]:
         """All weights of a segment, from its checkpoint."""
@@ -173,5 +186,6 @@ def live_reversible(
 ) -> NetworkState:
     """Live; shapes as in :func:`rulesearch.learners.unrolled.live_unrolled`."""
     problem = _Problem(network, program, every, tolerance, report)
-    final = _Lifetime.apply(problem, x, label, theta, *state.W, *state.B)
+    live: Callable[..., tuple[Tensor, ...]] = _Lifetime.apply
+    final = live(problem, x, label, theta, *state.W, *state.B)
     return NetworkState(list(final), state.B)

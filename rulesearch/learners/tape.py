@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from rulesearch.compile.native import FUNCTIONS, Tape, TapeBuilder
 from rulesearch.compile.program import Product, Program
+from rulesearch.compile.tape import FUNCTIONS, Tape, TapeBuilder
 from rulesearch.grammar.algebra import Base, Factors
 from rulesearch.networks import PlasticNetwork
 
@@ -15,7 +15,8 @@ __all__ = ["build_tape", "not_fusible"]
 def not_fusible(program: Program) -> str:
     """Return why the compiled engine cannot run a program, or ``""``."""
     for i in program.instructions:
-        if i.kind == "matvec" and (len(i.matrix) > 1 or i.matrix[0][1] > 1 or not _is_base(i.matrix)):
+        plain = len(i.matrix) == 1 and i.matrix[0][1] == 1 and _is_base(i.matrix)
+        if i.kind == "matvec" and not plain:
             return "a term multiplies an elementwise function of weights with a vector"
         if i.kind == "apply" and i.name not in FUNCTIONS:
             return f"the engine has no {i.name}"

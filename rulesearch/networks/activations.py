@@ -35,8 +35,6 @@ ACTIVATIONS: dict[str, Activation] = {
     for a in (
         Activation("softplus", _softplus, lambda y, beta: -torch.expm1(-beta * y)),
         Activation("tanh", lambda z, beta: z.tanh(), lambda y, beta: 1 - y * y),
-        Activation(
-            "relu", lambda z, beta: z.relu(), lambda y, beta: (y > 0).to(y.dtype), False
-        ),
+        Activation("relu", lambda z, beta: z.relu(), lambda y, beta: (y > 0).to(y.dtype), False),
     )
 }

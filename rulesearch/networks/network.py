@@ -123,6 +123,11 @@ class PlasticNetwork:
         return self.connections
 
     @property
+    def plastic(self) -> frozenset[str]:
+        """Names of the vocabulary that are the weights which a rule moves."""
+        return frozenset({"W", "B"} if self.feedback == "symmetric" else {"W"})
+
+    @property
     def sigma(self) -> Activation:
         """The activation function of the hidden layers."""
         return ACTIVATIONS[self.activation]
@@ -172,21 +177,27 @@ class PlasticNetwork:
         return NetworkState(*lists)
 
     def check(self, state: NetworkState) -> None:
-        """Raise LearnerError where the state's shapes are not the network's."""
-        lifetimes = state.lifetimes
+        """Raise LearnerError where shapes are not the network's, or types differ."""
+        lifetimes, like = state.lifetimes, state.W[0]
         pairs = [("W", state.W, self.connections)]
         if self.feedback != "symmetric":
             pairs.append(("B", state.B, self.feedback_shapes))
         for name, tensors, shapes in pairs:
             if len(tensors) != len(shapes):
                 raise LearnerError(
-                    f"state.{name} has {len(tensors)} matrices, the network {len(shapes)} connections"
+                    f"state.{name} has {len(tensors)} matrices, "
+                    f"the network {len(shapes)} connections"
                 )
             for k, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
                 if tuple(tensor.shape) != (lifetimes, *shape):
                     raise LearnerError(
                         f"state.{name}[{k}] has shape {tuple(tensor.shape)}, "
                         f"the network needs {(lifetimes, *shape)}"
+                    )
+                if tensor.dtype != like.dtype or tensor.device != like.device:
+                    raise LearnerError(
+                        f"state.{name}[{k}] is {tensor.dtype} on {tensor.device}, "
+                        f"state.W[0] {like.dtype} on {like.device}; they should be alike"
                     )
 
     def activations(self, state: NetworkState, x: Tensor) -> list[Tensor]:

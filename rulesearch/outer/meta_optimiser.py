@@ -27,12 +27,14 @@ class OptimiserState:
     square: Tensor  # and second
     count: Tensor  # (rows, 1): Adam's steps since the moments were cleared
     good: Tensor  # the last t under which most lifetimes stayed finite
+    alive: Tensor  # one where a coefficient may move; the others stay zero
 
     @staticmethod
-    def start(t: Tensor) -> OptimiserState:
+    def start(t: Tensor, alive: Tensor | None = None) -> OptimiserState:
         """Begin at t."""
-        zero = torch.zeros_like(t)
-        return OptimiserState(t.clone(), zero, zero.clone(), t.new_zeros(t.shape[0], 1), t.clone())
+        zero, none = torch.zeros_like(t), t.new_zeros(t.shape[0], 1)
+        alive = torch.ones_like(t) if alive is None else alive
+        return OptimiserState(t * alive, zero, zero.clone(), none, t * alive, alive)
 
     def tensors(self) -> dict[str, Tensor]:
         """By name, for a checkpoint."""
@@ -63,8 +65,11 @@ class MetaOptimiser:
         Leave lifetimes that are not finite out of the mean, and pull a row most of whose
         lifetimes are not half-way back to its last good t, its moments cleared. Where off, as
         in the paper, a lifetime that diverges ends the search.
-    mask : Tensor (rows, n_terms) or None
-        Coefficients that may move; the others stay zero.
+    drop_at : int or None
+        Before this update, a row drops for good the terms whose coefficients have come to less
+        than ``keep`` of its largest. A refit uses it: under a penalty a term can live off
+        another's shrinkage, and come to nothing once the other is free to grow.
+    keep : float
     """
 
     rate: float
@@ -75,14 +80,17 @@ class MetaOptimiser:
     ramp: tuple[int, int] = (0, 0)
     clip: float | None = None
     reject: bool = True
-    mask: Tensor | None = None
+    drop_at: int | None = None
+    keep: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
 
     def rate_at(self, update: int) -> float:
         """The step's rate."""
         progress = update / max(1, self.updates - 1)
-        return self.rate * (self.decay + (1 - self.decay) * 0.5 * (1 + math.cos(math.pi * progress)))
+        return self.rate * (
+            self.decay + (1 - self.decay) * 0.5 * (1 + math.cos(math.pi * progress))
+        )
 
     def penalty_at(self, update: int) -> Penalty:
         """The penalty, ramped in."""
@@ -108,6 +116,8 @@ class MetaOptimiser:
         rejected : Tensor (rows,)
             How many lifetimes of each row were left out.
         """
+        if update == self.drop_at:
+            state = self._without_small_terms(state)
         rows = state.t.shape[0]
         gradient = (evaluation.gradient.to(state.t.dtype) * scales).reshape(rows, -1, len(scales))
         finite = evaluation.finite.reshape(rows, -1, 1)
@@ -133,6 +143,11 @@ class MetaOptimiser:
         }
         return OptimiserState(**new), (~finite.squeeze(-1)).sum(1)
 
+    def _without_small_terms(self, state: OptimiserState) -> OptimiserState:
+        size = state.t.abs()
+        alive = state.alive * (size > self.keep * size.max(-1, keepdim=True).values)
+        return replace(state, t=state.t * alive, good=state.good * alive, alive=alive)
+
     def _step(self, state: OptimiserState, gradient: Tensor, update: int) -> OptimiserState:
         """Adam (Kingma & Ba 2014, Algorithm 1), then the penalty's proximal map."""
         penalty = self.penalty_at(update)
@@ -144,6 +159,4 @@ class MetaOptimiser:
         root = (square / (1 - b2**count)).sqrt()
         step = self.rate_at(update) / (root + self.epsilon)
         t = penalty.proximal(state.t - step * mean / (1 - b1**count), step)
-        if self.mask is not None:
-            t = t * self.mask
-        return OptimiserState(t, mean, square, count, state.t)
+        return OptimiserState(t * state.alive, mean, square, count, state.t, state.alive)

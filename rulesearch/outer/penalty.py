@@ -20,8 +20,15 @@ class Penalty(Protocol):
     ``lam`` may be a number, or a tensor ``(rows, 1)`` that gives each row its own.
     """
 
-    name: str
-    lam: float | Tensor
+    @property
+    def name(self) -> str:
+        """What a configuration calls it."""
+        ...
+
+    @property
+    def lam(self) -> float | Tensor:
+        """Its weight in the meta-loss."""
+        ...
 
     def value(self, t: Tensor) -> Tensor:
         """The penalty's share of the meta-loss, ``(rows,)``."""

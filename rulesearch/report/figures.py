@@ -10,14 +10,13 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rulesearch.analysis import bootstrap_interval, running_mean
+from rulesearch.analysis import Interval, bootstrap_interval, running_mean, running_median
 from rulesearch.report.run_data import Floats, RunData
 from rulesearch.report.style import (
     GREY,
     LINES,
     PHASE_COLOURS,
     STYLE,
-    End,
     label_ends,
     layer_colours,
     panels,
@@ -35,25 +34,32 @@ __all__ = [
     "orthonormality",
 ]
 
+REACH = 3.0  # how far beyond the lines their bands may push the limits, as a factor
+DECADES = 100.0  # a ratio that only a logarithmic axis shows
 SHORT_NAMES = {**PHASE_NAMES, "search": "pool", "refit": "survivors"}
 
 
 @rc_context(STYLE)
 def meta_learning(run: RunData) -> Figure:
     """Meta-accuracy and meta-loss of the search, the refit and both controls."""
-    figure, axes = panels(2, height=2.5)
+    quantities = ("accuracy", "loss") if run.measure == "accuracy" else ("loss",)
+    figure, axes = panels(len(quantities), height=2.5)
     window = _window(run)
-    for ax, quantity in zip(axes, ("accuracy", "loss"), strict=True):
-        ends = []
+    for ax, quantity in zip(axes, quantities, strict=True):
+        typical = quantity == "loss"  # one lifetime on the edge of stability can lose millions
+        smooth = running_median if typical else running_mean
+        lines = []
         for phase, curves in run.curves.items():
-            rows = running_mean(run.shown(getattr(curves, quantity)), window)
-            colour = PHASE_COLOURS[phase]
-            last = _band(ax, curves.updates, rows, colour)
-            ends.append((last, SHORT_NAMES[phase], colour))
-        ax.set_xlabel(f"update (running mean over {window})" if window > 1 else "update")
+            rows = run.shown(phase, getattr(curves, quantity))
+            if rows.size:
+                rows, name = smooth(rows, window), SHORT_NAMES[phase]
+                colour = PHASE_COLOURS[phase]
+                lines.append(_band(ax, curves.updates, rows, name, colour, typical=typical))
+        smoothing = f" (running {'median' if typical else 'mean'} over {window})"
+        ax.set_xlabel("update" + smoothing * (window > 1))
         ax.set_title(f"meta-{quantity}")
-        ax.set_ylim(bottom=0.0)
-        label_ends(ax, ends)
+        _limit(ax, lines)
+        _label(ax, lines)
     return figure
 
 
@@ -62,53 +68,57 @@ def coefficients(run: RunData) -> Figure:
     """Coefficients of every candidate term over the search, those left out in grey."""
     figure, (ax,) = panels(1, height=max(3.4, 0.5 + 0.18 * len(run.terms)))
     curves = run.curves["search"]
-    theta = 1e3 * run.shown(curves.theta)
+    theta = 1e3 * run.shown("search", curves.theta)
     colours = iter(LINES * len(run.terms))
-    ends = []
+    lines = []
     for index, term in enumerate(run.terms):
         alive = term.name in run.kept
         colour = next(colours) if alive else GREY
-        last = _band(ax, curves.updates, theta[:, :, index], colour, faint=not alive)
-        ends.append((last, math_label(term.name, term.latex), colour))
+        text = math_label(term.name, term.latex)
+        lines.append(_band(ax, curves.updates, theta[:, :, index], text, colour, faint=not alive))
     ax.axhline(0.0, color="black", linewidth=0.4, zorder=0)
     ax.set_xlabel("update")
     ax.set_ylabel(r"coefficient $\theta$ ($10^{-3}$)")
-    label_ends(ax, ends)
+    _label(ax, lines)
     return figure
 
 
 @rc_context(STYLE)
 def alignment(run: RunData) -> Figure:
     """Angle between the error carried by the feedback and backprop's, per layer."""
-    shown = [phase for phase in run.probes if phase != "backprop"]
+    shown = [phase for phase in _probed(run) if phase != "backprop"]
     figure, axes = panels(len(shown), height=2.4, share_y=True)
-    count = run.probes[shown[0]].angles.shape[2]
-    ends = []
+    lines = []
     for ax, phase in zip(axes, shown, strict=True):
         probes = run.probes[phase]
-        ends.append(_layers(ax, probes.updates, run.shown(probes.angles), range(count)))
+        angles = run.shown(phase, probes.angles)
+        lines.append(_layers(ax, probes.updates, angles, range(angles.shape[2])))
         ax.set_title(PHASE_NAMES[phase])
         ax.axhline(90.0, color="black", linewidth=0.4, linestyle=(0, (4, 4)), zorder=0)
     top = max(95.0, axes[0].get_ylim()[1])
     axes[0].set(ylim=(0.0, top), yticks=np.arange(0.0, top, 30.0))
     axes[0].set_ylabel("angle to backprop (°)")
-    for ax, lines in zip(axes, ends, strict=True):
-        label_ends(ax, lines)
+    for ax, drawn in zip(axes, lines, strict=True):
+        _label(ax, drawn)
     return figure
 
 
 @rc_context(STYLE)
 def orthonormality(run: RunData) -> Figure:
     """Orthonormality error (Eq. 10 of the rule-discovery paper) per layer but the last."""
-    figure, axes = panels(len(run.probes), height=2.4, share_y=True)
-    ends = []
-    for ax, (phase, probes) in zip(axes, run.probes.items(), strict=True):
-        ax.set_yscale("log")
-        layers = range(1, max(probes.orthonormality.shape[2], 2))
-        ends.append(_layers(ax, probes.updates, run.shown(probes.orthonormality), layers))
+    shown = _probed(run)
+    figure, axes = panels(len(shown), height=2.4, share_y=True)
+    lines = []
+    for ax, phase in zip(axes, shown, strict=True):
+        probes = run.probes[phase]
+        errors = run.shown(phase, probes.orthonormality)
+        layers = range(1, max(errors.shape[2], 2))
+        lines.append(_layers(ax, probes.updates, errors, layers, typical=True))
         ax.set_title(PHASE_NAMES[phase])
-    for ax, lines in zip(axes, ends, strict=True):
-        label_ends(ax, lines)
+    axes[0].set_yscale("log")
+    _limit(axes[0], [line for drawn in lines for line in drawn])
+    for ax, drawn in zip(axes, lines, strict=True):
+        _label(ax, drawn)
     axes[0].set_ylabel(r"orthonormality error $E_W$")
     return figure
 
@@ -155,52 +165,74 @@ class Plate:
 
     name: str
     title: str
-    caption: str
+    caption: Callable[[RunData], str]
     draw: Callable[[RunData], Figure]
     available: Callable[[RunData], bool]
+
+
+def _meta_learning_caption(run: RunData) -> str:
+    what = "Accuracy and cross-entropy" if run.measure == "accuracy" else "Loss"
+    lines = "means over the seeds (of losses medians)" if run.measure == "accuracy" else "medians"
+    return (
+        f"{what} on each lifetime's held-out queries, while the outer loop improves the "
+        f"coefficients. Lines are {lines}, bands 98% bootstrap intervals; the survivors start "
+        "where the search ended and learn without penalty, on tasks of their own."
+    )
 
 
 PLATES = (
     Plate(
         "meta_learning",
         "Learning to learn",
-        "Accuracy and cross-entropy on each lifetime's held-out queries, while the outer loop "
-        "improves the coefficients. Lines are means over the seeds, bands 98% bootstrap intervals.",
+        _meta_learning_caption,
         meta_learning,
         lambda run: bool(run.curves),
     ),
     Plate(
         "coefficients",
         "Coefficients",
-        "Coefficient of every candidate term during the search, unscaled. "
-        "Terms that did not make it into the rule are grey.",
+        lambda _: (
+            "Coefficient of every candidate term during the search, under the penalty and "
+            "unscaled. Terms that did not make it into the rule are grey."
+        ),
         coefficients,
         lambda run: "search" in run.curves,
     ),
     Plate(
         "kept_terms",
         "What the seeds agree on",
-        "How many of the independent searches kept each term; the rule and its penalty in blue.",
+        lambda _: (
+            "How many of the independent searches kept each term; the rule and its penalty in blue."
+        ),
         kept_terms,
         lambda run: run.result is not None,
     ),
     Plate(
         "alignment",
         "Alignment of the errors",
-        "Angle between the error that the feedback carries to a layer and the one that backprop "
-        "would; errors are averaged over the queries first. Layer 0 is the input.",
+        lambda _: (
+            "Angle between the error that the feedback carries to a layer and the one that "
+            "backprop would; errors are averaged over the queries first. Layer 0 is the input."
+        ),
         alignment,
-        lambda run: bool(run.probes.keys() - {"backprop"}),
+        lambda run: bool(set(_probed(run)) - {"backprop"}),
     ),
     Plate(
         "orthonormality",
         "Orthonormality of the weights",
-        "Distance of each layer's weights from a fixed point of Oja's subspace rule, the last "
-        "layer left out. Low values mean nearly orthonormal rows.",
+        lambda _: (
+            "Distance of each layer's weights from a fixed point of Oja's subspace rule, the last "
+            "layer left out; medians over the seeds. Low values mean nearly orthonormal rows."
+        ),
         orthonormality,
-        lambda run: bool(run.probes),
+        lambda run: bool(_probed(run)),
     ),
 )
+
+
+def _probed(run: RunData) -> list[str]:
+    """Phases with probes of the rows shown."""
+    return [phase for phase, probes in run.probes.items() if run.shown(phase, probes.angles).size]
 
 
 def _window(run: RunData) -> int:
@@ -220,23 +252,83 @@ def _shares(run: RunData) -> dict[float | None, dict[str, float]]:
     return front or {run.lam: {row["name"]: row["share"] for row in run.result["table"]}}
 
 
-def _band(ax: Axes, x: Floats, rows: Floats, colour: str, *, faint: bool = False) -> float:
-    """Draw mean and 98% band; return where the line ends."""
-    mean, low, high = bootstrap_interval(rows)
-    ax.fill_between(x, low, high, color=colour, alpha=0.12 if faint else 0.22, linewidth=0)
-    ax.set_xlim(x[0], x[-1] + (x[-1] - x[-2] if x.size > 1 else 1.0))
+@dataclass(frozen=True)
+class Line:
+    """A line that was drawn: where, its band, and what to write at its end."""
+
+    x: Floats
+    band: Interval
+    text: str
+    colour: str
+
+
+def _band(
+    ax: Axes,
+    x: Floats,
+    rows: Floats,
+    text: str,
+    colour: str,
+    *,
+    faint: bool = False,
+    typical: bool = False,
+) -> Line:
+    """Draw the mean of the rows, or the typical row's median, and its 98% band."""
+    band = bootstrap_interval(rows, statistic="median" if typical else "mean")
+    ax.fill_between(
+        x, band.low, band.high, color=colour, alpha=0.12 if faint else 0.22, linewidth=0
+    )
     width, order = (0.8, 1.5) if faint else (1.3, 2.0)
     dot = "o" if x.size == 1 else ""  # one point makes no line
-    ax.plot(x, mean, color=colour, linewidth=width, zorder=order, marker=dot, markersize=3)
-    seen = mean[np.isfinite(mean)]
-    return float(seen[-1]) if seen.size else float("nan")
+    ax.plot(x, band.centre, color=colour, linewidth=width, zorder=order, marker=dot, markersize=3)
+    return Line(x, band, text, colour)
 
 
-def _layers(ax: Axes, x: Floats, values: Floats, layers: Sequence[int]) -> list[End]:
-    """Draw a band for each layer; return what to write at their ends."""
-    ends = []
-    for index, (layer, colour) in enumerate(zip(layers, layer_colours(len(layers)), strict=True)):
-        last = _band(ax, x, values[:, :, index], colour)
-        ends.append((last, rf"$\ell={layer}$", colour))
+def _layers(
+    ax: Axes, x: Floats, values: Floats, layers: Sequence[int], *, typical: bool = False
+) -> list[Line]:
+    """Draw a band for each layer."""
     ax.set_xlabel("update")
-    return ends
+    return [
+        _band(ax, x, values[:, :, index], rf"$\ell={layer}$", colour, typical=typical)
+        for index, (layer, colour) in enumerate(
+            zip(layers, layer_colours(len(layers)), strict=True)
+        )
+    ]
+
+
+def _label(ax: Axes, lines: Sequence[Line]) -> None:
+    """Name lines at the right margin; the vertical limits must be final."""
+    edge = max((float(line.x[-1]) for line in lines), default=0.0) + 1.0
+    ax.set_xlim(min((float(line.x[0]) for line in lines), default=0.0), edge)
+    ends = []
+    for line in lines:
+        seen = line.band.centre[np.isfinite(line.band.centre)]
+        last = float(seen[-1]) if seen.size else float("nan")
+        ends.append((last, line.text, line.colour))
+        if line.x[-1] < edge - 1.0:  # a shorter phase: lead the eye on to its name
+            dots = (0, (1, 3))
+            ax.plot([line.x[-1], edge], [last] * 2, color=line.colour, lw=0.6, linestyle=dots)
+    label_ends(ax, ends)
+
+
+def _limit(ax: Axes, lines: Sequence[Line]) -> None:
+    """Set limits by what most updates show: an outlier or its band must not flatten the rest.
+
+    The axis is logarithmic where the lines span decades, and starts from zero where not.
+    """
+    if not lines:
+        return
+    bands = [np.concatenate(parts) for parts in zip(*(line.band for line in lines), strict=True)]
+    centre, lows, highs = bands
+    high = min(_quantile(highs, 0.98), REACH * _quantile(centre, 0.98))
+    low = max(_quantile(lows, 0.02), _quantile(centre, 0.02) / REACH)
+    if low > 0 and high > DECADES * low:
+        ax.set_yscale("log")
+        ax.set_ylim(low / 1.5, high * 1.5)
+    elif ax.get_yscale() == "linear" and high > 0:
+        ax.set_ylim(0.0, 1.08 * high)
+
+
+def _quantile(values: Floats, share: float) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.quantile(known, share)) if known.size else float("nan")

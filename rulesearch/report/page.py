@@ -18,8 +18,16 @@ from rulesearch.errors import RunError
 from rulesearch.report.figures import PLATES
 from rulesearch.report.run_data import RunData
 from rulesearch.report.style import figure_bytes
-from rulesearch.report.table import accuracy_rows, latex_coefficient, latex_table, number
+from rulesearch.report.table import (
+    achievements,
+    front_columns,
+    latex_coefficient,
+    latex_table,
+    measure,
+    number,
+)
 from rulesearch.report.typeset import latex_number, math_svg, rule_pieces
+from rulesearch.rules import Rule
 
 __all__ = ["render_page", "write_report"]
 
@@ -80,20 +88,24 @@ def render_page(run: RunData, drawings: Mapping[str, bytes]) -> str:
     plates = [
         {
             "title": plate.title,
-            "caption": plate.caption,
+            "caption": plate.caption(run),
             "data": base64.b64encode(drawings[plate.name]).decode("ascii"),
             **_size(drawings[plate.name]),
         }
         for plate in PLATES
         if plate.name in drawings
     ]
+    found = achievements(result) if result else []
     return template.render(
         run=run,
         result=result,
         subtitle=_subtitle(run),
-        pieces=rule_pieces(result["table"]) if result else [],
+        pieces=rule_pieces(Rule.from_json(result["rule"]).latex()) if result else [],
         latex_table=latex_table(result) if result else "",
-        accuracies=accuracy_rows(result) if result else [],
+        measure=measure(result) if result else "",
+        achievements=found,
+        tested=any(row.p is not None for row in found),
+        front_columns=front_columns(result) if result else [],
         coefficient=lambda row: latex_coefficient(row["coefficient"], row["spread"]),
         kept=lambda row: f"{round(row['share'] * len(run.seeds))}/{len(run.seeds)}",
         p_value=lambda p: latex_number(p, digits=2),
@@ -139,9 +151,11 @@ def _provenance(run: RunData) -> list[tuple[str, str]]:
 
 
 def _flat(value: Any) -> str:
-    """One line for a mapping or list of plain values."""
+    """One line for a mapping or list of plain values; what is empty or off is left out."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_flat(inner)}" for key, inner in value.items())
+        said = {key: inner for key, inner in value.items() if inner not in (None, False, "", [])}
+        parts = [key if inner is True else f"{key} {_flat(inner)}" for key, inner in said.items()]
+        return ", ".join(part.replace("_", " ") for part in parts)
     if isinstance(value, (list, tuple)):
         return "-".join(_flat(inner) for inner in value)
     return "" if value is None else str(value)

@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 __all__ = ["TerminalProgress"]
@@ -82,9 +89,7 @@ class TerminalProgress:
         self._accuracy.clear()
         self._loss.clear()
         self._title = TITLES.get(event["phase"], event["phase"])
-        self._bar = self._bars.add_task(
-            self._title, total=self._total, completed=event["done"]
-        )
+        self._bar = self._bars.add_task(self._title, total=self._total, completed=event["done"])
 
     def _update(self, event: Mapping[str, Any]) -> None:
         self._accuracy.append([np.nan if a is None else a for a in event["accuracy"]])
@@ -104,7 +109,11 @@ class TerminalProgress:
         alive = (size > ALIVE * size.max(1, keepdims=True)).sum(1)
         regression = not np.isfinite(accuracy).any()
         value = loss if regression else accuracy
-        best = int(np.nanargmin(loss) if regression else np.nanargmax(accuracy)) if np.isfinite(value).any() else 0
+        best = (
+            int(np.nanargmin(loss) if regression else np.nanargmax(accuracy))
+            if np.isfinite(value).any()
+            else 0
+        )
         name = "loss" if regression else "accuracy"
         shown = f"{_mean(value):.3f} (best {value[best]:.3f})" if np.isfinite(value).any() else "-"
         kept = [k for k in np.argsort(-size[best]) if size[best, k] > ALIVE * size[best].max()]

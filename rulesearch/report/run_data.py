@@ -164,14 +164,33 @@ class RunData:
             return frozenset(term.name for term in self.terms)
         return frozenset(row["name"] for row in self.result["table"] if row["kept"])
 
-    def shown(self, values: Floats) -> Floats:
-        """Return the rows of `values` searched at the penalty shown.
+    @cached_property
+    def measure(self) -> str:
+        """What a lifetime is judged by: 'accuracy', or 'loss' where targets are no labels."""
+        known = (np.isfinite(curves.accuracy).any() for curves in self.curves.values())
+        return "accuracy" if any(known) else "loss"
 
-        Controls and refits have one row a seed, whatever the penalty; they pass whole.
+    @cached_property
+    def supports(self) -> tuple[tuple[str, ...], ...]:
+        """The sets of terms that were refitted, in the order of the refit's rows."""
+        if self.result is None:
+            return ()
+        found = {tuple(entry["terms"]) for entry in self.result["front"] if entry["terms"]}
+        return tuple(sorted(found, key=lambda terms: (len(terms), terms)))
+
+    def shown(self, phase: str, values: Floats) -> Floats:
+        """Return the rows of a phase's `values` that belong to the pick, one a seed.
+
+        A search has rows for every penalty, a refit for every set of terms that a penalty left;
+        controls have one a seed, and so pass whole.
         """
-        if values.shape[0] != len(self.manifest["rows"]):
-            return values
-        return values[[row.get("lam") == self.lam for row in self.manifest["rows"]]]
+        if phase == "search":
+            return values[[row.get("lam") == self.lam for row in self.manifest["rows"]]]
+        if phase == "refit" and len(values) == len(self.supports) * len(self.seeds):
+            terms = tuple(term.name for term in self.terms if term.name in self.kept)
+            sets = [support for support in self.supports for _ in self.seeds]
+            return values[[support == terms for support in sets]]
+        return values
 
 
 def _read_json(path: Path) -> dict[str, Any]:

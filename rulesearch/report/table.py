@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from rulesearch.analysis import bootstrap_interval, mann_whitney
+from rulesearch.analysis import Statistic, bootstrap_interval, mann_whitney
 from rulesearch.report.typeset import exponent
 
 __all__ = [
-    "AccuracyRow",
-    "accuracy_rows",
+    "Achievement",
+    "achievements",
     "coefficient_text",
+    "front_columns",
     "latex_coefficient",
     "latex_table",
+    "measure",
     "number",
     "text_table",
 ]
@@ -26,7 +28,7 @@ Result = Mapping[str, Any]
 NONE = "-"
 ANYTHING, WORD = re.compile(".+"), re.compile(r"\S+ ?")
 # LaTeX may be broken before a command or a sign, never inside a command's argument.
-LATEX_PIECE = re.compile(r"[-+(]*\\?(?:[^-+\\{}]|\{[^{}]*\})+|.")
+LATEX_PIECE = re.compile(r"[-+(]*\s*\\?(?:[^-+\\{}]|\{[^{}]*\})+|.")
 WIDE = 92
 
 PHASE_NAMES = {
@@ -35,27 +37,43 @@ PHASE_NAMES = {
     "backprop": "backprop",
     "feedback_alignment": "feedback alignment",
 }
+# Key of an entry of the front, and the heading above it.
+FRONT_COLUMNS = (
+    ("accuracy", "accuracy"),
+    ("refit_accuracy", "refitted"),
+    ("loss", "loss"),
+    ("refit_loss", "refitted"),
+)
 
 
-class AccuracyRow(NamedTuple):
-    """What one phase achieves: its mean over the seeds and a 98% bootstrap interval.
+class Achievement(NamedTuple):
+    """What one phase achieves over the seeds, with a 98% bootstrap interval.
 
+    ``centre`` is the mean of accuracies, or the median of losses, which are heavy in the tail.
     ``p`` is the one-sided Mann-Whitney probability that feedback alignment does as well,
     None for feedback alignment itself or without that control.
     """
 
     phase: str
     name: str
-    mean: float
+    centre: float
     low: float
     high: float
     p: float | None
 
 
-def accuracy_rows(result: Result) -> list[AccuracyRow]:
-    """Accuracy of each phase over the seeds: mean, 98% bootstrap interval, rank test."""
+def measure(result: Result) -> str:
+    """What lifetimes were judged by: 'accuracy', or 'loss' where targets are no labels."""
+    accuracies = result["accuracy"].values()
+    return "accuracy" if any(v is not None for seeds in accuracies for v in seeds) else "loss"
+
+
+def achievements(result: Result) -> list[Achievement]:
+    """What each phase achieves over the seeds: accuracy, or loss where there is none."""
+    name = measure(result)
+    statistic: Statistic = "mean" if name == "accuracy" else "median"
     measured = {
-        phase: np.array(result["accuracy"].get(phase) or [], dtype=np.float64)
+        phase: np.array(result.get(name, {}).get(phase) or [], dtype=np.float64)
         for phase in PHASE_NAMES
     }
     measured = {phase: values[np.isfinite(values)] for phase, values in measured.items()}
@@ -64,11 +82,24 @@ def accuracy_rows(result: Result) -> list[AccuracyRow]:
     for phase, values in measured.items():
         if not values.size:
             continue
-        mean, low, high = (float(part) for part in bootstrap_interval(values))
-        tested = phase != "feedback_alignment" and control.size > 0
-        p = mann_whitney(values, control).p if tested else None
-        rows.append(AccuracyRow(phase, PHASE_NAMES[phase], mean, low, high, p))
+        interval = bootstrap_interval(values, statistic=statistic)
+        centre, low, high = (float(part) for part in interval)
+        p = None
+        if phase != "feedback_alignment" and control.size:
+            better: Literal["greater", "less"] = "greater" if name == "accuracy" else "less"
+            p = mann_whitney(values, control, better).p
+        rows.append(Achievement(phase, PHASE_NAMES[phase], centre, low, high, p))
     return rows
+
+
+def front_columns(result: Result) -> list[tuple[str, str]]:
+    """Key and heading of what is known of each penalty: figures with it, and refitted without."""
+    front: Sequence[Mapping[str, Any]] = result["front"]
+    return [
+        (key, heading)
+        for key, heading in FRONT_COLUMNS
+        if any(entry.get(key) is not None for entry in front)
+    ]
 
 
 def coefficient_text(mean: float | None, spread: float | None) -> str:
@@ -96,59 +127,79 @@ def latex_coefficient(mean: float | None, spread: float | None) -> str:
 def text_table(result: Result, width: int = 96) -> str:
     """Lay the result out as plain text, at most `width` columns wide where LaTeX can be broken.
 
-    The penalties searched come first, the pick marked ``>``; then every candidate term,
-    those of the pick marked ``*``; then what the rule achieves beside the controls.
+    The penalties searched come first, the pick marked ``>``; then every term that some seed
+    kept, those of the pick marked ``*``; then what the rule achieves beside the controls.
     """
-    blocks = [_front(result, width), _terms(result, width), _accuracies(result)]
+    blocks = [_front(result, width), _terms(result, width), _achievements(result)]
     return "\n\n".join(block for block in blocks if block)
 
 
 def _front(result: Result, width: int) -> str:
     front: Sequence[Mapping[str, Any]] = result["front"]
-    picked = result["pick"].get("lam")
     if len(front) < 2:
         return ""
-    rows = [["", "lambda", "accuracy", "loss", "terms kept by most seeds"]]
+    columns = front_columns(result)
+    rows = [["", "lambda", *(heading for _, heading in columns), "terms kept by most seeds"]]
     for entry in front:
-        mark = ">" if entry["lam"] == picked else ""
-        figures = [number(entry["lam"], "g"), number(entry["accuracy"]), number(entry["loss"])]
-        rows.append([mark, *figures, " ".join(entry["terms"]) or "none"])
-    return _grid(rows, "<>>><", width, WORD)
+        mark = ">" if entry["lam"] == result["pick"].get("lam") else ""
+        figures = [number(entry.get(key)) for key, _ in columns]
+        terms = " ".join(entry["terms"]) or "none"
+        rows.append([mark, number(entry["lam"], "g"), *figures, terms])
+    return _grid(rows, "<" + ">" * (len(columns) + 1) + "<", width, WORD)
 
 
 def _terms(result: Result, width: int) -> str:
     seeds = len(result["accuracy"].get("search") or [])
     rows = [["", "term", "coefficient", "kept", "locality", "LaTeX"]]
     for row in result["table"]:
+        if not (row["kept"] or row["share"]):
+            continue
         share = f"{round(row['share'] * seeds)}/{seeds}" if seeds else f"{row['share']:.0%}"
         value = coefficient_text(row["coefficient"], row["spread"])
         mark = "*" if row["kept"] else ""
         rows.append([mark, row["name"], value, share, row["locality"], row["latex"]])
     if width >= WIDE:
-        return _grid(rows, "<<<><<", width, LATEX_PIECE)
+        return _grid(rows, "<<<><<", width, LATEX_PIECE) + _dropped(result, width)
     # A narrow terminal gets the formula under its row instead of in a slim column.
     head, line, *body = _grid([row[:-1] for row in rows], "<<<><", width, ANYTHING).split("\n")
     for row, (_, *_, latex) in zip(body, rows[1:], strict=True):
         line += "\n" + ("\n" + " " * 9).join([row, *_broken(latex, width - 9, LATEX_PIECE)])
-    return f"{head}\n{line}"
+    return f"{head}\n{line}{_dropped(result, width)}"
 
 
-def _accuracies(result: Result) -> str:
-    rows = [["", "accuracy", "mean", "98% interval", "p vs feedback alignment"]]
-    for row in accuracy_rows(result):
-        chance = "" if row.p is None else f"{row.p:.2g}"
-        rows.append(["", row.name, f"{row.mean:.3f}", f"{row.low:.3f} to {row.high:.3f}", chance])
-    return _grid(rows, "<<><<", 80, ANYTHING) if len(rows) > 1 else ""
+def _dropped(result: Result, width: int) -> str:
+    """Name the terms that no seed kept: there is nothing to say of them but that."""
+    names = [row["name"] for row in result["table"] if not (row["kept"] or row["share"])]
+    title = "   kept by no seed:  "
+    lines = _broken(" ".join(names), max(width - len(title), 20), WORD)
+    return f"\n{title}" + ("\n" + " " * len(title)).join(lines) if names else ""
 
 
-def number(value: float | None, form: str = ".3f") -> str:
-    """Format a number; a dash if there is none."""
-    return NONE if value is None else format(value, form)
+def _achievements(result: Result) -> str:
+    name = measure(result)
+    rows = [["", name, "mean" if name == "accuracy" else "median", "98% interval"]]
+    found = achievements(result)
+    tested = any(row.p is not None for row in found)
+    for row in found:
+        interval = f"{number(row.low)} to {number(row.high)}"
+        rows.append(["", row.name, number(row.centre), interval])
+    if tested:
+        chances = ["" if row.p is None else f"{row.p:.2g}" for row in found]
+        for cells, cell in zip(rows, ["p vs feedback alignment", *chances], strict=True):
+            cells.append(cell)
+    return _grid(rows, "<<><<" if tested else "<<><", 96, ANYTHING) if found else ""
+
+
+def number(value: float | None, form: str = "") -> str:
+    """Format a number, three decimals unless it is very small or large; a dash if none."""
+    if value is None or form:
+        return NONE if value is None else format(value, form)
+    return format(value, ".3f" if value == 0 or 1e-2 <= abs(value) < 1e4 else ".2e")
 
 
 def _grid(rows: Sequence[Sequence[str]], align: str, width: int, token: re.Pattern[str]) -> str:
     """Columns two blanks apart under a ruled heading; the last one is broken to fit `width`."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(align))]
+    widths = [max(1, *(len(row[column]) for row in rows)) for column in range(len(align))]
     offset = sum(widths[:-1]) + 2 * (len(widths) - 1)
     room = max(width - offset, 20)
     lines = []

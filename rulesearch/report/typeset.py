@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup, escape
 from matplotlib.font_manager import FontProperties
@@ -49,32 +47,19 @@ def latex_number(value: float, digits: int = 3) -> str:
     return rf"{value / 10.0**power:.{digits - 1}f}\times 10^{{{power}}}"
 
 
-def rule_pieces(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    r"""Return the picked rule in LaTeX, one piece a term: where it may be broken in lines.
+def rule_pieces(latex: str) -> list[str]:
+    r"""Return a rule's LaTeX with ``\Delta W =`` before it, cut where it may be broken in lines.
 
-    Joined by blanks the pieces are ``\Delta W = c_1 F_1 + c_2 F_2 ...`` with the mean
-    coefficients of the rows that are kept.
+    A rule is cut before each sign that stands outside all braces and parentheses: one piece a
+    term. Joined by blanks the pieces are the whole.
     """
-    pieces: list[str] = []
-    for row in (row for row in table if row["kept"]):
-        value, latex = float(row["coefficient"]), str(row["latex"]).strip()
-        if _is_sum(latex):
-            latex = f"({latex})"
-        elif latex.startswith("-"):
-            value, latex = -value, latex[1:].lstrip()
-        sign = ("- " if value < 0 else "+ ") if pieces else "-" if value < 0 else ""
-        pieces.append(rf"{sign}{latex_number(abs(value))}\,{latex}")
-    return [r"\Delta\mathbf{W}_{\ell-1,\ell} =", *(pieces or ["0"])]
-
-
-def _is_sum(latex: str) -> bool:
-    """Whether a plus or minus stands outside all braces, the leading sign aside."""
-    depth = 0
+    pieces, depth, begin = [r"\Delta\mathbf{W}_{\ell-1,\ell} ="], 0, 0
     for place, letter in enumerate(latex):
         depth += (letter in "{(") - (letter in "})")
-        if depth == 0 and place > 0 and letter in "+-":
-            return True
-    return False
+        if depth == 0 and latex[place : place + 3] in (" + ", " - "):
+            pieces.append(latex[begin:place])
+            begin = place + 1
+    return [*pieces, latex[begin:]]
 
 
 def is_typesettable(latex: str) -> bool:

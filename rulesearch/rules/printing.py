@@ -13,10 +13,17 @@ __all__ = ["latex_number", "rule_latex", "rule_text"]
 Weighted = Sequence[tuple[float, Term]]
 
 
-def rule_text(weighted: Weighted) -> str:
-    """Return text that a grammar can read back, as ``-0.001 * e_post * y_pre.T``."""
+def rule_text(weighted: Weighted, digits: int | None = 4) -> str:
+    """Return text that a grammar can read back, as ``-0.001 * e_post * y_pre.T``.
+
+    Coefficients are rounded to ``digits`` significant digits, or exact where it is None.
+    """
     parts = [_folded(c, term, str(term)) for c, term in weighted]
-    return _joined([(sign, f"{size!r} * {body}") for sign, size, body in parts]) or "0 * W"
+    shown = [
+        (sign, f"{size!r} * {body}" if digits is None else f"{size:.{digits}g} * {body}")
+        for sign, size, body in parts
+    ]
+    return _joined(shown) or "0 * W"
 
 
 def rule_latex(weighted: Weighted, digits: int = 3) -> str:

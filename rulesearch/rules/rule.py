@@ -19,6 +19,7 @@ from rulesearch.compile.torch_source import compile_torch, matvec, torch_source
 from rulesearch.errors import GrammarError, LearnerError, RuleSearchError
 from rulesearch.files import write_atomically
 from rulesearch.grammar import Term, TermPool
+from rulesearch.grammar.symbols import N_POST, N_PRE
 from rulesearch.rules.printing import rule_latex, rule_text
 
 __all__ = ["Rule"]
@@ -97,8 +98,11 @@ class Rule:
     def sympy(self) -> sympy.MatrixExpr:
         """Return the rule as one SymPy matrix expression."""
         if not self._pool:
-            return sympy.ZeroMatrix(*map(sympy.Symbol, ("n_post", "n_pre")))
-        parts = [sympy.MatMul(sympy.Float(c), t.expr) for c, t in zip(self._theta, self._pool)]
+            return sympy.ZeroMatrix(N_POST, N_PRE)
+        parts = [
+            sympy.MatMul(sympy.Float(c), t.expr)
+            for c, t in zip(self._theta, self._pool, strict=True)
+        ]
         return parts[0] if len(parts) == 1 else sympy.MatAdd(*parts)
 
     def latex(self, digits: int = 3) -> str:
@@ -142,7 +146,7 @@ class Rule:
         Raises
         ------
         LearnerError
-            If a signal that a term needs is missing, or shapes do not fit.
+            If a signal that a term needs is missing, or shapes or types do not fit.
         """
         given = {"y_pre": y_pre, "y_post": y_post, "e_pre": e_pre, "e_post": e_post,
                  "z_post": z_post, "W": W, "B": B, "Omega": Omega}  # fmt: skip
@@ -151,6 +155,7 @@ class Rule:
         if "z_post" in self.program.inputs and ("z_post" not in signals or "z_post" not in spelled):
             if y_pre is None:
                 raise LearnerError("a term needs z_post = W y_pre: give z_post=, or y_pre=")
+            _check_shapes({"W": W, "y_pre": y_pre})
             signals["z_post"] = matvec(W, y_pre)
         missing = [name for name in self.program.inputs if name not in signals]
         if missing:
@@ -160,6 +165,11 @@ class Rule:
         batch = _check_shapes(signals)
         if theta is None:
             theta = W.new_tensor(self._theta)
+        elif theta.shape[-1:] != (len(self),) or theta.dtype != W.dtype:
+            raise LearnerError(
+                f"theta has shape {tuple(theta.shape)} and type {theta.dtype}; "
+                f"it should end in ({len(self)},) and be {W.dtype}, as W"
+            )
         change = W.new_zeros(()) + compile_torch(self.program)(theta, **signals).delta(W)
         return change.expand(torch.broadcast_shapes(batch + W.shape[-2:], change.shape))
 
@@ -204,14 +214,23 @@ class Rule:
             raise RuleSearchError(
                 f"schema {content.get('schema')} of rules is not known here (known: {SCHEMA})"
             )
+        entries = content.get("terms")
+        if not isinstance(entries, list):
+            raise RuleSearchError("not a rule: 'terms' should be a list")
         terms, coefficients = [], {}
-        try:
-            for entry in content["terms"]:
-                about = str(entry.get("about", ""))
-                terms.append(Term.from_text(str(entry["name"]), str(entry["expr"]), about=about))
-                coefficients[terms[-1].name] = float(entry["coefficient"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RuleSearchError(f"a term of the rule is malformed: {error!r}") from None
+        for number, entry in enumerate(entries, 1):
+            match entry:
+                case {"name": str(name), "expr": str(expr), "coefficient": float() | int() as c}:
+                    terms.append(Term.from_text(name, expr, about=str(entry.get("about", ""))))
+                case _:
+                    raise RuleSearchError(
+                        f"term {number} is malformed: it should have a name and an expr, "
+                        "both texts, and a coefficient, a number"
+                    )
+            try:
+                coefficients[name] = float(c)
+            except OverflowError:
+                raise RuleSearchError(f"the coefficient of {name} is out of range") from None
         return cls(TermPool(terms), coefficients)
 
     def __add__(self, other: Rule) -> Rule:
@@ -255,7 +274,7 @@ class Rule:
         return rule_text(list(zip(self._theta, self._pool, strict=True)))
 
     def __repr__(self) -> str:
-        return f"Rule(dW = {self})"
+        return f"Rule(dW = {rule_text(list(zip(self._theta, self._pool, strict=True)), None)})"
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
@@ -282,7 +301,7 @@ def _check_shapes(signals: Mapping[str, Tensor]) -> torch.Size:
             raise LearnerError(f"{name} is {value.dtype}, W is {W.dtype}")
         batches.append(value.shape[: -len(last)])
     try:
-        return torch.broadcast_shapes(*batches)
+        return torch.Size(torch.broadcast_shapes(*batches))
     except RuntimeError:
         shapes = ", ".join(f"{n} {tuple(v.shape)}" for n, v in signals.items())
         raise LearnerError(f"leading dimensions do not broadcast: {shapes}") from None

@@ -7,9 +7,10 @@ from typing import Any
 from rulesearch.report.result import Result
 from rulesearch.search.api import load_run
 from rulesearch.search.api import search as _search
-from rulesearch.search.config import Experiment, Settings, load_config
+from rulesearch.search.config import Experiment, load_config
 from rulesearch.search.events import EventSink
 from rulesearch.search.run import resume_search, start_search
+from rulesearch.search.settings import Settings
 
 __all__ = [
     "EventSink",

@@ -11,9 +11,10 @@ from rulesearch.grammar import TermPool
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer import Penalty
 from rulesearch.report.result import Result
-from rulesearch.search.config import Experiment, Settings, settings_from
+from rulesearch.search.config import Experiment
 from rulesearch.search.events import EventSink
 from rulesearch.search.run import resume_search, start_search
+from rulesearch.search.settings import settings_from
 from rulesearch.tasks import TaskFamily
 
 __all__ = ["free_folder", "load_run", "search"]
@@ -68,7 +69,7 @@ def search(
     ConfigError, RunError
         If the parts do not fit together, or the folder is not free.
     """
-    chosen = settings_from(Settings(episodes=episodes, seeds=seeds), penalty, lams, **settings)
+    chosen = settings_from(penalty, lams, episodes=episodes, seeds=seeds, **settings)
     experiment = Experiment(pool, network, tasks, chosen, name)
     if resume:
         return resume_search(out or free_folder(name), sinks, experiment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,14 @@ from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer import evaluate
 from rulesearch.report.result import Result
+from rulesearch.report.run_data import RunData
 from rulesearch.rules import Rule
+from rulesearch.search.config import load_config
 from rulesearch.search.phase import NETWORK, TASK, generators
-from rulesearch.tasks import TaskBatch, TaskFamily
+from rulesearch.search.settings import NetworkSpec
+from rulesearch.tasks import FewShot, TaskBatch, TaskFamily
 
-__all__ = ["Score", "contenders", "evaluate_rules", "score_table"]
+__all__ = ["Score", "contenders", "evaluate_rules", "network_for", "score_table", "tasks_for"]
 
 STREAM = 3
 BATCH = 25
@@ -46,6 +49,54 @@ class Score:
     def diverged(self) -> int:
         """Lifetimes that did not stay finite."""
         return int((~np.isfinite(self.loss)).sum())
+
+
+def tasks_for(
+    run: RunData | None, data: str | None, held_out: bool | None, **few_shot: Any
+) -> TaskFamily:
+    """Return what a rule is evaluated on.
+
+    Parameters
+    ----------
+    run : RunData or None
+        Whose rule it is.
+    data : str or None
+        A data set's name; None takes the tasks of the run.
+    held_out : bool or None
+        Draw the classes that the run held out; None does if the run held out any of this data.
+    **few_shot
+        Arguments of :class:`FewShot`, used with ``data``.
+
+    Raises
+    ------
+    ConfigError
+        If there is neither data nor run, or there are no classes to hold out.
+    """
+    reserved: Any = []
+    if run is not None and data in (None, run.manifest["tasks"].get("data")):
+        reserved = run.manifest["tasks"].get("hold_out", [])
+    family: TaskFamily
+    if data is not None:
+        family = FewShot(data, hold_out=reserved, **few_shot)
+    elif run is not None:
+        family = load_config(run.path / "config.yaml").tasks
+    else:
+        raise ConfigError("--tasks: name the data set that the rule should live on, as digits")
+    if held_out is False or not (held_out or reserved):
+        return family
+    if not isinstance(family, FewShot) or not reserved:
+        raise ConfigError("--held-out: the run held no classes of this data out")
+    return family.with_held_out()
+
+
+def network_for(run: RunData | None, tasks: TaskFamily) -> PlasticNetwork:
+    """Return the run's network, its ends fitted to the tasks; without a run the default one."""
+    if run is None:
+        return NetworkSpec().build(tasks)
+    network = run.manifest["network"]
+    sizes = network["sizes"]
+    fitted = [tasks.n_in, *sizes[1:-1], max(sizes[-1], tasks.n_out)]
+    return PlasticNetwork(**{**network, "sizes": fitted})
 
 
 def contenders(
@@ -105,7 +156,7 @@ def evaluate_rules(
 
 def score_table(scores: Sequence[Score], level: float = 0.98) -> str:
     """Return means with bootstrap intervals as plain text."""
-    rows = [("", "accuracy", f"{level:.0%} interval", "loss", f"{level:.0%} interval", "diverged")]
+    rows = [["", "accuracy", f"{level:.0%} interval", "loss", f"{level:.0%} interval", "diverged"]]
     for s in scores:
         cells = [s.name]
         for values in (s.accuracy, s.loss):
@@ -115,12 +166,9 @@ def score_table(scores: Sequence[Score], level: float = 0.98) -> str:
                 continue
             mean, low, high = (float(v) for v in bootstrap_interval(finite, level))
             cells += [f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
-        rows.append((*cells, f"{s.diverged}/{len(s.loss)}"))  # type: ignore[arg-type]
+        rows.append([*cells, f"{s.diverged}/{len(s.loss)}"])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
-
-
-def is_run(path: Path) -> bool:
-    """Whether a path is a run folder rather than a rule's file."""
-    return (path / "manifest.json").is_file()

@@ -30,10 +30,17 @@ KEEP = 2  # checkpoints; the one before the last is there should the last be dam
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands: ``update`` meta-updates of ``phase`` are done."""
+    """Where a run stands: ``update`` meta-updates of ``phase`` are done.
+
+    Attributes
+    ----------
+    events : int
+        Bytes of events that belong to it; those after it are done anew.
+    """
 
     phase: str
     update: int
+    events: int
     tensors: dict[str, Tensor]
 
 
@@ -70,10 +77,9 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{path} cannot be made: {error.strerror}") from None
         if occupied:
-            raise RunError(
-                f"{path} exists and is not empty; choose another folder, or continue it with "
-                f"'rulesearch resume {path}'"
-            )
+            is_run = (path / "manifest.json").is_file()
+            other = f", or continue it with 'rulesearch resume {path}'" if is_run else ""
+            raise RunError(f"{path} exists and is not empty; choose another folder{other}")
         folder = cls(path)
         write_atomically(path / "config.yaml", config)
         write_atomically(path / "manifest.json", json.dumps(manifest, indent=1) + "\n")
@@ -85,7 +91,20 @@ class RunFolder:
         path = Path(path)
         if not (path / "manifest.json").is_file():
             raise RunError(f"{path} is not a run: it has no manifest.json")
-        return cls(path)
+        folder = cls(path)
+        folder._tidy()
+        return folder
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run began with."""
+        try:
+            content = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path}/manifest.json cannot be read: {error}") from None
+        if not isinstance(content, dict):
+            raise RunError(f"{self.path}/manifest.json is damaged: it holds no JSON object")
+        return content
 
     def __enter__(self) -> RunFolder:
         return self
@@ -100,10 +119,16 @@ class RunFolder:
 
     # -- events --
 
+    @property
+    def size(self) -> int:
+        """Bytes of events so far."""
+        return self._events.tell()
+
     def append(self, event: Mapping[str, Any]) -> None:
         """Add an event, one JSON object on one line."""
+        line = json.dumps(event, separators=(",", ":"), allow_nan=False)
         try:
-            self._events.write(json.dumps(event, separators=(",", ":")).encode() + b"\n")
+            self._events.write(line.encode() + b"\n")
             self._events.flush()
         except OSError as error:
             raise RunError(
@@ -113,15 +138,26 @@ class RunFolder:
 
     def events(self) -> list[dict[str, Any]]:
         """All events so far."""
-        text = (self.path / "events.jsonl").read_bytes()
-        return [json.loads(line) for line in text.splitlines()]
+        path = self.path / "events.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_bytes().splitlines()]
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}; begin a new run") from None
 
     def _cut(self, size: int) -> None:
         """Drop events that came after a checkpoint."""
-        self._events.flush()
-        os.truncate(self.path / "events.jsonl", size)
+        self._events.truncate(size)
+        self._events.seek(size)
 
     # -- checkpoints --
+
+    def _tidy(self) -> None:
+        """Remove what a killed process was writing: temporary files, undescribed tensors."""
+        for half in self.path.glob(".*.*"):
+            half.unlink()
+        for tensors in self.path.glob("checkpoint-*.safetensors"):
+            if not tensors.with_suffix(".json").exists():
+                tensors.unlink()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint and drop all but the last two."""
@@ -132,9 +168,9 @@ class RunFolder:
         about = {
             "phase": checkpoint.phase,
             "update": checkpoint.update,
-            "events": self._events.tell(),
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "events": checkpoint.events,
         }
+        about["sha256"] = _seal(about, data)
         write_atomically(self.path / f"{name}.json", json.dumps(about) + "\n")
         for old in self._descriptions()[:-KEEP]:
             old.unlink()
@@ -157,7 +193,7 @@ class RunFolder:
         for description in reversed(self._descriptions()):
             checkpoint = self._load(description)
             if checkpoint is not None:
-                self._cut(self._events_of(description))
+                self._cut(checkpoint.events)
                 return checkpoint
         self._cut(0)
         return None
@@ -166,10 +202,15 @@ class RunFolder:
         try:
             about = json.loads(description.read_text())
             data = description.with_suffix(".safetensors").read_bytes()
-            whole = hashlib.sha256(data).hexdigest() == about["sha256"]
-            enough = (self.path / "events.jsonl").stat().st_size >= about["events"]
-            if not (whole and enough):
+            if about.pop("sha256") != _seal(about, data):
                 return None
-            return Checkpoint(str(about["phase"]), int(about["update"]), load(data))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            if (self.path / "events.jsonl").stat().st_size < about["events"]:
+                return None
+            return Checkpoint(**about, tensors=load(data))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None  # damaged: the checkpoint before it is taken
+
+
+def _seal(about: Mapping[str, Any], data: bytes) -> str:
+    """A checksum of the tensors and of what is said about them."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode() + data).hexdigest()

@@ -84,6 +84,8 @@ class Phase:
         Of each row; rows of one seed see the same tasks and networks.
     t : Tensor (rows, n_terms)
         Scaled coefficients at the start.
+    alive : Tensor (rows, n_terms), optional
+        One where a coefficient may move; the others are zero. By default all may.
     scales : Tensor (n_terms,)
     stream : int
         Random stream; phases that share one are compared on the same tasks and networks.
@@ -99,6 +101,7 @@ class Phase:
     optimiser: MetaOptimiser
     meta_batch: int
     seed: int
+    alive: Tensor | None = None
     stream: int = 0
     probe_every: int = 10
     meta_gradient: MetaGradient = field(default_factory=Unrolled)
@@ -122,7 +125,7 @@ class Phase:
             Called after every update with the number of updates done.
         """
         learner = PlasticityLearner(self.network, self.pool)
-        state = state or OptimiserState.start(self.t)
+        state = state or OptimiserState.start(self.t, self.alive)
         for update in range(len(history.loss), self.optimiser.updates):
             theta = (state.t * self.scales).to(torch.float32)
             evaluation, probe = self._evaluate(learner, theta, update)

@@ -24,27 +24,27 @@ class Candidate:
         Kept by more than half of the seeds.
     share : dict of str to float
         Share of the seeds that kept each term.
-    accuracy, loss : float
-        With the penalty, averaged over seeds and the last updates.
+    accuracy, loss : array (seeds,)
+        With the penalty, at the end.
     """
 
     lam: float
     terms: tuple[str, ...]
     share: dict[str, float]
-    accuracy: float
-    loss: float
+    accuracy: Floats
+    loss: Floats
 
 
 def kept_terms(t: Floats, keep: float) -> NDArray[np.bool_]:
-    """Which scaled coefficients count, ``(rows, terms)``: above ``keep`` of the row's largest."""
+    """Which scaled coefficients count, ``(..., terms)``: above ``keep`` of the row's largest."""
     size = np.abs(t)
-    return size > keep * size.max(axis=-1, keepdims=True)
+    kept: NDArray[np.bool_] = size > keep * size.max(axis=-1, keepdims=True)
+    return kept
 
 
 def candidates(
     names: Sequence[str],
     lams: Sequence[float],
-    row_lams: Sequence[float],
     t: Floats,
     accuracy: Floats,
     loss: Floats,
@@ -54,32 +54,22 @@ def candidates(
 
     Parameters
     ----------
-    row_lams : sequence of float
-        Lambda of each row.
-    t : array (rows, terms)
+    t : array (lams, seeds, terms)
         Scaled coefficients at the end.
-    accuracy, loss : array (rows,)
+    accuracy, loss : array (lams, seeds)
+    keep : float
+        Share of a row's largest coefficient above which one counts.
     """
-    found = []
-    kept = kept_terms(t, keep)
-    for lam in lams:
-        rows = np.array([row == lam for row in row_lams])
-        share = kept[rows].mean(0)
-        found.append(
-            Candidate(
-                lam,
-                tuple(n for n, s in zip(names, share, strict=True) if s > 0.5),
-                dict(zip(names, map(float, share), strict=True)),
-                _mean(accuracy[rows]),
-                _mean(loss[rows]),
-            )
+    shares = kept_terms(t, keep).mean(1)
+    return [
+        Candidate(
+            lam,
+            tuple(n for n, s in zip(names, share, strict=True) if s > 0.5),
+            dict(zip(names, map(float, share), strict=True)),
+            *of_seeds,
         )
-    return found
-
-
-def _mean(values: Floats) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
+        for lam, share, *of_seeds in zip(lams, shares, accuracy, loss, strict=True)
+    ]
 
 
 def pick(n_terms: Sequence[int], losses: Sequence[Floats]) -> int:
@@ -98,7 +88,7 @@ def pick(n_terms: Sequence[int], losses: Sequence[Floats]) -> int:
         Index of the candidate with the fewest terms whose mean loss is within one standard
         error of the best; of several, the one that loses least.
     """
-    means = [_mean(values) for values in losses]
+    means = [float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else np.nan for v in losses]
     if not np.isfinite(means).any():
         return 0
     best = int(np.nanargmin(means))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import final
 
 import torch
@@ -73,7 +74,10 @@ class FewShot:
         for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
             if value < 1:
                 raise ConfigError(f"few-shot tasks: {name} must be at least 1, not {value}")
+        self._source: dict[str, object] | None = None
         if isinstance(data, str):
+            place = None if root is None else str(Path(root).absolute())
+            self._source = {"data": data, "root": place, "split": split, "size": size}
             data = load(data, root=root, split=split, size=size)
         elif root is not None or split is not None or size is not None:
             raise ConfigError("few-shot tasks: root, split and size need the name of a data set")
@@ -143,6 +147,16 @@ class FewShot:
             "shape": list(self._data.shape),
             "n_classes": self.n_classes,
             "fingerprint": self._data.fingerprint(),
+            **self._choices(),
+        }
+
+    @property
+    def arguments(self) -> dict[str, object] | None:
+        """Arguments that make these tasks again; None for images of one's own."""
+        return None if self._source is None else {**self._source, **self._choices()}
+
+    def _choices(self) -> dict[str, object]:
+        return {
             "ways": self._ways,
             "shots": self._shots,
             "queries": self._queries,

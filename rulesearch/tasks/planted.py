@@ -78,7 +78,12 @@ class LinearTeacher:
 
     def describe(self) -> dict[str, object]:
         """Everything that makes these tasks what they are."""
-        return {"family": self.name, **vars(self)}
+        return {"family": self.name, **self.arguments}
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """Arguments that make these tasks again."""
+        return dict(vars(self))
 
     def sample(
         self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32

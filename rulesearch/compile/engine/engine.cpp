@@ -118,7 +118,7 @@ void live_backward(const Program& p, int64_t steps, int64_t every,
           norm += (double)kept[i] * kept[i];
         }
         const double relative = std::sqrt(error / (norm > 0 ? norm : 1));
-        if (!(relative <= drift[l])) drift[l] = relative;
+        if (relative > drift[l] || std::isnan(relative)) drift[l] = relative;  // NaN stays
         again = !(relative <= tolerance);
         if (again) snapshot.restore(life);
       }
@@ -145,6 +145,14 @@ void live_backward(const Program& p, int64_t steps, int64_t every,
 }  // namespace rulesearch
 
 using rulesearch::Program;
+
+// sizes of structs and of enumerations, which Python compares with its own when it loads this
+extern "C" int64_t layout(int32_t which) {
+  const int64_t sizes[] = {sizeof(rulesearch::Op), sizeof(rulesearch::Entry),
+                           sizeof(rulesearch::CoreFactor), sizeof(Program),
+                           rulesearch::UPDATE + 1, rulesearch::D_RELU + 1};
+  return sizes[which];
+}
 
 #define RULESEARCH_EXPORT(T, SUFFIX)                                                            \
   extern "C" void live_forward_##SUFFIX(                                                        \

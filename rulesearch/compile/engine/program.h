@@ -1,4 +1,4 @@
-// The tape: what one step computes, as tables that Python fills (rulesearch.compile.native).
+// The tape: what one step computes, as tables that Python fills (rulesearch.compile.tape).
 #pragma once
 #include <cstdint>
 

@@ -1,0 +1,263 @@
+"""The tape: one step of every connection of a network, as the tables of ``engine/program.h``."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+__all__ = ["FUNCTIONS", "LAYOUT", "Tape", "TapeBuilder"]
+
+KINDS = (
+    "matvec", "matvec_t", "multiply", "dot", "coefficient", "combine", "apply", "subtract",
+    "update",
+)  # fmt: skip
+FUNCTIONS = (
+    "tanh", "exp", "abs", "sign", "softplus", "relu", "softmax", "identity", "d_softplus",
+    "d_tanh", "d_relu",
+)  # fmt: skip
+
+_OP = np.dtype(
+    [(name, np.int32) for name in (
+        "kind", "out", "a", "b", "matrix", "n", "m", "function", "first", "count", "masks",
+        "mask_count", "others", "other_count", "scale", "wants_a", "wants_b", "wants_matrix",
+    )]
+)  # fmt: skip
+_ENTRY = np.dtype(
+    [("number", np.float64)]
+    + [(name, np.int32) for name in (
+        "term", "scalar", "vector", "wants_scalar", "wants_vector", "core", "core_count", "pad",
+    )]
+)  # fmt: skip
+_CORE = np.dtype([("matrix", np.int32), ("power", np.int32)])
+_NONE = -1
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (
+        [(name, ctypes.c_int32) for name in (
+            "n_ops", "n_matrices", "n_plastic", "frame", "n_terms", "x", "x_size", "target",
+            "target_size", "ones", "ones_size", "pad",
+        )]
+        + [("beta", ctypes.c_double)]
+        + [(name, ctypes.c_void_p) for name in ("ops", "entries", "cores", "rows", "columns")]
+    )  # fmt: skip
+
+
+LAYOUT = (
+    _OP.itemsize, _ENTRY.itemsize, _CORE.itemsize, ctypes.sizeof(_Program),
+    len(KINDS), len(FUNCTIONS),
+)  # fmt: skip
+"""What ``engine/program.h`` and ``functions.h`` must agree with, as ``layout()`` there returns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """Operations on a frame of numbers, ready to run for whole lifetimes.
+
+    Attributes
+    ----------
+    ops, entries, cores : ndarray
+        Tables of ``Op``, ``Entry`` and ``CoreFactor``.
+    shapes : ndarray (matrices, 2)
+        Rows and columns of each matrix, the plastic ones first.
+    frame : int
+        Numbers that one step keeps.
+    n_plastic, n_terms : int
+        How many matrices an update changes, and the length of theta.
+    beta : float
+        Sharpness of softplus.
+    filled : tuple of int
+        Offset and size of x, of the target and of the ones, filled in at every step.
+    """
+
+    ops: np.ndarray
+    entries: np.ndarray
+    cores: np.ndarray
+    shapes: np.ndarray
+    frame: int
+    n_plastic: int
+    n_terms: int
+    beta: float
+    filled: tuple[int, ...]
+
+    @property
+    def plastic_size(self) -> int:
+        """Numbers in the plastic matrices of one lifetime."""
+        return int(self.shapes[: self.n_plastic].prod(axis=1).sum())
+
+    @cached_property
+    def _tables(self) -> tuple[np.ndarray, ...]:
+        rows, columns = (np.ascontiguousarray(self.shapes[:, k]) for k in (0, 1))
+        return self.ops, self.entries, self.cores, rows, columns
+
+    @cached_property
+    def program(self) -> ctypes.Structure:
+        """The C++ struct; valid as long as the tape lives."""
+        pointers = (table.ctypes.data for table in self._tables)
+        return _Program(
+            len(self.ops), len(self.shapes), self.n_plastic, self.frame, self.n_terms,
+            *self.filled, 0, self.beta, *pointers,
+        )  # fmt: skip
+
+
+@dataclass
+class TapeBuilder:
+    """Collects operations and lays their values out in a frame.
+
+    A value is an offset into the frame. ``varies`` holds those that depend on weights or
+    theta: only they need adjoints.
+    """
+
+    n_terms: int
+    beta: float
+    ops: list[dict[str, int]] = field(default_factory=list)
+    entries: list[dict[str, float]] = field(default_factory=list)
+    cores: list[tuple[int, int]] = field(default_factory=list)
+    shapes: list[tuple[int, int]] = field(default_factory=list)
+    sizes: dict[int, int] = field(default_factory=dict)
+    varies: set[int] = field(default_factory=set)
+    frame: int = 0
+
+    def allocate(self, size: int, varies: bool = True) -> int:
+        """Reserve ``size`` numbers, on a 64-byte boundary of float32."""
+        offset = self.frame
+        self.frame += -(-size // 16) * 16
+        self.sizes[offset] = size
+        if varies:
+            self.varies.add(offset)
+        return offset
+
+    def _op(self, kind: str, out: int, **fields: int) -> int:
+        self.ops.append({"kind": KINDS.index(kind), "out": out, **fields})
+        return out
+
+    def _wants(self, value: int) -> int:
+        return int(value in self.varies)
+
+    def matrix(self, rows: int, columns: int) -> int:
+        """Declare a matrix; plastic ones first."""
+        self.shapes.append((rows, columns))
+        return len(self.shapes) - 1
+
+    def matvec(self, matrix: int, x: int, transposed: bool, constant: bool = False) -> int:
+        """``M x`` or ``M^T x``; ``constant`` takes M out of the gradient."""
+        rows, columns = self.shapes[matrix]
+        n, m = (columns, rows) if transposed else (rows, columns)
+        return self._op(
+            "matvec_t" if transposed else "matvec", self.allocate(n),
+            a=x, matrix=matrix, n=n, m=m,
+            wants_a=self._wants(x), wants_matrix=int(not constant),
+        )  # fmt: skip
+
+    def elementwise(self, kind: str, a: int, b: int) -> int:
+        """``multiply`` or ``subtract``."""
+        varies = a in self.varies or b in self.varies
+        size = self.sizes[a]
+        out = self.allocate(size, varies)
+        wants = {"wants_a": self._wants(a), "wants_b": self._wants(b)}
+        return self._op(kind, out, a=a, b=b, n=size, **wants)
+
+    def dot(self, a: int, b: int | None = None) -> int:
+        """``a . b``, or the sum of a."""
+        varies = a in self.varies or b in self.varies
+        wants_b = 0 if b is None else self._wants(b)
+        return self._op(
+            "dot", self.allocate(1, varies), a=a, b=_NONE if b is None else b,
+            n=self.sizes[a], wants_a=self._wants(a), wants_b=wants_b,
+        )  # fmt: skip
+
+    def apply(self, function: str, a: int) -> int:
+        """An elementwise function, softmax included."""
+        out = self.allocate(self.sizes[a], a in self.varies)
+        index = FUNCTIONS.index(function)
+        return self._op("apply", out, a=a, n=self.sizes[a], function=index, wants_a=self._wants(a))
+
+    def coefficient(self, parts: Sequence[tuple[float, int | None, int | None]]) -> int:
+        """``sum number * theta[term] * scalar``."""
+        varies = any(term is not None or s in self.varies for _, term, s in parts)
+        first = len(self.entries)
+        for number, term, scalar in parts:
+            self._entry(number, term, scalar)
+        return self._op("coefficient", self.allocate(1, varies), first=first, count=len(parts))
+
+    def combine(self, parts: Sequence[tuple[int, int]]) -> int:
+        """``sum scalar * vector``."""
+        size = self.sizes[parts[0][1]]
+        varies = any(s in self.varies or v in self.varies for s, v in parts)
+        first = len(self.entries)
+        for scalar, vector in parts:
+            self._entry(1.0, None, scalar, vector)
+        return self._op(
+            "combine", self.allocate(size, varies), first=first, count=len(parts), n=size
+        )
+
+    def update(
+        self,
+        matrix: int,
+        scale: int | None,
+        masks: Sequence[tuple[int, int]],
+        outers: Sequence[tuple[int, int]],
+        others: Sequence[tuple[int, int, Sequence[tuple[int, int]]]],
+    ) -> None:
+        """The update of a plastic matrix; comes after every other operation."""
+        rows, columns = self.shapes[matrix]
+        fields = {"matrix": matrix, "n": rows, "m": columns}
+        fields["scale"] = _NONE if scale is None else scale
+        groups: list[tuple[str, str, Sequence[tuple[int, int, Sequence[tuple[int, int]]]]]] = [
+            ("first", "count", [(u, v, ()) for u, v in outers]),
+            ("masks", "mask_count", [(p, q, ()) for p, q in masks]),
+            ("others", "other_count", others),
+        ]
+        for start, count, products in groups:
+            fields[start], fields[count] = len(self.entries), len(products)
+            for left, right, core in products:
+                self._entry(1.0, None, left, right, core)
+        self._op("update", 0, **fields)
+
+    def _entry(
+        self,
+        number: float,
+        term: int | None,
+        scalar: int | None,
+        vector: int | None = None,
+        core: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self.entries.append(
+            {
+                "number": number,
+                "term": _NONE if term is None else term,
+                "scalar": _NONE if scalar is None else scalar,
+                "vector": _NONE if vector is None else vector,
+                "wants_scalar": 0 if scalar is None else self._wants(scalar),
+                "wants_vector": 0 if vector is None else self._wants(vector),
+                "core": len(self.cores),
+                "core_count": len(core),
+            }
+        )
+        self.cores.extend(core)
+
+    def build(self, n_plastic: int, x: int, target: int, ones: tuple[int, int]) -> Tape:
+        """Close the tape; x, target and ones (offset, size) are filled in at every step."""
+        return Tape(
+            ops=_table(self.ops, _OP),
+            entries=_table(self.entries, _ENTRY),
+            cores=np.array(self.cores, dtype=_CORE),
+            shapes=np.array(self.shapes, dtype=np.int32).reshape(-1, 2),
+            frame=self.frame,
+            n_plastic=n_plastic,
+            n_terms=self.n_terms,
+            beta=self.beta,
+            filled=(x, self.sizes[x], target, self.sizes[target], *ones),
+        )
+
+
+def _table(rows: Sequence[Mapping[str, float]], dtype: np.dtype[np.void]) -> np.ndarray:
+    table = np.zeros(len(rows), dtype)
+    for index, row in enumerate(rows):
+        for name, value in row.items():
+            table[name][index] = value
+    return table

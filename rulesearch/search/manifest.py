@@ -1,0 +1,91 @@
+"""What a run is, written down when it begins."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rulesearch import __version__
+from rulesearch.errors import RunError
+from rulesearch.outer import term_scales
+from rulesearch.search.config import Experiment
+from rulesearch.search.phase import NETWORK, TASK, generators
+
+__all__ = ["check_same", "manifest_of"]
+
+PROBE_NETWORKS, PROBE_STEPS = 8, 4
+PROBE_STREAM = 2
+
+
+def manifest_of(experiment: Experiment) -> dict[str, Any]:
+    """Return the manifest of a run that begins now."""
+    return {
+        "schema": 1,
+        "rulesearch": __version__,
+        **_identity(experiment),
+        "scales": _scales(experiment).tolist(),
+        "software": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def check_same(manifest: Mapping[str, Any], experiment: Experiment, run: str) -> None:
+    """Raise RunError where an experiment is not the one that a run began with."""
+    for name, now in json.loads(json.dumps(_identity(experiment))).items():
+        if now != manifest.get(name):
+            raise RunError(
+                f"{run}: '{name}' is not what the run began with (see manifest.json); "
+                "give it back, or start a new run"
+            )
+
+
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """Everything that a run's bits follow from, as JSON values."""
+    settings = experiment.settings
+    return {
+        "name": experiment.name,
+        "grammar": experiment.grammar,
+        "terms": [
+            {
+                "name": t.name,
+                "latex": t.latex(),
+                "locality": t.locality,
+                "about": t.about,
+                "text": str(t),
+            }
+            for t in experiment.pool
+        ],
+        "rows": [
+            {"seed": seed, "lam": lam} for lam in settings.lams for seed in range(settings.seeds)
+        ],
+        "network": experiment.network.describe(),
+        "tasks": experiment.tasks.describe(),
+        "episodes": settings.episodes,
+        "settings": settings.model_dump(mode="json"),
+        "seed": settings.seed,
+    }
+
+
+def _scales(experiment: Experiment) -> Tensor:
+    """C of ``theta = c t``, from a probe batch of its own."""
+    settings = experiment.settings
+    if not settings.optimiser.scaling:
+        return torch.ones(len(experiment.pool), dtype=torch.float64)
+    some = range(PROBE_NETWORKS)
+    task = experiment.tasks.sample(generators(settings.seed, PROBE_STREAM, TASK, some, 0, 1))
+    state = experiment.network.init(generators(settings.seed, PROBE_STREAM, NETWORK, some, 0, 1))
+    x, label = task.x[:PROBE_STEPS], task.label[:PROBE_STEPS]
+    cap = settings.optimiser.scale_cap
+    return term_scales(experiment.pool, experiment.network, state, x, label, cap)

@@ -1,0 +1,253 @@
+"""What a search may be told: the models of a configuration's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+
+from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.networks import PlasticNetwork
+from rulesearch.outer import Penalty
+from rulesearch.tasks import FewShot, LinearTeacher, TaskFamily
+
+__all__ = ["NetworkSpec", "Settings", "Tasks", "settings_from", "tasks_content"]
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _in_order(ramp: list[int]) -> list[int]:
+    if ramp[0] > ramp[1]:
+        raise PydanticCustomError("ramp", "should be two updates, the earlier one first")
+    return ramp
+
+
+def _distinct(lam: float | list[float]) -> float | list[float]:
+    if isinstance(lam, list) and len(set(lam)) < len(lam):
+        raise PydanticCustomError("lam", "should not name one lambda twice")
+    return lam
+
+
+class Spec(BaseModel):
+    """A part of a configuration: no key but its own, and immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PenaltySpec(Spec):
+    """The penalty, and one lambda or a list of them, run as one batch."""
+
+    name: Literal["none", "l1", "l2", "proximal-l1"] = "proximal-l1"
+    lam: Annotated[Size | Annotated[list[Size], Field(min_length=1)], AfterValidator(_distinct)] = (
+        10.0
+    )
+
+
+class OptimiserSpec(Spec):
+    """Adam on scaled coefficients; see :class:`rulesearch.outer.MetaOptimiser`.
+
+    ``ramp`` None lets the penalty come in from a tenth to a fifth of the episodes.
+    """
+
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-4
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.1
+    clip: Annotated[float, Field(gt=0)] | None = 100.0
+    meta_batch: Count = 1
+    ramp: (
+        Annotated[
+            list[Annotated[int, Field(ge=0)]],
+            Field(min_length=2, max_length=2),
+            AfterValidator(_in_order),
+        ]
+        | None
+    ) = None
+    scaling: bool = True
+    scale_cap: Annotated[float, Field(gt=0)] = 3.0
+    reject: bool = True
+
+
+class NetworkSpec(Spec):
+    """The network; the widths of input and output come from the tasks."""
+
+    hidden: list[Count] = [170, 130, 100, 70]
+    outputs: Count | None = None
+    activation: Literal["softplus", "tanh", "relu"] = "softplus"
+    beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    output: Literal["softmax", "linear"] | None = None
+    feedback: Literal["random", "symmetric", "direct"] = "random"
+    feedback_init: Literal["uniform", "normal"] = "uniform"
+    detach_feedback: bool = False
+
+    def build(self, tasks: TaskFamily) -> PlasticNetwork:
+        """The network that fits the tasks."""
+        options = self.model_dump(exclude={"hidden", "outputs", "output"})
+        outputs = self.outputs or tasks.n_out
+        linear = isinstance(tasks, LinearTeacher)
+        output = self.output or ("linear" if linear else "softmax")
+        return PlasticNetwork([tasks.n_in, *self.hidden, outputs], output=output, **options)
+
+
+class FewShotSpec(Spec):
+    """Tasks of :class:`rulesearch.tasks.FewShot`."""
+
+    family: Literal["few-shot"] = "few-shot"
+    data: str = "digits"
+    ways: Count = 5
+    shots: Count = 50
+    queries: Count = 10
+    root: str | None = None
+    split: str | None = None
+    size: Count | None = None
+    hold_out: int | list[int | str] = 0
+    held_out: bool = False
+    replacement: bool = False
+    fixed_images: bool = False
+
+    def build(self) -> TaskFamily:
+        """Load the data."""
+        return FewShot(**self.model_dump(exclude={"family"}))
+
+
+class LinearTeacherSpec(Spec):
+    """Tasks of :class:`rulesearch.tasks.LinearTeacher`."""
+
+    family: Literal["linear-teacher"]
+    inputs: Count = 8
+    outputs: Count = 6
+    silent: Annotated[int, Field(ge=0)] = 0
+    steps: Count = 100
+    queries: Count = 20
+
+    def build(self) -> TaskFamily:
+        """Make the family."""
+        return LinearTeacher(**self.model_dump(exclude={"family"}))
+
+
+class PythonTasksSpec(Spec):
+    """Tasks that only Python can make."""
+
+    family: Literal["python"]
+
+    def build(self) -> TaskFamily:
+        """Say how to go on."""
+        raise ConfigError(
+            "the tasks were made in Python, which no file can do; continue the run there, with "
+            "rulesearch.search(..., out=RUN, resume=True)"
+        )
+
+
+FAMILIES = {"few-shot": FewShotSpec, "linear-teacher": LinearTeacherSpec, "python": PythonTasksSpec}
+
+
+def _family(value: Any) -> str:
+    """Which model judges the tasks: the family's, so that only its mistakes are told."""
+    family = value.get("family", "few-shot") if isinstance(value, Mapping) else "few-shot"
+    return family if isinstance(family, str) and family in FAMILIES else "few-shot"
+
+
+Tasks = Annotated[
+    Annotated[FewShotSpec, Tag("few-shot")]
+    | Annotated[LinearTeacherSpec, Tag("linear-teacher")]
+    | Annotated[PythonTasksSpec, Tag("python")],
+    Discriminator(_family),
+]
+
+
+def tasks_content(tasks: TaskFamily) -> dict[str, Any]:
+    """Return the ``tasks:`` of a configuration that makes a family again."""
+    arguments = tasks.arguments if isinstance(tasks, FewShot | LinearTeacher) else None
+    if arguments is None:
+        return {"family": "python"}
+    return {"family": tasks.describe()["family"], **arguments}
+
+
+class Settings(Spec):
+    """How a search goes about it.
+
+    Attributes
+    ----------
+    episodes : int
+        Meta-updates of each row.
+    seeds : int
+        Independent searches for each lambda.
+    seed : int
+        Everything random follows from it.
+    penalty, optimiser
+        See their classes.
+    refit_episodes : int or None
+        Meta-updates of the survivors without penalty; None is half of ``episodes``.
+    controls : bool
+        Also learn the rate of backprop and of feedback alignment.
+    keep : float
+        A row keeps a term whose scaled coefficient, averaged over the last ``window`` updates,
+        is more than this share of its largest.
+    window : int
+        Updates over which the end of a search is averaged.
+    probe_every, checkpoint_every : int
+        Updates between measurements of alignment, and between checkpoints.
+    """
+
+    episodes: Count = 600
+    seeds: Count = 20
+    seed: Annotated[int, Field(ge=0)] = 0
+    penalty: PenaltySpec = PenaltySpec()
+    optimiser: OptimiserSpec = OptimiserSpec()
+    refit_episodes: Annotated[int, Field(ge=0)] | None = None
+    controls: bool = True
+    keep: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    window: Count = 50
+    probe_every: Count = 10
+    checkpoint_every: Count = 20
+
+    @property
+    def ramp(self) -> tuple[int, int]:
+        """The updates between which the penalty comes in."""
+        begin, end = self.optimiser.ramp or (self.episodes // 10, self.episodes // 5)
+        return begin, end
+
+    @property
+    def lams(self) -> tuple[float, ...]:
+        """The lambdas, in order."""
+        lam = self.penalty.lam
+        return tuple(lam) if isinstance(lam, list) else (lam,)
+
+
+def settings_from(
+    penalty: Penalty | None = None, lams: Sequence[float] | None = None, **changes: Any
+) -> Settings:
+    """Return settings from arguments: fields of :class:`Settings` and of its optimiser.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name or a value that makes no sense.
+    """
+    data: dict[str, Any] = {"penalty": {}, "optimiser": {}}
+    if penalty is not None:
+        lam = penalty.lam if isinstance(penalty.lam, float) else list(map(float, penalty.lam))
+        data["penalty"] = {"name": penalty.name, "lam": lam}
+    if lams is not None:
+        data["penalty"]["lam"] = list(lams)
+    known = (*OptimiserSpec.model_fields, *Settings.model_fields)
+    for name, value in changes.items():
+        if name not in known or name in ("penalty", "optimiser"):
+            raise ConfigError(f"a search has no setting '{name}'{did_you_mean(name, known)}")
+        here = data["optimiser"] if name in OptimiserSpec.model_fields else data
+        here[name] = list(value) if isinstance(value, tuple) else value
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as failed:
+        error = failed.errors(include_url=False)[0]
+        where = next((step for step in reversed(error["loc"]) if step in known), error["loc"][0])
+        raise ConfigError(f"{where}={error['input']!r}: {error['msg'].lower()}") from None
