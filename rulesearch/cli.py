@@ -142,8 +142,7 @@ def _interrupted(run: Path) -> None:
 
 def _print_result(result: Result) -> None:
     width = Console().width if sys.stdout.isatty() else 96
-    print(result.table(width))
-    print(f"\ndW = {result.rule}")
+    print(result.summary(width))
     print(f"\n{result.path}: rule.json, events.jsonl; 'rulesearch report {result.path}' draws it")
 
 

@@ -267,6 +267,18 @@ def test_backward_twice_gives_the_same() -> None:
         assert torch.equal(torch.autograd.grad(value.sum(), theta)[0], first)
 
 
+def test_lifetimes_held_at_once_keep_apart() -> None:
+    """Memory of steps is used again, but only once nobody can ask for its gradient any more."""
+    network = PlasticNetwork(SIZES)
+    examples = [lifetimes(network, steps) for steps in (60, 40, 50)]
+    learner = PlasticityLearner(network, POOL, engine="fused")
+    theta = torch.tensor(THETA, dtype=torch.float64, requires_grad=True)
+    alone = [gradient(learner, e[0], theta.detach(), *e[1:])[1][0] for e in examples]
+    values = [loss(learner.live(state, theta, x, label)).sum() for state, x, label in examples]
+    for value, expected in zip(values, alone, strict=True):
+        assert torch.equal(torch.autograd.grad(value, theta)[0], expected)
+
+
 def rows_of_theta(count: int) -> Tensor:
     return torch.tensor(THETA, dtype=torch.float64) * torch.linspace(0.5, 1.5, count)[:, None]
 

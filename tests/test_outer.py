@@ -118,10 +118,10 @@ def test_steps_are_those_of_torchs_adam() -> None:
 
 
 def test_subgradient_of_the_penalty_passes_through_adam() -> None:
-    t = doubles([0.5, -0.5, 0.0])[None]
-    gradient = doubles([1.0, 1.0, 1.0])[None]
+    t = doubles([0.5, -0.5, 0.0])
+    gradient = doubles([1.0, 1.0, 1.0])
     ones = torch.ones(3, dtype=torch.float64)
-    taxed = MetaOptimiser(1e-2, 10, penalty="l1", lam=doubles([3.0])[None])
+    taxed = MetaOptimiser(1e-2, 10, penalty="l1", lam=doubles([3.0]))
     plain = MetaOptimiser(1e-2, 10)
     a, _ = taxed.update(OptimiserState.start(t), outcome(gradient), ones, 0)
     b, _ = plain.update(OptimiserState.start(t), outcome(gradient + 3.0 * t.sign()), ones, 0)
@@ -176,7 +176,7 @@ def test_rows_end_as_they_would_alone() -> None:
 
 
 def test_a_lifetime_that_diverged_is_left_out_of_the_mean() -> None:
-    t = doubles([0.1, 0.2])[None]
+    t = doubles([0.1, 0.2])
     ones = torch.ones(2, dtype=torch.float64)
     optimiser = MetaOptimiser(1e-2, 10)
     good = doubles([1.0, 2.0], [3.0, -1.0])
@@ -194,8 +194,8 @@ def test_a_lifetime_that_diverged_is_left_out_of_the_mean() -> None:
 def test_most_lifetimes_diverged_goes_half_way_back(diverged: int) -> None:
     ones = torch.ones(2, dtype=torch.float64)
     optimiser = MetaOptimiser(1e-1, 10)
-    born = OptimiserState.start(doubles([1.0, -1.0])[None])
-    first, _ = optimiser.update(born, outcome(doubles([1.0, 1.0])[None]), ones, 0)
+    born = OptimiserState.start(doubles([1.0, -1.0]))
+    first, _ = optimiser.update(born, outcome(doubles([1.0, 1.0])), ones, 0)
     gradients = torch.ones(4, 2, dtype=torch.float64)
     gradients[:diverged] = NAN
     state, rejected = optimiser.update(first, outcome(gradients), ones, 1)
@@ -212,7 +212,7 @@ def test_most_lifetimes_diverged_goes_half_way_back(diverged: int) -> None:
 
 def test_penalty_is_ramped_in() -> None:
     optimiser = MetaOptimiser(1e-2, 100, penalty="l1", lam=8.0, ramp=(10, 30))
-    t = doubles([1.0])[None]
+    t = doubles([1.0])
     lams = [float(optimiser.penalty_at(u).value(t)) for u in (0, 10, 15, 20, 30, 99)]
     assert lams == [0, 0, 2, 4, 8, 8]
     at_once = MetaOptimiser(1e-2, 100, penalty="l1", lam=8.0)
@@ -235,23 +235,34 @@ def test_long_gradients_are_clipped_one_by_one() -> None:
     clipped, _ = MetaOptimiser(1e-2, 9, clip=1.0).update(
         OptimiserState.start(t), outcome(gradients), ones, 0
     )
-    torch.testing.assert_close(clipped.mean, 0.1 * doubles([0.45, 0.6])[None])
+    torch.testing.assert_close(clipped.mean, 0.1 * doubles([0.45, 0.6]))
     scaled, _ = MetaOptimiser(1e-2, 9, clip=1.0).update(  # measured in t, not in theta
         OptimiserState.start(t), outcome(gradients / 10), 10 * ones, 0
     )
-    torch.testing.assert_close(scaled.mean[0, 0], doubles(0.1 * (0.6 + 0.6) / 2)[0])
+    torch.testing.assert_close(scaled.mean, clipped.mean)
 
 
-def test_masked_coefficients_stay_zero() -> None:
-    mask = doubles([1.0, 0.0, 1.0])[None]
-    optimiser = MetaOptimiser(1e-2, 9, mask=mask)
-    state = OptimiserState.start(doubles([1.0, 0.0, 0.0])[None])
+def test_terms_left_out_stay_zero() -> None:
+    alive = doubles([1.0, 0.0, 1.0])
+    optimiser = MetaOptimiser(1e-2, 9)
+    state = OptimiserState.start(doubles([1.0, 5.0, 0.0]), alive)
     ones = torch.ones(3, dtype=torch.float64)
     for update in range(5):
-        gradient = torch.ones(1, 3, dtype=torch.float64)
-        state, _ = optimiser.update(state, outcome(gradient), ones, update)
-    assert state.t[0, 1] == 0
+        state, _ = optimiser.update(state, outcome(doubles([1.0, 1.0, 1.0])), ones, update)
+        assert state.t[0, 1] == 0
     assert (state.t[0, [0, 2]] != doubles(1.0, 0.0)).all()
+
+
+def test_small_terms_are_dropped_once_and_for_good() -> None:
+    optimiser = MetaOptimiser(1e-3, 9, drop_at=2, keep=0.1)
+    state = OptimiserState.start(doubles([1.0, 0.05, -0.5], [0.01, -0.002, 0.0005]))
+    ones = torch.ones(3, dtype=torch.float64)
+    for update in range(4):
+        gradients = doubles([0.0, 1.0, 0.0], [0.0, 0.0, 0.0])
+        state, _ = optimiser.update(state, outcome(gradients), ones, update)
+        dropped = [[1, 0, 1], [1, 1, 0]] if update >= 2 else [[1, 1, 1], [1, 1, 1]]
+        assert state.alive.tolist() == dropped  # a row's own largest counts
+        assert ((state.t != 0) == state.alive.bool()).all()
 
 
 # What every term is made of, at birth: its Frobenius norm by hand for vectors and weights.

@@ -367,7 +367,7 @@ def test_one_lifetime_that_diverges_does_not_flatten_a_figure(tmp_path):
     path.write_text("\n".join(map(json.dumps, events)) + "\n")
     figures = {plate.name: plate.draw(RunData.load(folder)) for plate in PLATES}
     _, loss = figures["meta_learning"].axes
-    assert 1.0 < loss.get_ylim()[1] < 4.0
+    assert 1.0 < loss.get_ylim()[1] < 6.0
     assert figures["orthonormality"].axes[0].get_ylim()[1] < 1e4
 
 

@@ -136,8 +136,10 @@ _spare: dict[torch.dtype, Tensor] = {}
 
 
 def _frames(dtype: torch.dtype, *shape: int) -> Tensor:
-    """Memory for frames, used again once nothing refers to them: fresh pages cost a fifth of
-    the time of a lifetime."""
+    """Memory for frames, used again once nothing refers to them.
+
+    Fresh pages cost a fifth of the time of a lifetime.
+    """
     buffer = _spare.pop(dtype, None)
     if buffer is None or buffer.numel() < prod(shape):
         buffer = torch.empty(prod(shape), dtype=dtype)

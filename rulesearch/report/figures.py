@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rulesearch.analysis import Interval, bootstrap_interval, running_mean, running_median
-from rulesearch.report.run_data import Floats, RunData
+from rulesearch.analysis import running_mean, running_median
+from rulesearch.report.lines import draw_band, draw_layers, label_lines, set_limits
+from rulesearch.report.run_data import RunData
 from rulesearch.report.style import (
     GREY,
     LINES,
     PHASE_COLOURS,
     STYLE,
-    label_ends,
-    layer_colours,
     panels,
 )
 from rulesearch.report.table import PHASE_NAMES
@@ -34,8 +32,6 @@ __all__ = [
     "orthonormality",
 ]
 
-REACH = 3.0  # how far beyond the lines their bands may push the limits, as a factor
-DECADES = 100.0  # a ratio that only a logarithmic axis shows
 SHORT_NAMES = {**PHASE_NAMES, "search": "pool", "refit": "survivors"}
 
 
@@ -54,12 +50,12 @@ def meta_learning(run: RunData) -> Figure:
             if rows.size:
                 rows, name = smooth(rows, window), SHORT_NAMES[phase]
                 colour = PHASE_COLOURS[phase]
-                lines.append(_band(ax, curves.updates, rows, name, colour, typical=typical))
+                lines.append(draw_band(ax, curves.updates, rows, name, colour, typical=typical))
         smoothing = f" (running {'median' if typical else 'mean'} over {window})"
         ax.set_xlabel("update" + smoothing * (window > 1))
         ax.set_title(f"meta-{quantity}")
-        _limit(ax, lines)
-        _label(ax, lines)
+        set_limits(ax, lines)
+        label_lines(ax, lines)
     return figure
 
 
@@ -75,11 +71,13 @@ def coefficients(run: RunData) -> Figure:
         alive = term.name in run.kept
         colour = next(colours) if alive else GREY
         text = math_label(term.name, term.latex)
-        lines.append(_band(ax, curves.updates, theta[:, :, index], text, colour, faint=not alive))
+        lines.append(
+            draw_band(ax, curves.updates, theta[:, :, index], text, colour, faint=not alive)
+        )
     ax.axhline(0.0, color="black", linewidth=0.4, zorder=0)
     ax.set_xlabel("update")
     ax.set_ylabel(r"coefficient $\theta$ ($10^{-3}$)")
-    _label(ax, lines)
+    label_lines(ax, lines)
     return figure
 
 
@@ -92,14 +90,14 @@ def alignment(run: RunData) -> Figure:
     for ax, phase in zip(axes, shown, strict=True):
         probes = run.probes[phase]
         angles = run.shown(phase, probes.angles)
-        lines.append(_layers(ax, probes.updates, angles, range(angles.shape[2])))
+        lines.append(draw_layers(ax, probes.updates, angles, range(angles.shape[2])))
         ax.set_title(PHASE_NAMES[phase])
         ax.axhline(90.0, color="black", linewidth=0.4, linestyle=(0, (4, 4)), zorder=0)
     top = max(95.0, axes[0].get_ylim()[1])
     axes[0].set(ylim=(0.0, top), yticks=np.arange(0.0, top, 30.0))
     axes[0].set_ylabel("angle to backprop (°)")
     for ax, drawn in zip(axes, lines, strict=True):
-        _label(ax, drawn)
+        label_lines(ax, drawn)
     return figure
 
 
@@ -113,12 +111,12 @@ def orthonormality(run: RunData) -> Figure:
         probes = run.probes[phase]
         errors = run.shown(phase, probes.orthonormality)
         layers = range(1, max(errors.shape[2], 2))
-        lines.append(_layers(ax, probes.updates, errors, layers, typical=True))
+        lines.append(draw_layers(ax, probes.updates, errors, layers, typical=True))
         ax.set_title(PHASE_NAMES[phase])
     axes[0].set_yscale("log")
-    _limit(axes[0], [line for drawn in lines for line in drawn])
+    set_limits(axes[0], [line for drawn in lines for line in drawn])
     for ax, drawn in zip(axes, lines, strict=True):
-        _label(ax, drawn)
+        label_lines(ax, drawn)
     axes[0].set_ylabel(r"orthonormality error $E_W$")
     return figure
 
@@ -250,85 +248,3 @@ def _shares(run: RunData) -> dict[float | None, dict[str, float]]:
         return {}
     front = {e["lam"]: e["share"] for e in run.result["front"] if "share" in e}
     return front or {run.lam: {row["name"]: row["share"] for row in run.result["table"]}}
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line that was drawn: where, its band, and what to write at its end."""
-
-    x: Floats
-    band: Interval
-    text: str
-    colour: str
-
-
-def _band(
-    ax: Axes,
-    x: Floats,
-    rows: Floats,
-    text: str,
-    colour: str,
-    *,
-    faint: bool = False,
-    typical: bool = False,
-) -> Line:
-    """Draw the mean of the rows, or the typical row's median, and its 98% band."""
-    band = bootstrap_interval(rows, statistic="median" if typical else "mean")
-    ax.fill_between(
-        x, band.low, band.high, color=colour, alpha=0.12 if faint else 0.22, linewidth=0
-    )
-    width, order = (0.8, 1.5) if faint else (1.3, 2.0)
-    dot = "o" if x.size == 1 else ""  # one point makes no line
-    ax.plot(x, band.centre, color=colour, linewidth=width, zorder=order, marker=dot, markersize=3)
-    return Line(x, band, text, colour)
-
-
-def _layers(
-    ax: Axes, x: Floats, values: Floats, layers: Sequence[int], *, typical: bool = False
-) -> list[Line]:
-    """Draw a band for each layer."""
-    ax.set_xlabel("update")
-    return [
-        _band(ax, x, values[:, :, index], rf"$\ell={layer}$", colour, typical=typical)
-        for index, (layer, colour) in enumerate(
-            zip(layers, layer_colours(len(layers)), strict=True)
-        )
-    ]
-
-
-def _label(ax: Axes, lines: Sequence[Line]) -> None:
-    """Name lines at the right margin; the vertical limits must be final."""
-    edge = max((float(line.x[-1]) for line in lines), default=0.0) + 1.0
-    ax.set_xlim(min((float(line.x[0]) for line in lines), default=0.0), edge)
-    ends = []
-    for line in lines:
-        seen = line.band.centre[np.isfinite(line.band.centre)]
-        last = float(seen[-1]) if seen.size else float("nan")
-        ends.append((last, line.text, line.colour))
-        if line.x[-1] < edge - 1.0:  # a shorter phase: lead the eye on to its name
-            dots = (0, (1, 3))
-            ax.plot([line.x[-1], edge], [last] * 2, color=line.colour, lw=0.6, linestyle=dots)
-    label_ends(ax, ends)
-
-
-def _limit(ax: Axes, lines: Sequence[Line]) -> None:
-    """Set limits by what most updates show: an outlier or its band must not flatten the rest.
-
-    The axis is logarithmic where the lines span decades, and starts from zero where not.
-    """
-    if not lines:
-        return
-    bands = [np.concatenate(parts) for parts in zip(*(line.band for line in lines), strict=True)]
-    centre, lows, highs = bands
-    high = min(_quantile(highs, 0.98), REACH * _quantile(centre, 0.98))
-    low = max(_quantile(lows, 0.02), _quantile(centre, 0.02) / REACH)
-    if low > 0 and high > DECADES * low:
-        ax.set_yscale("log")
-        ax.set_ylim(low / 1.5, high * 1.5)
-    elif ax.get_yscale() == "linear" and high > 0:
-        ax.set_ylim(0.0, 1.08 * high)
-
-
-def _quantile(values: Floats, share: float) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.quantile(known, share)) if known.size else float("nan")

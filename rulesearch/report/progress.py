@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
@@ -22,6 +23,8 @@ from rich.progress import (
 from rich.text import Text
 
 __all__ = ["TerminalProgress"]
+
+Floats = NDArray[np.float64]
 
 TITLES = {
     "search": "pool with penalty",
@@ -44,14 +47,14 @@ class TerminalProgress:
         self._console = console or Console(stderr=True)
         self._bars = Progress(
             TextColumn("[bold]{task.description:<20}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
         )
-        self._status = Text()
+        self._status = Group()
         self._live = Live(
             Group(self._bars, self._status), console=self._console, refresh_per_second=4
         )
@@ -97,41 +100,56 @@ class TerminalProgress:
         done = event["update"] + 1
         if self._bar is not None:
             self._bars.update(self._bar, completed=done)
-        line = self._line(np.array(event["theta"]), sum(event["rejected"]))
-        self._status.plain = line
-        if not self._console.is_terminal and (done % max(1, self._total // 10) == 0):
-            text = f"{self._title}: {done}/{self._total}  {' | '.join(line.splitlines())}"
-            self._console.print(text, highlight=False, soft_wrap=True)
+        tenth = done % max(1, self._total // 10) == 0 or done == self._total
+        if self._console.is_terminal or tenth:
+            now = self._now(np.array(event["theta"]), sum(event["rejected"]))
+            if self._console.is_terminal:
+                rule = Text(f"  best rule so far: {now.rule}", no_wrap=True, overflow="ellipsis")
+                status = f"  {now.score} (best {now.best})   terms alive {now.alive}{now.lost}"
+                self._status.renderables[:] = [
+                    Text(status, no_wrap=True, overflow="ellipsis"),
+                    rule,
+                ]
+            else:
+                line = f"{self._title:<20} {done}/{self._total}  {now.score}  terms {now.alive}"
+                self._console.print(f"{line}{now.lost}", highlight=False, soft_wrap=True)
 
-    def _line(self, theta: np.ndarray[Any, np.dtype[np.float64]], rejected: int) -> str:
+    def _now(self, theta: Floats, rejected: int) -> _Now:
         accuracy, loss = _row_means(self._accuracy), _row_means(self._loss)
         size = np.abs(theta / self._scales)
         alive = (size > ALIVE * size.max(1, keepdims=True)).sum(1)
-        regression = not np.isfinite(accuracy).any()
-        value = loss if regression else accuracy
-        best = (
-            int(np.nanargmin(loss) if regression else np.nanargmax(accuracy))
-            if np.isfinite(value).any()
-            else 0
-        )
-        name = "loss" if regression else "accuracy"
-        shown = f"{_mean(value):.3f} (best {value[best]:.3f})" if np.isfinite(value).any() else "-"
+        low, high = int(alive.min()), int(alive.max())
+        # Targets that are no labels have a loss and no accuracy.
+        name, score = ("accuracy", accuracy) if np.isfinite(accuracy).any() else ("loss", loss)
+        ranked = np.where(np.isfinite(score), score if name == "accuracy" else -score, -np.inf)
+        best = int(ranked.argmax())
         kept = [k for k in np.argsort(-size[best]) if size[best, k] > ALIVE * size[best].max()]
-        rule = "  ".join(f"{self._terms[k]} {theta[best, k]:+.2e}" for k in kept[:8])
-        more = f"  and {len(kept) - 8} more" if len(kept) > 8 else ""
-        lost = f"   rejected {rejected}" if rejected else ""
-        return (
-            f"  {name} {shown}   terms alive {alive.min()} to {alive.max()} "
-            f"(median {np.median(alive):.0f}){lost}\n  best rule so far: {rule}{more}"
+        return _Now(
+            score=f"{name} {_number(score[np.isfinite(score)])}",
+            best=_number(score[best : best + 1]),
+            alive=str(low) if low == high else f"{low} to {high}",
+            lost=f"   rejected {rejected}" if rejected else "",
+            rule="  ".join(f"{self._terms[k]} {theta[best, k]:+.2e}" for k in kept),
         )
 
 
-def _row_means(recent: deque[list[float]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+class _Now(NamedTuple):
+    """What a line of progress says."""
+
+    score: str
+    best: str
+    alive: str
+    lost: str
+    rule: str
+
+
+def _row_means(recent: deque[list[float]]) -> Floats:
     values = np.array(recent, dtype=np.float64)
     count = np.isfinite(values).sum(0)
     total = np.where(np.isfinite(values), values, 0).sum(0)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    return float(values[np.isfinite(values)].mean())
+def _number(values: Floats) -> str:
+    """The mean as text; a dash where there is none."""
+    return f"{values.mean():.3f}" if np.isfinite(values).any() else "-"

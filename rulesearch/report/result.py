@@ -16,6 +16,8 @@ from rulesearch.rules import Rule
 
 __all__ = ["Result"]
 
+DIVERGED = 0.2  # share of lifetimes from which on the result says so
+
 
 @dataclass(frozen=True, repr=False)
 class Result:
@@ -77,6 +79,20 @@ class Result:
         data = RunData.load(self.path)
         return dict(data.curves)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What speaks against trusting the result, a line each."""
+        return tuple(
+            f"Note: {share:.0%} of the lifetimes of '{phase}' diverged at the end; lower "
+            "optimiser.rate or optimiser.scale_cap."
+            for phase, share in self.content.get("rejected", {}).items()
+            if share > DIVERGED
+        )
+
+    def summary(self, width: int = 96) -> str:
+        """Return the table, the rule and the notes as text."""
+        return "\n\n".join([self.table(width), f"dW = {self.rule}", *self.notes])
+
     def table(self, width: int = 96) -> str:
         """Return the table as text."""
         return text_table(self.content, width)
@@ -86,7 +102,7 @@ class Result:
         return latex_table(self.content)
 
     def __str__(self) -> str:
-        return f"{self.table()}\n\ndW = {self.rule}"
+        return self.summary()
 
     def __repr__(self) -> str:
         return f"Result({str(self.path)!r}, rule: {', '.join(self.terms) or 'none'})"

@@ -88,7 +88,7 @@ def label_ends(ax: Axes, ends: Sequence[End]) -> None:
     ends = sorted((end for end in ends if np.isfinite(end[0])), key=lambda end: end[0])
     to_axes = ax.transData + ax.transAxes.inverted()
     edge = ax.get_xlim()[1]
-    wanted = np.array([to_axes.transform((edge, value))[1] for value, _, _ in ends])
+    wanted = np.array([to_axes.transform((edge, value))[1] for value, _, _ in ends]).clip(0, 1)
     inches = ax.figure.bbox.height / ax.figure.dpi - 0.7  # the axes' own, nearly
     for place, target, (_, text, colour) in zip(
         _apart(wanted, LABEL_SIZE * 1.3 / 72 / inches), wanted, ends, strict=True

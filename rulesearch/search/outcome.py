@@ -130,9 +130,7 @@ class Outcome:
             theta[:, columns] = ends["theta"][rows]
             share = dict(zip(self.pool.names, map(float, (theta != 0).mean(0)), strict=True))
             terms = tuple(name for name in self.pool.names if share[name] > 0.5)
-            found[support] = _Refit(
-                terms, share, theta, ends["accuracy"][rows], ends["loss"][rows]
-            )
+            found[support] = _Refit(terms, share, theta, ends["accuracy"][rows], ends["loss"][rows])
         return found
 
 

@@ -78,11 +78,14 @@ class OptimiserSpec(Spec):
 
 
 class NetworkSpec(Spec):
-    """The network; the widths of input and output come from the tasks."""
+    """The network; the widths of input and output come from the tasks.
+
+    ``activation`` and ``output`` None are softplus and softmax; tanh and linear for regression.
+    """
 
     hidden: list[Count] = [170, 130, 100, 70]
     outputs: Count | None = None
-    activation: Literal["softplus", "tanh", "relu"] = "softplus"
+    activation: Literal["softplus", "tanh", "relu"] | None = None
     beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
     output: Literal["softmax", "linear"] | None = None
     feedback: Literal["random", "symmetric", "direct"] = "random"
@@ -91,11 +94,14 @@ class NetworkSpec(Spec):
 
     def build(self, tasks: TaskFamily) -> PlasticNetwork:
         """The network that fits the tasks."""
-        options = self.model_dump(exclude={"hidden", "outputs", "output"})
-        outputs = self.outputs or tasks.n_out
+        sizes = [tasks.n_in, *self.hidden, self.outputs or tasks.n_out]
         linear = isinstance(tasks, LinearTeacher)
-        output = self.output or ("linear" if linear else "softmax")
-        return PlasticNetwork([tasks.n_in, *self.hidden, outputs], output=output, **options)
+        usual = {
+            "output": "linear" if linear else "softmax",
+            "activation": "tanh" if linear else "softplus",
+        }
+        chosen = self.model_dump(exclude={"hidden", "outputs"}, exclude_none=True)
+        return PlasticNetwork(sizes, **{**usual, **chosen})
 
 
 class FewShotSpec(Spec):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,19 +18,27 @@ __all__ = ["LinearTeacher"]
 class LinearTeacher:
     r"""Regression on a linear teacher, for one linear connection under squared error.
 
-    Inputs are standard normal, targets :math:`y^* = A x` with :math:`A_{ij} \sim N(0, 1/n)`,
-    drawn anew for each lifetime, without noise, and many more steps than inputs. So the delta
-    rule alone, ``F0`` of the paper's pool, brings the loss to zero, and it is optimal.
+    Inputs are standard normal and targets are :math:`y^* = A x`, without noise, with a random
+    matrix A of orthonormal rows, drawn anew for each lifetime, and many more steps than inputs.
+    So the delta rule alone, ``F0`` of the paper's pool, brings the loss to zero, and no shorter
+    rule does.
 
     With ``silent`` inputs, which are zero in training and as strong as the others in the
     queries, without bearing on the target, the gradient never touches their random initial
-    weights. Only forgetting removes them: the optimum is the delta rule with decay, ``F0`` and
-    ``F3``.
+    weights :math:`W_s`; something has to forget them. Decay (``F3``) shrinks A as well. Oja's
+    rule (``F9``) does not: at :math:`W = (A, W_s)` its mean is :math:`A - A A^T A = 0` on the
+    informative weights and :math:`-A A^T W_s = -W_s` on the silent ones, since
+    :math:`A A^T = 1`. So ``F0`` with ``F9`` brings the loss to zero; neither does alone, and
+    decay in place of ``F9`` leaves a bias. Terms with an odd power of ``e_pre`` have no gradient
+    at zero: the random B behind it is as likely as -B.
+
+    Inputs have both signs, and the derivative of softplus, written in y, explodes at negative
+    y: use ``activation='tanh'``, which bears on nothing here but the input's error.
 
     Parameters
     ----------
     inputs, outputs : int
-        Width of the informative input and of the target.
+        Width of the informative input and of the target, which is not the wider one.
     silent : int
         Further inputs, silent in training.
     steps, queries : int
@@ -40,7 +47,7 @@ class LinearTeacher:
     Raises
     ------
     ConfigError
-        If a size is not positive.
+        If a size is not positive, or there are more outputs than inputs.
     """
 
     inputs: int = 8
@@ -55,6 +62,8 @@ class LinearTeacher:
                 raise ConfigError(f"linear teacher: {name} must be at least 1")
         if self.silent < 0:
             raise ConfigError("linear teacher: silent must not be negative")
+        if self.outputs > self.inputs:
+            raise ConfigError("linear teacher: orthonormal rows need outputs <= inputs")
 
     @property
     def n_in(self) -> int:
@@ -74,7 +83,7 @@ class LinearTeacher:
     @property
     def optimum(self) -> frozenset[str]:
         """Terms of the paper's pool that the best rule has."""
-        return frozenset({"F0", "F3"} if self.silent else {"F0"})
+        return frozenset({"F0", "F9"} if self.silent else {"F0"})
 
     def describe(self) -> dict[str, object]:
         """Everything that makes these tasks what they are."""
@@ -97,7 +106,7 @@ class LinearTeacher:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, dtype=dtype)
 
-        teacher = normal(self.outputs, self.inputs) / math.sqrt(self.inputs)
+        teacher = torch.linalg.qr(normal(self.inputs, self.outputs)).Q.T
         x, x_query = normal(self.steps, self.n_in), normal(self.queries, self.n_in)
         x[:, self.inputs :] = 0
         return (
