@@ -180,7 +180,7 @@ def evaluate(
         bool | None,
         typer.Option(help="Draw the classes that the run held out; by default if it held any."),
     ] = None,
-    lifetimes: Annotated[int, typer.Option(help="Fresh networks, each with a task.")] = 200,
+    lifetimes: Annotated[int, typer.Option(min=1, help="Fresh networks, each with a task.")] = 200,
     ways: Annotated[int, typer.Option(help="Classes of a task (with --tasks).")] = 5,
     shots: Annotated[int, typer.Option(help="Training images of a class (with --tasks).")] = 50,
     queries: Annotated[int, typer.Option(help="Queries of a class (with --tasks).")] = 10,
@@ -215,10 +215,10 @@ def data_list() -> None:
     from rulesearch.tasks import data_sets
 
     rows = [("name", "classes", "size", "licence", "found")]
-    rows += [
-        (d.name, str(d.classes), d.size, d.licence, d.found or f"no; {d.address}")
-        for d in data_sets()
-    ]
+    for d in data_sets():
+        classes = "-" if d.classes is None else str(d.classes)
+        where = d.found or ("with root=FOLDER" if d.address == "-" else f"no; {d.address}")
+        rows.append((d.name, classes, d.size, d.licence, where))
     widths = [max(len(row[k]) for row in rows) for k in range(4)]
     for row in rows:
         cells = [c.ljust(w) for c, w in zip(row[:4], widths, strict=True)]

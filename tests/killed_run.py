@@ -46,6 +46,7 @@ def main() -> None:
                 os.waitpid(pid, 0)
                 killed += 1
                 break
+            time.sleep(0.002)
         else:
             break
     if not (run / "result.json").exists():

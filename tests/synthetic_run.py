@@ -169,6 +169,7 @@ def result(
         entry = {"lam": lam, "terms": list(_kept(ratio)), "share": share}
         known = final["accuracy"]["search"][0] is not None
         entry.update(accuracy=0.67 - 0.02 * ratio if known else None, loss=1.0 + 0.07 * ratio)
+        entry["refit_terms"] = [name for name in _kept(ratio) if name != "F3"]
         entry.update(refit_accuracy=0.68 if known else None, refit_loss=0.9 + 0.01 * ratio)
         front.append(entry)
     pool = Grammar.from_yaml("pool10").enumerate()
@@ -180,6 +181,7 @@ def result(
             "coefficient": value if share else None,
             "spread": abs(value) * 0.08 if share else None,
             "share": share,
+            "refit_share": float(name in KEPT),
             "locality": locality,
             "kept": name in KEPT,
         }

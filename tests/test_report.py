@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,9 @@ def test_a_refit_shows_the_rows_of_the_pick(run):
     loss = data.curves["refit"].loss
     assert loss.shape == (18, 40)
     np.testing.assert_array_equal(data.shown("refit", loss), loss[6:12])
+    # What counts is the set that the penalty left, though the refit drop from it.
+    outcome = {**(data.result or {}), "pick": {"lam": 3.0, "terms": ["F0", "F2", "F9"]}}
+    np.testing.assert_array_equal(replace(data, result=outcome).shown("refit", loss), loss[12:])
 
 
 def test_rejected_lifetimes_are_gaps(tmp_path):
@@ -159,6 +163,7 @@ def test_text_table_tells_the_result(result):
     assert [line for line in lines if line.startswith(">")] == [
         ">      10     0.650     0.680  1.070     0.910  F0 F2 F9"
     ]
+    assert "        3     0.664     0.680  1.021     0.903  F0 F2 F3 F9 -> F0 F2 F9" in lines
     marked = [line.split()[1] for line in lines if line.startswith("*")]
     assert marked == list(KEPT)
     (f2,) = (line for line in lines if line.startswith("*  F2"))
@@ -209,7 +214,14 @@ def test_without_labels_the_loss_counts(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "-"), (0.0, "0.000"), (0.6543, "0.654"), (1.7e-4, "1.70e-04"), (5.9e7, "5.90e+07")],
+    [
+        (None, "-"),
+        (0.0, "0.000"),
+        (0.6543, "0.654"),
+        (1.71e-4, "0.000171"),
+        (2e-7, "2.00e-07"),
+        (5.9e7, "5.90e+07"),
+    ],
 )
 def test_numbers_keep_their_digits(value, text):
     assert number(value) == text

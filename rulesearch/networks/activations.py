@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = ["ACTIVATIONS", "Activation"]
 
@@ -26,7 +27,9 @@ class Activation:
 
 
 def _softplus(z: Tensor, beta: float) -> Tensor:
-    # torch's own softplus turns linear at a threshold, where its derivatives jump
+    if z.dtype == torch.float32:
+        return functional.softplus(z, beta=beta)
+    # torch's softplus turns linear at 20, which float32 cannot tell and float64 can
     return torch.logaddexp(beta * z, torch.zeros_like(z)) / beta
 
 

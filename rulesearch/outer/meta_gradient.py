@@ -25,14 +25,14 @@ class Evaluation:
         On the queries; accuracy is NaN where targets are no labels.
     gradient : Tensor (lifetimes, n_terms)
         Of each lifetime's loss in its theta; empty where none was asked for.
-    state : NetworkState
-        Weights at the end of life, detached.
+    state : NetworkState or None
+        Weights at the end of life, detached; None where nobody kept them.
     """
 
     loss: Tensor
     accuracy: Tensor
     gradient: Tensor
-    state: NetworkState
+    state: NetworkState | None = None
 
     @property
     def finite(self) -> Tensor:

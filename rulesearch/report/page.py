@@ -21,10 +21,13 @@ from rulesearch.report.style import figure_bytes
 from rulesearch.report.table import (
     achievements,
     front_columns,
+    front_terms,
     latex_coefficient,
     latex_table,
     measure,
     number,
+    share_text,
+    shares,
 )
 from rulesearch.report.typeset import latex_number, math_svg, rule_pieces
 from rulesearch.rules import Rule
@@ -105,9 +108,11 @@ def render_page(run: RunData, drawings: Mapping[str, bytes]) -> str:
         measure=measure(result) if result else "",
         achievements=found,
         tested=any(row.p is not None for row in found),
+        front_terms=front_terms,
         front_columns=front_columns(result) if result else [],
         coefficient=lambda row: latex_coefficient(row["coefficient"], row["spread"]),
-        kept=lambda row: f"{round(row['share'] * len(run.seeds))}/{len(run.seeds)}",
+        shares=shares(result) if result else [],
+        share=lambda value: share_text(value, len(run.seeds)),
         p_value=lambda p: latex_number(p, digits=2),
         number=number,
         plates=plates,

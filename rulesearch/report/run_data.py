@@ -187,7 +187,8 @@ class RunData:
         if phase == "search":
             return values[[row.get("lam") == self.lam for row in self.manifest["rows"]]]
         if phase == "refit" and len(values) == len(self.supports) * len(self.seeds):
-            terms = tuple(term.name for term in self.terms if term.name in self.kept)
+            front = () if self.result is None else self.result["front"]
+            terms = next(tuple(e["terms"]) for e in front if e["lam"] == self.lam)
             sets = [support for support in self.supports for _ in self.seeds]
             return values[[support == terms for support in sets]]
         return values

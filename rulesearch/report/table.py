@@ -16,10 +16,13 @@ __all__ = [
     "achievements",
     "coefficient_text",
     "front_columns",
+    "front_terms",
     "latex_coefficient",
     "latex_table",
     "measure",
     "number",
+    "share_text",
+    "shares",
     "text_table",
 ]
 
@@ -102,6 +105,25 @@ def front_columns(result: Result) -> list[tuple[str, str]]:
     ]
 
 
+def front_terms(entry: Mapping[str, Any]) -> list[Sequence[str]]:
+    """The terms that a penalty left and, where the refit dropped some, those that stayed."""
+    left, stayed = entry["terms"], entry.get("refit_terms", entry["terms"])
+    return [left] if left == stayed else [left, stayed]
+
+
+def shares(result: Result) -> list[tuple[str, str]]:
+    """Key and heading of the shares of seeds that the table's rows tell."""
+    refitted = any(row.get("refit_share") is not None for row in result["table"])
+    return [("share", "kept"), *([("refit_share", "refit")] if refitted else [])]
+
+
+def share_text(share: float | None, seeds: int) -> str:
+    """``6/6`` seeds, or a percentage where their number is not known; a dash if there is none."""
+    if share is None:
+        return NONE
+    return f"{round(share * seeds)}/{seeds}" if seeds else f"{share:.0%}"
+
+
 def coefficient_text(mean: float | None, spread: float | None) -> str:
     """Mean and spread with one exponent: ``( 8.41 ± 0.62)e-3``; a dash where no seed kept it."""
     if mean is None:
@@ -143,25 +165,28 @@ def _front(result: Result, width: int) -> str:
     for entry in front:
         mark = ">" if entry["lam"] == result["pick"].get("lam") else ""
         figures = [number(entry.get(key)) for key, _ in columns]
-        terms = " ".join(entry["terms"]) or "none"
+        terms = " -> ".join(" ".join(names) or "none" for names in front_terms(entry))
         rows.append([mark, number(entry["lam"], "g"), *figures, terms])
     return _grid(rows, "<" + ">" * (len(columns) + 1) + "<", width, WORD)
 
 
 def _terms(result: Result, width: int) -> str:
     seeds = len(result["accuracy"].get("search") or [])
-    rows = [["", "term", "coefficient", "kept", "locality", "LaTeX"]]
+    told = shares(result)
+    headings = [heading for _, heading in told]
+    rows = [["", "term", "coefficient", *headings, "locality", "LaTeX"]]
     for row in result["table"]:
         if not (row["kept"] or row["share"]):
             continue
-        share = f"{round(row['share'] * seeds)}/{seeds}" if seeds else f"{row['share']:.0%}"
         value = coefficient_text(row["coefficient"], row["spread"])
         mark = "*" if row["kept"] else ""
-        rows.append([mark, row["name"], value, share, row["locality"], row["latex"]])
+        cells = [share_text(row[key], seeds) for key, _ in told]
+        rows.append([mark, row["name"], value, *cells, row["locality"], row["latex"]])
+    align = "<<<" + ">" * len(told) + "<"
     if width >= WIDE:
-        return _grid(rows, "<<<><<", width, LATEX_PIECE) + _dropped(result, width)
+        return _grid(rows, align + "<", width, LATEX_PIECE) + _dropped(result, width)
     # A narrow terminal gets the formula under its row instead of in a slim column.
-    head, line, *body = _grid([row[:-1] for row in rows], "<<<><", width, ANYTHING).split("\n")
+    head, line, *body = _grid([row[:-1] for row in rows], align, width, ANYTHING).split("\n")
     for row, (_, *_, latex) in zip(body, rows[1:], strict=True):
         line += "\n" + ("\n" + " " * 9).join([row, *_broken(latex, width - 9, LATEX_PIECE)])
     return f"{head}\n{line}{_dropped(result, width)}"
@@ -191,10 +216,12 @@ def _achievements(result: Result) -> str:
 
 
 def number(value: float | None, form: str = "") -> str:
-    """Format a number, three decimals unless it is very small or large; a dash if none."""
+    """Format a number, three decimals or, if it is small or large, three digits; or a dash."""
     if value is None or form:
         return NONE if value is None else format(value, form)
-    return format(value, ".3f" if value == 0 or 1e-2 <= abs(value) < 1e4 else ".2e")
+    size = abs(value)
+    plain = ".3f" if size >= 0.1 or size == 0 else "#.3g"
+    return format(value, plain if size == 0 or 1e-4 <= size < 1e4 else ".2e")
 
 
 def _grid(rows: Sequence[Sequence[str]], align: str, width: int, token: re.Pattern[str]) -> str:

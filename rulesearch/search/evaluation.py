@@ -142,9 +142,9 @@ def evaluate_rules(
         parts = []
         for begin in range(0, lifetimes, BATCH):
             some = range(begin, min(begin + BATCH, lifetimes))
-            task: TaskBatch = tasks.sample(generators(seed, STREAM, TASK, some, 0, 1))
+            task: TaskBatch = tasks.sample(generators(seed, STREAM, TASK, [(k, 0) for k in some]))
             state: NetworkState = learner.init(
-                generator=generators(seed, STREAM, NETWORK, some, 0, 1)
+                generator=generators(seed, STREAM, NETWORK, [(k, 0) for k in some])
             )
             theta = torch.tensor(rule.theta, dtype=torch.float32)
             parts.append(evaluate(learner, state, theta, task))

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,16 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._lock = (path / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path}: another process is writing this run") from None
-        except OSError as error:
-            raise RunError(f"{path} cannot be written: {error.strerror}") from None
-        self._events = (path / "events.jsonl").open("ab")
+        with ExitStack() as opened:
+            try:
+                lock = opened.enter_context((path / ".lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._events = opened.enter_context((path / "events.jsonl").open("ab", 0))
+            except BlockingIOError:
+                raise RunError(f"{path}: another process is writing this run") from None
+            except OSError as error:
+                raise RunError(f"{path} cannot be written: {error.strerror}") from None
+            self._opened = opened.pop_all()
 
     @classmethod
     def create(cls, path: str | Path, config: str, manifest: Mapping[str, Any]) -> RunFolder:
@@ -114,8 +117,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process write."""
-        self._events.close()
-        self._lock.close()
+        self._opened.close()
 
     # -- events --
 
@@ -126,10 +128,10 @@ class RunFolder:
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add an event, one JSON object on one line."""
-        line = json.dumps(event, separators=(",", ":"), allow_nan=False)
+        line = json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         try:
-            self._events.write(line.encode() + b"\n")
-            self._events.flush()
+            while line:  # nothing is buffered, and a disk that is almost full takes a part
+                line = line[self._events.write(line) :]
         except OSError as error:
             raise RunError(
                 f"{self.path}: events cannot be written ({error.strerror}); mend that, then "

@@ -83,9 +83,9 @@ def _scales(experiment: Experiment) -> Tensor:
     settings = experiment.settings
     if not settings.optimiser.scaling:
         return torch.ones(len(experiment.pool), dtype=torch.float64)
-    some = range(PROBE_NETWORKS)
-    task = experiment.tasks.sample(generators(settings.seed, PROBE_STREAM, TASK, some, 0, 1))
-    state = experiment.network.init(generators(settings.seed, PROBE_STREAM, NETWORK, some, 0, 1))
+    some = [(k, 0) for k in range(PROBE_NETWORKS)]
+    task = experiment.tasks.sample(generators(settings.seed, PROBE_STREAM, TASK, some))
+    state = experiment.network.init(generators(settings.seed, PROBE_STREAM, NETWORK, some))
     x, label = task.x[:PROBE_STEPS], task.label[:PROBE_STEPS]
     cap = settings.optimiser.scale_cap
     return term_scales(experiment.pool, experiment.network, state, x, label, cap)

@@ -113,8 +113,13 @@ class Outcome:
             ],
             "accuracy": {name: _listed(values["accuracy"]) for name, values in phases.items()},
             "loss": {name: _listed(values["loss"]) for name, values in phases.items()},
+            "rejected": {name: self._rejected(name) for name in phases},
             "rule": Rule(self.pool, {name: mean[name] for name in final.terms}).to_json(),
         }
+
+    def _rejected(self, phase: str) -> float:
+        """Share of the lifetimes of a phase's last updates that diverged."""
+        return float(self.end(phase, "rejected").mean()) / self.settings.optimiser.meta_batch
 
     def _refits(self) -> dict[tuple[str, ...], _Refit]:
         """What became of each set of survivors."""

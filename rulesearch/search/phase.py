@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from rulesearch.grammar import TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer import Evaluation, MetaGradient, MetaOptimiser, OptimiserState, Unrolled
+from rulesearch.search.workers import worker_threads
 from rulesearch.tasks import TaskBatch, TaskFamily
 
 __all__ = ["History", "Phase", "generators"]
@@ -26,18 +28,24 @@ MEMORY = 600e6  # bytes that the lifetimes of one batch may take
 
 
 def generators(
-    seed: int, stream: int, what: int, seeds: Sequence[int], update: int, members: int
+    seed: int, stream: int, what: int, lifetimes: Sequence[tuple[int, int]], update: int = 0
 ) -> list[torch.Generator]:
     """One generator per lifetime, from counters alone, so that a run resumes anywhere.
 
-    A seed's draws are its own: they depend neither on the other seeds nor on lambda.
+    Parameters
+    ----------
+    seed, stream, what : int
+        Of the run; of the phase; TASK or NETWORK.
+    lifetimes : sequence of (int, int)
+        Seed and member of the meta-batch. Their draws depend neither on each other nor on lambda.
+    update : int
     """
 
     def one(row: int, member: int) -> torch.Generator:
         entropy = np.random.SeedSequence([seed, stream, what, row, update, member])
         return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
 
-    return [one(row, member) for row in seeds for member in range(members)]
+    return [one(row, member) for row, member in lifetimes]
 
 
 @dataclass
@@ -126,63 +134,61 @@ class Phase:
         """
         learner = PlasticityLearner(self.network, self.pool)
         state = state or OptimiserState.start(self.t, self.alive)
-        for update in range(len(history.loss), self.optimiser.updates):
-            theta = (state.t * self.scales).to(torch.float32)
-            evaluation, probe = self._evaluate(learner, theta, update)
-            state, rejected = self.optimiser.update(state, evaluation, self.scales, update)
-            if not self.optimiser.reject and rejected.any():
-                raise RunError(
-                    f"a lifetime diverged at update {update} of '{self.name}', and rejection is "
-                    "off; set optimiser.reject: true, or a smaller rate"
-                )
-            event = {
-                "event": "update",
-                "phase": self.name,
-                "update": update,
-                "accuracy": _row_means(evaluation.accuracy, evaluation.finite, len(self.seeds)),
-                "loss": _row_means(evaluation.loss, evaluation.finite, len(self.seeds)),
-                "theta": (state.t * self.scales).tolist(),
-                "rejected": rejected.tolist(),
-            }
-            history.add(event)
-            emit(event)
-            if probe is not None:
-                emit({"event": "probe", "phase": self.name, "update": update, **probe})
-            checkpoint(update + 1, state)
+        with worker_threads() as workers:
+            for update in range(len(history.loss), self.optimiser.updates):
+                theta = (state.t * self.scales).to(torch.float32)
+                evaluation, probe = self._evaluate(learner, theta, update, workers)
+                state, rejected = self.optimiser.update(state, evaluation, self.scales, update)
+                if not self.optimiser.reject and rejected.any():
+                    raise RunError(
+                        f"a lifetime diverged at update {update} of '{self.name}', and rejection is "
+                        "off; set optimiser.reject: true, or a smaller rate"
+                    )
+                event = {
+                    "event": "update",
+                    "phase": self.name,
+                    "update": update,
+                    "accuracy": _row_means(evaluation.accuracy, evaluation.finite, len(self.seeds)),
+                    "loss": _row_means(evaluation.loss, evaluation.finite, len(self.seeds)),
+                    "theta": (state.t * self.scales).tolist(),
+                    "rejected": rejected.tolist(),
+                }
+                history.add(event)
+                emit(event)
+                if probe is not None:
+                    emit({"event": "probe", "phase": self.name, "update": update, **probe})
+                checkpoint(update + 1, state)
         return history
 
     def _evaluate(
-        self, learner: PlasticityLearner, theta: Tensor, update: int
+        self, learner: PlasticityLearner, theta: Tensor, update: int, workers: ThreadPoolExecutor
     ) -> tuple[Evaluation, dict[str, Any] | None]:
-        """Live one meta-batch of every row, in batches that fit in memory."""
-        distinct = sorted(set(self.seeds))
-        arguments = (distinct, update, self.meta_batch)
-        task = self.tasks.sample(generators(self.seed, self.stream, TASK, *arguments))
-        born = learner.init(generator=generators(self.seed, self.stream, NETWORK, *arguments))
-        members = torch.arange(self.meta_batch)
-        index = torch.cat([distinct.index(s) * self.meta_batch + members for s in self.seeds])
+        """Live one meta-batch of every row, some lifetimes at a time on each worker."""
+        lifetimes = [(seed, member) for seed in self.seeds for member in range(self.meta_batch)]
         theta = theta.repeat_interleave(self.meta_batch, 0)
         probing = update % self.probe_every == 0 or update == self.optimiser.updates - 1
-        size = max(1, int(MEMORY // learner.bytes_per_lifetime(self.tasks.steps)))
-        found: list[Evaluation] = []
-        probes: list[tuple[Tensor, Tensor]] = []
-        for begin in range(0, len(index), size):
-            some = index[begin : begin + size]
-            here = NetworkState([w[some] for w in born.W], [b[some] for b in born.B])
-            tasks = TaskBatch(
-                task.x[:, some], task.label[:, some], task.x_query[some], task.label_query[some]
+
+        def live(begin: int) -> tuple[Evaluation, tuple[Tensor, Tensor] | None]:
+            some = lifetimes[begin : begin + size]
+            tasks = self.tasks.sample(generators(self.seed, self.stream, TASK, some, update))
+            born = learner.init(
+                generator=generators(self.seed, self.stream, NETWORK, some, update)
             )
-            one = self.meta_gradient(learner, here, theta[begin : begin + size], tasks)
-            if probing:
-                probes.append(_probe(self.network, one.state, tasks))
-            found.append(Evaluation(one.loss, one.accuracy, one.gradient, here))
+            one = self.meta_gradient(learner, born, theta[begin : begin + size], tasks)
+            probe = _probe(self.network, one.state, tasks) if probing and one.state else None
+            return Evaluation(one.loss, one.accuracy, one.gradient), probe
+
+        threads = torch.get_num_threads()
+        fitting = int(MEMORY // threads // learner.bytes_per_lifetime(self.tasks.steps))
+        size = max(1, min(fitting, -(-len(lifetimes) // (2 * threads))))
+        found = list(workers.map(live, range(0, len(lifetimes), size)))
         whole = Evaluation(
-            torch.cat([e.loss for e in found]),
-            torch.cat([e.accuracy for e in found]),
-            torch.cat([e.gradient for e in found]),
-            born,
+            torch.cat([e.loss for e, _ in found]),
+            torch.cat([e.accuracy for e, _ in found]),
+            torch.cat([e.gradient for e, _ in found]),
         )
-        if not probing:
+        probes = [probe for _, probe in found if probe is not None]
+        if not probes:
             return whole, None
         names = ("angles", "orthonormality")
         rows = len(self.seeds)

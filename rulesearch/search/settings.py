@@ -33,10 +33,10 @@ def _in_order(ramp: list[int]) -> list[int]:
     return ramp
 
 
-def _distinct(lam: float | list[float]) -> float | list[float]:
-    if isinstance(lam, list) and len(set(lam)) < len(lam):
+def _distinct(lams: list[float]) -> list[float]:
+    if len(set(lams)) < len(lams):
         raise PydanticCustomError("lam", "should not name one lambda twice")
-    return lam
+    return lams
 
 
 class Spec(BaseModel):
@@ -45,13 +45,19 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+# The kind is decided first: a plain union reports the mistakes of its first member.
+Lambdas = Annotated[
+    Annotated[Size, Tag("one")]
+    | Annotated[list[Size], Field(min_length=1), AfterValidator(_distinct), Tag("several")],
+    Discriminator(lambda lam: "several" if isinstance(lam, list) else "one"),
+]
+
+
 class PenaltySpec(Spec):
     """The penalty, and one lambda or a list of them, run as one batch."""
 
     name: Literal["none", "l1", "l2", "proximal-l1"] = "proximal-l1"
-    lam: Annotated[Size | Annotated[list[Size], Field(min_length=1)], AfterValidator(_distinct)] = (
-        10.0
-    )
+    lam: Lambdas = 10.0
 
 
 class OptimiserSpec(Spec):
@@ -129,8 +135,7 @@ class LinearTeacherSpec(Spec):
     """Tasks of :class:`rulesearch.tasks.LinearTeacher`."""
 
     family: Literal["linear-teacher"]
-    inputs: Count = 8
-    outputs: Count = 6
+    inputs: Count = 6
     silent: Annotated[int, Field(ge=0)] = 0
     steps: Count = 100
     queries: Count = 20
@@ -255,5 +260,6 @@ def settings_from(
         return Settings.model_validate(data)
     except ValidationError as failed:
         error = failed.errors(include_url=False)[0]
+        known = (*known, *PenaltySpec.model_fields)
         where = next((step for step in reversed(error["loc"]) if step in known), error["loc"][0])
         raise ConfigError(f"{where}={error['input']!r}: {error['msg'].lower()}") from None

@@ -19,26 +19,25 @@ class LinearTeacher:
     r"""Regression on a linear teacher, for one linear connection under squared error.
 
     Inputs are standard normal and targets are :math:`y^* = A x`, without noise, with a random
-    matrix A of orthonormal rows, drawn anew for each lifetime, and many more steps than inputs.
-    So the delta rule alone, ``F0`` of the paper's pool, brings the loss to zero, and no shorter
-    rule does.
+    orthogonal A, drawn anew for each lifetime, and many more steps than inputs. So the delta
+    rule alone, ``F0`` of the paper's pool, brings the loss to zero.
 
     With ``silent`` inputs, which are zero in training and as strong as the others in the
     queries, without bearing on the target, the gradient never touches their random initial
-    weights :math:`W_s`; something has to forget them. Decay (``F3``) shrinks A as well. Oja's
-    rule (``F9``) does not: at :math:`W = (A, W_s)` its mean is :math:`A - A A^T A = 0` on the
-    informative weights and :math:`-A A^T W_s = -W_s` on the silent ones, since
-    :math:`A A^T = 1`. So ``F0`` with ``F9`` brings the loss to zero; neither does alone, and
-    decay in place of ``F9`` leaves a bias. Terms with an odd power of ``e_pre`` have no gradient
-    at zero: the random B behind it is as likely as -B.
+    weights :math:`W_s`; something has to forget them. Decay (``F3``) moves W away from A as
+    well. Oja's rule (``F9``) does not: at :math:`W = (A, W_s)` it is
+    :math:`A x x^T (1 - A^T A) = 0` on the informative weights and :math:`-y y^T W_s` on the
+    silent ones. So ``F0`` with ``F9`` brings the loss to zero; neither does alone, and decay in
+    place of ``F9`` leaves a bias. Terms with an odd power of ``e_pre`` have no gradient at zero,
+    the random B behind it being as likely as -B.
 
     Inputs have both signs, and the derivative of softplus, written in y, explodes at negative
     y: use ``activation='tanh'``, which bears on nothing here but the input's error.
 
     Parameters
     ----------
-    inputs, outputs : int
-        Width of the informative input and of the target, which is not the wider one.
+    inputs : int
+        Width of the informative input and of the target.
     silent : int
         Further inputs, silent in training.
     steps, queries : int
@@ -47,23 +46,20 @@ class LinearTeacher:
     Raises
     ------
     ConfigError
-        If a size is not positive, or there are more outputs than inputs.
+        If a size is not positive.
     """
 
-    inputs: int = 8
-    outputs: int = 6
+    inputs: int = 6
     silent: int = 0
     steps: int = 100
     queries: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "outputs", "steps", "queries"):
+        for name in ("inputs", "steps", "queries"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"linear teacher: {name} must be at least 1")
         if self.silent < 0:
             raise ConfigError("linear teacher: silent must not be negative")
-        if self.outputs > self.inputs:
-            raise ConfigError("linear teacher: orthonormal rows need outputs <= inputs")
 
     @property
     def n_in(self) -> int:
@@ -73,7 +69,7 @@ class LinearTeacher:
     @property
     def n_out(self) -> int:
         """Width of a target."""
-        return self.outputs
+        return self.inputs
 
     @property
     def name(self) -> str:
@@ -106,7 +102,7 @@ class LinearTeacher:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, dtype=dtype)
 
-        teacher = torch.linalg.qr(normal(self.inputs, self.outputs)).Q.T
+        teacher = torch.linalg.qr(normal(self.inputs, self.inputs)).Q
         x, x_query = normal(self.steps, self.n_in), normal(self.queries, self.n_in)
         x[:, self.inputs :] = 0
         return (
