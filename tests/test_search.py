@@ -20,6 +20,7 @@ import torch
 
 import rulesearch as rs
 from rulesearch.errors import ConfigError, LearnerError, RunError
+from rulesearch.outer import Unrolled
 from rulesearch.search.config import Experiment, load_config
 from rulesearch.search.folder import RunFolder
 from rulesearch.search.outcome import Outcome
@@ -362,6 +363,30 @@ def test_a_seed_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     assert not np.array_equal(five[3], five[2])
     other = theta("other", seeds=4, lams=[4.0], seed=1)
     assert not np.array_equal(five[3], other[3])
+
+
+@pytest.mark.parametrize("activation", ["softplus", "tanh"])
+def test_the_bits_of_a_lifetime_are_its_own(activation: str) -> None:
+    """How many lifetimes run beside it does not change them."""
+    network = rs.PlasticNetwork([64, 37, 23, 10], activation=activation)
+    learner, tasks = rs.PlasticityLearner(network, POOL), FewShot(ways=3, shots=4, queries=3)
+
+    def evaluated(lifetimes: int) -> tuple[torch.Tensor, torch.Tensor]:
+        state, task = (
+            draw([torch.Generator().manual_seed(i) for i in range(lifetimes)])
+            for draw in (network.init, tasks.sample)
+        )
+        found = Unrolled()(learner, state, torch.full((lifetimes, 10), 1e-3), task)
+        return found.loss, found.gradient
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a search's workers
+    loss, gradient = evaluated(7)
+    for lifetimes in (1, 2, 3, 6, 7):
+        some = evaluated(lifetimes)
+        assert torch.equal(some[0], loss[:lifetimes])
+        assert torch.equal(some[1], gradient[:lifetimes])
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(

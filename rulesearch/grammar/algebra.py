@@ -21,8 +21,6 @@ from fractions import Fraction
 from functools import cached_property, reduce
 from typing import TypeAlias, TypeVar
 
-import sympy
-
 from rulesearch.errors import GrammarError
 
 __all__ = [
@@ -206,12 +204,6 @@ class NormalForm:
     def direction(self) -> NormalForm:
         """The form divided by its first coefficient: equal for proportional terms."""
         return self.scaled(1 / self.monomials[0][1]) if self.monomials else self
-
-    def to_sympy(self) -> sympy.MatrixExpr:
-        """Return the canonical SymPy expression."""
-        from rulesearch.grammar.rebuild import to_sympy
-
-        return to_sympy(self)
 
     def __add__(self, other: NormalForm) -> NormalForm:
         terms = dict(self.monomials)

@@ -12,6 +12,7 @@ from rulesearch.grammar.canonical import NormalForm, normal_form
 from rulesearch.grammar.locality import Locality, locality
 from rulesearch.grammar.parser import TextPlace, parse_term
 from rulesearch.grammar.printing import latex, text
+from rulesearch.grammar.rebuild import to_sympy
 
 __all__ = ["Term"]
 
@@ -83,6 +84,10 @@ class Term:
     def symbols(self) -> frozenset[str]:
         """Names of the vocabulary that it needs."""
         return self.normal_form.symbols
+
+    def canonical(self) -> sympy.MatrixExpr:
+        """Return the canonical SymPy expression, the same for every spelling of the term."""
+        return to_sympy(self.normal_form)
 
     def latex(self) -> str:
         """Return the expression in LaTeX, as it was written."""

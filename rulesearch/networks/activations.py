@@ -26,6 +26,23 @@ class Activation:
     twice_differentiable: bool = True
 
 
+LANES = 64  # numbers that a vectorised loop may take at once; the rest it does one by one
+
+
+def _steady(function: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """Keep every number inside the vectorised loop, so that its bits do not depend on the batch.
+
+    The last few numbers of a tensor go through scalar code, whose exponentials round otherwise.
+    Rows are filled up to whole vectors, and what was added is dropped.
+    """
+
+    def padded(z: Tensor, beta: float) -> Tensor:
+        n = z.shape[-1]
+        return function(functional.pad(z, (0, -n % LANES)), beta)[..., :n]
+
+    return padded
+
+
 def _softplus(z: Tensor, beta: float) -> Tensor:
     if z.dtype == torch.float32:
         return functional.softplus(z, beta=beta)
@@ -36,8 +53,8 @@ def _softplus(z: Tensor, beta: float) -> Tensor:
 ACTIVATIONS: dict[str, Activation] = {
     a.name: a
     for a in (
-        Activation("softplus", _softplus, lambda y, beta: -torch.expm1(-beta * y)),
-        Activation("tanh", lambda z, beta: z.tanh(), lambda y, beta: 1 - y * y),
+        Activation("softplus", _steady(_softplus), lambda y, beta: -torch.expm1(-beta * y)),
+        Activation("tanh", _steady(lambda z, beta: z.tanh()), lambda y, beta: 1 - y * y),
         Activation("relu", lambda z, beta: z.relu(), lambda y, beta: (y > 0).to(y.dtype), False),
     )
 }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rulesearch.errors import RunError
@@ -91,7 +92,8 @@ class Result:
 
     def summary(self, width: int = 96) -> str:
         """Return the table, the rule and the notes as text."""
-        return "\n\n".join([self.table(width), f"dW = {self.rule}", *self.notes])
+        rule = fill(f"dW = {self.rule}", width, subsequent_indent="     ", break_long_words=False)
+        return "\n\n".join([self.table(width), rule, *self.notes])
 
     def table(self, width: int = 96) -> str:
         """Return the table as text."""

@@ -36,7 +36,7 @@ def rule_latex(weighted: Weighted, digits: int = 3) -> str:
 def latex_number(value: float, digits: int = 3) -> str:
     r"""Return ``1.23 \times 10^{-3}``; plain decimals between 0.01 and 1000."""
     if value == 0 or 0.01 <= abs(value) < 1000:
-        return f"{value:.{digits}g}"
+        return f"{value:#.{digits}g}".removesuffix(".")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return rf"{mantissa} \times 10^{{{int(exponent)}}}"
 

@@ -167,18 +167,23 @@ def _front(c: Candidate, refit: _Refit | None) -> dict[str, Any]:
         "terms": list(c.terms),
         "share": c.share,
         "accuracy": _mean(c.accuracy),
-        "loss": _mean(c.loss),
+        "loss": _median(c.loss),
     }
     if refit is not None:
         entry["refit_terms"] = list(refit.terms)
         entry["refit_accuracy"] = _mean(refit.accuracy)
-        entry["refit_loss"] = _mean(refit.loss)
+        entry["refit_loss"] = _median(refit.loss)
     return entry
 
 
 def _mean(values: Floats) -> float | None:
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else None
+
+
+def _median(values: Floats) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else None
 
 
 def _listed(values: Floats) -> Sequence[float | None]:

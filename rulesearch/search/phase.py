@@ -141,8 +141,8 @@ class Phase:
                 state, rejected = self.optimiser.update(state, evaluation, self.scales, update)
                 if not self.optimiser.reject and rejected.any():
                     raise RunError(
-                        f"a lifetime diverged at update {update} of '{self.name}', and rejection is "
-                        "off; set optimiser.reject: true, or a smaller rate"
+                        f"a lifetime diverged at update {update} of '{self.name}', and rejection "
+                        "is off; set optimiser.reject: true, or a smaller rate"
                     )
                 event = {
                     "event": "update",
@@ -171,9 +171,7 @@ class Phase:
         def live(begin: int) -> tuple[Evaluation, tuple[Tensor, Tensor] | None]:
             some = lifetimes[begin : begin + size]
             tasks = self.tasks.sample(generators(self.seed, self.stream, TASK, some, update))
-            born = learner.init(
-                generator=generators(self.seed, self.stream, NETWORK, some, update)
-            )
+            born = learner.init(generator=generators(self.seed, self.stream, NETWORK, some, update))
             one = self.meta_gradient(learner, born, theta[begin : begin + size], tasks)
             probe = _probe(self.network, one.state, tasks) if probing and one.state else None
             return Evaluation(one.loss, one.accuracy, one.gradient), probe
