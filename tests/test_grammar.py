@@ -143,6 +143,9 @@ def terms(draw: Any, depth: int = 2) -> Random:
     if kind == "outer":
         (t, f), (u, g) = draw(vectors("post")), draw(vectors("pre"))
         return f"({t}) * ({u}).T", lambda env: f(env) @ g(env).T
+    if kind == "function":  # of weights alone: of a product with vectors it is refused
+        m, n = draw(st.tuples(*[st.sampled_from(["W", "B", "Omega"])] * 2))
+        return f"tanh({m} - {n} / 2)", lambda env: np.tanh(env[m] - env[n] / 2)
     t, f = draw(terms(depth - 1))
     side = draw(st.sampled_from(["post", "pre"]))
     v, g = draw(vectors("post" if kind == "row" else "pre" if kind == "column" else side, 1))
@@ -153,8 +156,6 @@ def terms(draw: Any, depth: int = 2) -> Random:
         return f"diag({v}) * ({t})", lambda env: g(env) * f(env)
     if kind == "column":
         return f"({t}) * diag({v})", lambda env: f(env) * g(env).T
-    if kind == "function":
-        return f"tanh({t})", lambda env: np.tanh(f(env))
     u, k = draw(terms(depth - 1))
     if kind == "sum":
         return f"0.5 * ({t}) - ({u})", lambda env: 0.5 * f(env) - k(env)
