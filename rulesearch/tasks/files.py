@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rulesearch.errors import DataError
+from rulesearch.paths import cache_dir
 
-__all__ = ["Source", "cache_folder", "data_folder", "download", "find"]
+__all__ = ["Source", "data_folder", "download", "find"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,6 @@ def data_folder() -> Path | None:
     if not folder.is_dir():
         raise DataError(f"RULESEARCH_DATA: '{value}' is not a folder; correct or unset it")
     return folder
-
-
-def cache_folder() -> Path:
-    """Return the folder of downloads: ``RULESEARCH_CACHE``, or the user's cache."""
-    import pooch
-
-    return Path(os.environ.get("RULESEARCH_CACHE") or pooch.os_cache("rulesearch")).expanduser()
 
 
 def find(
@@ -110,7 +104,7 @@ def download(name: str, sources: Sequence[Source]) -> list[Path]:
     """
     import pooch
 
-    folder = cache_folder() / name
+    folder = cache_dir() / name
     paths = []
     for source in sources:
         fetched = source.address.rsplit("/", 1)[1]
@@ -159,7 +153,7 @@ def _folders(name: str, root: Path | None, flat: bool) -> Iterator[Path]:
         yield data / name
         if flat:
             yield data
-    yield cache_folder() / name
+    yield cache_dir() / name
 
 
 def _at_hand(folder: Path, source: Source) -> Path | None:
