@@ -118,6 +118,18 @@ IMAGES = np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2)
         (b"\x1f\x8b" + bytes(30), "corrupt or truncated gzip"),
         (struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 4), "its header claims"),
     ],
+    ids=[
+        "empty",
+        "three bytes",
+        "labels for images",
+        "not unsigned bytes",
+        "a byte short",
+        "a byte long",
+        "gzip cut",
+        "gzip without checksum",
+        "not gzip",
+        "huge header",
+    ],
 )
 def test_unsound_idx_files_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "images"
