@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rulesearch import tasks
     from rulesearch.errors import RuleSearchError
     from rulesearch.grammar import Grammar, Term, TermPool
-    from rulesearch.learners import PlasticityLearner
+    from rulesearch.learners import Indexed, PlasticityLearner
     from rulesearch.networks import NetworkState, PlasticNetwork
     from rulesearch.outer import L1, L2, NoPenalty, ProximalL1
     from rulesearch.report.result import Result
@@ -25,6 +25,7 @@ __all__ = [
     "L1",
     "L2",
     "Grammar",
+    "Indexed",
     "NetworkState",
     "NoPenalty",
     "PlasticNetwork",
@@ -46,7 +47,7 @@ _HOMES = {
     "rulesearch.grammar": ("Grammar", "Term", "TermPool"),
     "rulesearch.rules": ("Rule",),
     "rulesearch.networks": ("NetworkState", "PlasticNetwork"),
-    "rulesearch.learners": ("PlasticityLearner",),
+    "rulesearch.learners": ("Indexed", "PlasticityLearner"),
     "rulesearch.outer": ("L1", "L2", "NoPenalty", "ProximalL1"),
     "rulesearch.report.result": ("Result",),
     "rulesearch.search.api": ("load_run",),

@@ -19,6 +19,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from math import prod
@@ -27,10 +28,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rulesearch.compile.tape import LAYOUT, Tape
+from rulesearch.compile.tape import LAYOUT, Life, Tape
 from rulesearch.paths import cache_dir
 
-__all__ = ["engine_unavailable", "live_backward", "live_forward"]
+__all__ = ["Examples", "engine_unavailable", "live_backward", "live_forward"]
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp-simd", "-std=c++17")
 
@@ -136,8 +137,8 @@ def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
 _spare: dict[torch.dtype, list[Tensor]] = defaultdict(list)
 
 
-def _frames(dtype: torch.dtype, *shape: int) -> Tensor:
-    """Memory for frames, used again once nothing refers to them.
+def _reused(dtype: torch.dtype, *shape: int) -> Tensor:
+    """Memory that is used again once nothing refers to it.
 
     Fresh pages cost a fifth of the time of a lifetime.
     """
@@ -145,68 +146,118 @@ def _frames(dtype: torch.dtype, *shape: int) -> Tensor:
     buffer = spare.pop() if spare else torch.empty(0, dtype=dtype)
     if buffer.numel() < size:
         buffer = torch.empty(size, dtype=dtype)
-    frames = buffer[:size].view(shape)
-    weakref.finalize(frames, spare.append, buffer).atexit = False
-    return frames
+    view = buffer[:size].view(shape)
+    weakref.finalize(view, spare.append, buffer).atexit = False
+    return view
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What all lifetimes see, and how they are lived.
+
+    Attributes
+    ----------
+    x : Tensor (steps, lifetimes, examples, n), or (rows, n) where there is an index
+    index : Tensor (steps, lifetimes, examples) int64, or None
+        Row of x.
+    label : Tensor (steps, lifetimes, examples) int64, or (steps, lifetimes, examples, n_out)
+    every : int
+        Steps between checkpoints.
+    share : float
+        Of each example in the update.
+    """
+
+    x: Tensor
+    index: Tensor | None
+    label: Tensor
+    every: int
+    share: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Steps, lifetimes and examples a step."""
+        steps, lifetimes, examples = self.label.shape[:3]
+        return steps, lifetimes, examples
+
+    @property
+    def segments(self) -> int:
+        """Stretches between checkpoints."""
+        return -(-self.shape[0] // self.every)
+
+    def struct(self, tape: Tape) -> Life:
+        """For the engine; valid as long as this object and the tape live."""
+        target = self.label if self.label.is_floating_point() else None
+        label = None if target is not None else self.label
+        return Life(
+            ctypes.addressof(tape.program), *self.shape, self.every, _address(self.x),
+            _address(self.index), _address(target), _address(label), self.share,
+        )  # fmt: skip
 
 
 def live_forward(
     tape: Tape,
-    x: Tensor,
-    target: Tensor,
+    examples: Examples,
     theta: Tensor,
     matrices: Sequence[Tensor],
-    every: int,
     keep: bool,
+    store: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Live: change the plastic ``matrices`` in place.
 
     Parameters
     ----------
-    x, target : Tensor (steps, lifetimes, n)
     theta : Tensor (lifetimes, n_terms)
     matrices : sequence of Tensor (lifetimes, rows, columns)
         W of each connection, then B of each; contiguous.
-    every : int
-        Steps between checkpoints.
     keep : bool
-        Whether to return the frames and checkpoints that :func:`live_backward` needs.
+        Whether to return checkpoints, which :func:`live_backward` needs.
+    store : bool
+        Whether to return what it can use besides, or else has to compute again.
 
     Returns
     -------
-    frames : Tensor (lifetimes, steps, frame) or None
-    checkpoints : Tensor (lifetimes, segments, plastic numbers) or None
+    stored : Tensor (lifetimes, steps, numbers) or None
+        Products with matrices.
+    checkpoints : Tensor (lifetimes, segments - 1, plastic numbers) or None
+        W at the beginning of each segment but the first.
     """
-    steps, lifetimes = x.shape[:2]
-    segments = -(-steps // every)
-    frames = _frames(x.dtype, lifetimes, steps, tape.frame) if keep else None
-    checkpoints = x.new_empty(lifetimes, segments, tape.plastic_size) if keep else None
-    function = _function("live_forward", x.dtype)
-    program, held = ctypes.byref(tape.program), _pointers(matrices)
+    steps, lifetimes, per_step = examples.shape
+    stored = checkpoints = None
+    if keep:
+        checkpoints = theta.new_empty(lifetimes, examples.segments - 1, tape.plastic_size)
+        if store:
+            stored = _reused(theta.dtype, lifetimes, steps, per_step * tape.stored)
+    function = _function("live_forward", theta.dtype)
+    life, held = examples.struct(tape), _pointers(matrices)
 
     def live(lifetime: int) -> None:
         function(
-            program, *_int64(lifetimes, steps, every, lifetime, lifetime + 1),
-            _pointer(x), _pointer(target), _pointer(theta), held,
-            _pointer(frames), _pointer(checkpoints),
+            ctypes.byref(life), ctypes.c_int64(lifetime), _pointer(theta), held,
+            _pointer(stored), _pointer(checkpoints),
         )  # fmt: skip
 
     _each(lifetimes, live)
-    return frames, checkpoints
+    return stored, checkpoints
 
 
 def live_backward(
     tape: Tape,
+    examples: Examples,
     theta: Tensor,
+    born: Sequence[Tensor],
     matrices: Sequence[Tensor],
     adjoints: Sequence[Tensor | None],
-    frames: Tensor,
+    stored: Tensor | None,
     checkpoints: Tensor,
-    every: int,
     tolerance: float,
     reversible: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Carry ``adjoints`` of the final matrices back to the first step, in place.
+
+    Parameters
+    ----------
+    born, matrices : sequence of Tensor (lifetimes, rows, columns)
+        The plastic matrices at birth; all matrices at the end of life.
 
     Returns
     -------
@@ -216,18 +267,19 @@ def live_backward(
     recomputed : Tensor (lifetimes,)
         Segments whose weights were recomputed from a checkpoint instead.
     """
-    lifetimes, steps = frames.shape[:2]
+    lifetimes = examples.shape[1]
     theta_bar = torch.zeros_like(theta)
     drift = torch.zeros(lifetimes, dtype=torch.float64)
     recomputed = torch.zeros(lifetimes, dtype=torch.int64)
-    function = _function("live_backward", frames.dtype)
-    program, held, bars = ctypes.byref(tape.program), _pointers(matrices), _pointers(adjoints)
+    function = _function("live_backward", theta.dtype)
+    life, held, bars = examples.struct(tape), _pointers(matrices), _pointers(adjoints)
+    first = _pointers(born)
 
     def back(lifetime: int) -> None:
         function(
-            program, *_int64(steps, every, lifetime, lifetime + 1),
-            _pointer(theta), held, bars, _pointer(theta_bar), _pointer(frames),
-            _pointer(checkpoints), ctypes.c_double(tolerance), ctypes.c_int32(reversible),
+            ctypes.byref(life), ctypes.c_int64(lifetime), _pointer(theta), first, held, bars,
+            _pointer(theta_bar), _pointer(stored), _pointer(checkpoints),
+            ctypes.c_double(tolerance), ctypes.c_int32(reversible),
             _pointer(drift), _pointer(recomputed),
         )  # fmt: skip
 
@@ -235,13 +287,13 @@ def live_backward(
     return theta_bar, drift, recomputed
 
 
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    return ctypes.c_void_p(_address(tensor))
 
 
 def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
-
-
-def _int64(*values: int) -> tuple[ctypes.c_int64, ...]:
-    return tuple(ctypes.c_int64(v) for v in values)
+    return (ctypes.c_void_p * len(tensors))(*map(_address, tensors))

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["FUNCTIONS", "LAYOUT", "Tape", "TapeBuilder"]
+__all__ = ["FUNCTIONS", "LAYOUT", "LANES", "Life", "Tape", "TapeBuilder", "stride"]
 
 KINDS = (
     "matvec", "matvec_t", "multiply", "dot", "coefficient", "combine", "apply", "subtract",
@@ -22,8 +22,9 @@ FUNCTIONS = (
 
 _OP = np.dtype(
     [(name, np.int32) for name in (
-        "kind", "out", "a", "b", "matrix", "n", "m", "function", "first", "count", "masks",
-        "mask_count", "others", "other_count", "scale", "wants_a", "wants_b", "wants_matrix",
+        "kind", "out", "a", "b", "matrix", "n", "m", "function", "first", "count",
+        "rows", "row_count", "masks", "mask_count", "others", "other_count", "scale", "ahead",
+        "wants_a", "wants_b", "wants_matrix",
     )]
 )  # fmt: skip
 _ENTRY = np.dtype(
@@ -39,19 +40,30 @@ _NONE = -1
 class _Program(ctypes.Structure):
     _fields_ = (
         [(name, ctypes.c_int32) for name in (
-            "n_ops", "n_matrices", "n_plastic", "frame", "n_terms", "x", "x_size", "target",
-            "target_size", "ones", "ones_size", "pad",
+            "n_ops", "n_matrices", "n_plastic", "n_terms", "n_ahead", "frame", "stored", "x",
+            "x_size", "target", "target_size", "ones", "ones_size", "pad",
         )]
         + [("beta", ctypes.c_double)]
         + [(name, ctypes.c_void_p) for name in ("ops", "entries", "cores", "rows", "columns")]
     )  # fmt: skip
 
 
+class Life(ctypes.Structure):
+    """The struct of that name in ``engine/engine.cpp``: examples, and how they are lived."""
+
+    _fields_ = (
+        [("program", ctypes.c_void_p)]
+        + [(name, ctypes.c_int64) for name in ("steps", "lifetimes", "examples", "every")]
+        + [(name, ctypes.c_void_p) for name in ("x", "index", "target", "label")]
+        + [("share", ctypes.c_double)]
+    )
+
+
 LAYOUT = (
-    _OP.itemsize, _ENTRY.itemsize, _CORE.itemsize, ctypes.sizeof(_Program),
+    _OP.itemsize, _ENTRY.itemsize, _CORE.itemsize, ctypes.sizeof(_Program), ctypes.sizeof(Life),
     len(KINDS), len(FUNCTIONS),
 )  # fmt: skip
-"""What ``engine/program.h`` and ``functions.h`` must agree with, as ``layout()`` there returns."""
+"""What the headers in ``engine/`` must agree with, as ``layout()`` there returns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +77,13 @@ class Tape:
     shapes : ndarray (matrices, 2)
         Rows and columns of each matrix, the plastic ones first.
     frame : int
-        Numbers that one step keeps.
-    n_plastic, n_terms : int
-        How many matrices an update changes, and the length of theta.
+        Numbers that one example of a step takes.
+    stored : int
+        Those that are kept for the backward pass, the first of the frame: products with
+        matrices. All others follow from them.
+    n_plastic, n_terms, n_ahead : int
+        How many matrices an update changes, the length of theta, and the number of products
+        with the input alone.
     beta : float
         Sharpness of softplus.
     filled : tuple of int
@@ -79,8 +95,10 @@ class Tape:
     cores: np.ndarray
     shapes: np.ndarray
     frame: int
+    stored: int
     n_plastic: int
     n_terms: int
+    n_ahead: int
     beta: float
     filled: tuple[int, ...]
 
@@ -99,40 +117,59 @@ class Tape:
         """The C++ struct; valid as long as the tape lives."""
         pointers = (table.ctypes.data for table in self._tables)
         return _Program(
-            len(self.ops), len(self.shapes), self.n_plastic, self.frame, self.n_terms,
-            *self.filled, 0, self.beta, *pointers,
+            len(self.ops), len(self.shapes), self.n_plastic, self.n_terms, self.n_ahead,
+            self.frame, self.stored, *self.filled, 0, self.beta, *pointers,
         )  # fmt: skip
+
+
+LANES = 16
+"""Vectors begin at multiples of it: 64 bytes of float32."""
+
+
+def stride(size: int) -> int:
+    """Numbers between two examples of a value; scalars lie side by side."""
+    return 1 if size == 1 else -(-size // LANES) * LANES
 
 
 @dataclass
 class TapeBuilder:
-    """Collects operations and lays their values out in a frame.
+    """Collects operations on values, and lays the values out in a frame.
 
-    A value is an offset into the frame. ``varies`` holds those that depend on weights or
-    theta: only they need adjoints.
+    A value is a number that stands for a vector of known size. ``varies`` holds those that
+    depend on weights or theta: only they need adjoints.
     """
 
     n_terms: int
     beta: float
+    x: int = field(init=False)
     ops: list[dict[str, int]] = field(default_factory=list)
     entries: list[dict[str, float]] = field(default_factory=list)
     cores: list[tuple[int, int]] = field(default_factory=list)
     shapes: list[tuple[int, int]] = field(default_factory=list)
-    sizes: dict[int, int] = field(default_factory=dict)
+    sizes: list[int] = field(default_factory=list)
     varies: set[int] = field(default_factory=set)
-    frame: int = 0
+    products: list[int] = field(default_factory=list)
+    n_ahead: int = 0
 
-    def allocate(self, size: int, varies: bool = True) -> int:
-        """Reserve ``size`` numbers, on a 64-byte boundary of float32."""
-        offset = self.frame
-        self.frame += -(-size // 16) * 16
-        self.sizes[offset] = size
+    def value(self, size: int, varies: bool = True) -> int:
+        """Declare a value of ``size`` numbers."""
+        self.sizes.append(size)
         if varies:
-            self.varies.add(offset)
-        return offset
+            self.varies.add(len(self.sizes) - 1)
+        return len(self.sizes) - 1
+
+    def product(self, size: int) -> int:
+        """Declare a product with a matrix, for ``matvec`` to fill."""
+        self.products.append(self.value(size))
+        return self.products[-1]
+
+    def input(self, size: int) -> int:
+        """Declare the input x of the network."""
+        self.x = self.value(size, varies=False)
+        return self.x
 
     def _op(self, kind: str, out: int, **fields: int) -> int:
-        self.ops.append({"kind": KINDS.index(kind), "out": out, **fields})
+        self.ops.append({"kind": KINDS.index(kind), "out": out, "ahead": _NONE, **fields})
         return out
 
     def _wants(self, value: int) -> int:
@@ -143,21 +180,26 @@ class TapeBuilder:
         self.shapes.append((rows, columns))
         return len(self.shapes) - 1
 
-    def matvec(self, matrix: int, x: int, transposed: bool, constant: bool = False) -> int:
+    def matvec(
+        self, matrix: int, x: int, transposed: bool, constant: bool = False, out: int | None = None
+    ) -> int:
         """``M x`` or ``M^T x``; ``constant`` takes M out of the gradient."""
         rows, columns = self.shapes[matrix]
         n, m = (columns, rows) if transposed else (rows, columns)
+        ahead = _NONE
+        if x == self.x and not transposed:
+            ahead, self.n_ahead = self.n_ahead, self.n_ahead + 1
         return self._op(
-            "matvec_t" if transposed else "matvec", self.allocate(n),
-            a=x, matrix=matrix, n=n, m=m,
+            "matvec_t" if transposed else "matvec", self.product(n) if out is None else out,
+            a=x, matrix=matrix, n=n, m=m, ahead=ahead,
             wants_a=self._wants(x), wants_matrix=int(not constant),
         )  # fmt: skip
 
-    def elementwise(self, kind: str, a: int, b: int) -> int:
+    def elementwise(self, kind: str, a: int, b: int, out: int | None = None) -> int:
         """``multiply`` or ``subtract``."""
-        varies = a in self.varies or b in self.varies
         size = self.sizes[a]
-        out = self.allocate(size, varies)
+        if out is None:
+            out = self.value(size, a in self.varies or b in self.varies)
         wants = {"wants_a": self._wants(a), "wants_b": self._wants(b)}
         return self._op(kind, out, a=a, b=b, n=size, **wants)
 
@@ -166,13 +208,13 @@ class TapeBuilder:
         varies = a in self.varies or b in self.varies
         wants_b = 0 if b is None else self._wants(b)
         return self._op(
-            "dot", self.allocate(1, varies), a=a, b=_NONE if b is None else b,
+            "dot", self.value(1, varies), a=a, b=_NONE if b is None else b,
             n=self.sizes[a], wants_a=self._wants(a), wants_b=wants_b,
         )  # fmt: skip
 
     def apply(self, function: str, a: int) -> int:
         """An elementwise function, softmax included."""
-        out = self.allocate(self.sizes[a], a in self.varies)
+        out = self.value(self.sizes[a], a in self.varies)
         index = FUNCTIONS.index(function)
         return self._op("apply", out, a=a, n=self.sizes[a], function=index, wants_a=self._wants(a))
 
@@ -182,7 +224,7 @@ class TapeBuilder:
         first = len(self.entries)
         for number, term, scalar in parts:
             self._entry(number, term, scalar)
-        return self._op("coefficient", self.allocate(1, varies), first=first, count=len(parts))
+        return self._op("coefficient", self.value(1, varies), first=first, count=len(parts))
 
     def combine(self, parts: Sequence[tuple[int, int]]) -> int:
         """``sum scalar * vector``."""
@@ -192,23 +234,31 @@ class TapeBuilder:
         for scalar, vector in parts:
             self._entry(1.0, None, scalar, vector)
         return self._op(
-            "combine", self.allocate(size, varies), first=first, count=len(parts), n=size
+            "combine", self.value(size, varies), first=first, count=len(parts), n=size
         )
 
     def update(
         self,
         matrix: int,
         scale: int | None,
+        rows: Sequence[int],
         masks: Sequence[tuple[int, int]],
         outers: Sequence[tuple[int, int]],
         others: Sequence[tuple[int, int, Sequence[tuple[int, int]]]],
     ) -> None:
-        """The update of a plastic matrix; comes after every other operation."""
-        rows, columns = self.shapes[matrix]
-        fields = {"matrix": matrix, "n": rows, "m": columns}
+        """The update of a plastic matrix; comes after every other operation.
+
+        ``M <- M o (1 + s + p 1^T + P Q^T) + U V^T + sum (p q^T) o E``; each p of ``rows``
+        scales whole rows.
+        """
+        n, m = self.shapes[matrix]
+        fields = {"matrix": matrix, "n": n, "m": m}
         fields["scale"] = _NONE if scale is None else scale
-        groups: list[tuple[str, str, Sequence[tuple[int, int, Sequence[tuple[int, int]]]]]] = [
+        groups: list[
+            tuple[str, str, Sequence[tuple[int, int | None, Sequence[tuple[int, int]]]]]
+        ] = [
             ("first", "count", [(u, v, ()) for u, v in outers]),
+            ("rows", "row_count", [(p, None, ()) for p in rows]),
             ("masks", "mask_count", [(p, q, ()) for p, q in masks]),
             ("others", "other_count", others),
         ]
@@ -216,7 +266,7 @@ class TapeBuilder:
             fields[start], fields[count] = len(self.entries), len(products)
             for left, right, core in products:
                 self._entry(1.0, None, left, right, core)
-        self._op("update", 0, **fields)
+        self._op("update", _NONE, **fields)
 
     def _entry(
         self,
@@ -240,24 +290,46 @@ class TapeBuilder:
         )
         self.cores.extend(core)
 
-    def build(self, n_plastic: int, x: int, target: int, ones: tuple[int, int]) -> Tape:
-        """Close the tape; x, target and ones (offset, size) are filled in at every step."""
+    def build(self, n_plastic: int, target: int, ones: Sequence[int]) -> Tape:
+        """Close the tape; x, target and ones are filled in at every step."""
+        last = [v for v in range(len(self.sizes)) if v not in {*self.products, *ones}]
+        scalars = [v for v in last if self.sizes[v] == 1]
+        vectors = [v for v in last if self.sizes[v] > 1]
+        groups = (self.products, ones, vectors, scalars)
+        offsets, ends = {_NONE: _NONE}, [0]
+        for group in groups:
+            end = ends[-1]
+            for value in group:
+                offsets[value] = end
+                end += stride(self.sizes[value])
+            ends.append(-(-end // LANES) * LANES)
         return Tape(
-            ops=_table(self.ops, _OP),
-            entries=_table(self.entries, _ENTRY),
+            ops=_table(self.ops, _OP, ("out", "a", "b", "scale"), offsets),
+            entries=_table(self.entries, _ENTRY, ("scalar", "vector"), offsets),
             cores=np.array(self.cores, dtype=_CORE),
             shapes=np.array(self.shapes, dtype=np.int32).reshape(-1, 2),
-            frame=self.frame,
+            frame=ends[-1],
+            stored=ends[1],
             n_plastic=n_plastic,
             n_terms=self.n_terms,
+            n_ahead=self.n_ahead,
             beta=self.beta,
-            filled=(x, self.sizes[x], target, self.sizes[target], *ones),
-        )
+            filled=(
+                offsets[self.x], self.sizes[self.x], offsets[target], self.sizes[target],
+                ends[1], ends[2] - ends[1],
+            ),
+        )  # fmt: skip
 
 
-def _table(rows: Sequence[Mapping[str, float]], dtype: np.dtype[np.void]) -> np.ndarray:
+def _table(
+    rows: Sequence[Mapping[str, float]],
+    dtype: np.dtype[np.void],
+    values: Sequence[str],
+    offsets: Mapping[int, int],
+) -> np.ndarray:
+    """Rows as an array; fields that name a value get its offset."""
     table = np.zeros(len(rows), dtype)
     for index, row in enumerate(rows):
-        for name, value in row.items():
-            table[name][index] = value
+        for name, number in row.items():
+            table[name][index] = offsets[int(number)] if name in values else number
     return table

@@ -60,6 +60,9 @@ def _outer(u: Tensor, v: Tensor) -> Tensor:
 
 def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
     """``(..., n, m)`` times ``(..., m)``, leading dimensions broadcast."""
+    if matrix.ndim > 2 and vector.ndim > 1 and matrix.shape[-3] == 1:
+        # one matrix and many vectors: broadcast, it would be copied for each of them
+        return vector @ matrix.squeeze(-3).mT
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 

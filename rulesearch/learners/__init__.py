@@ -1,7 +1,8 @@
 """Learners: what happens in a lifetime."""
 
 from rulesearch.learners.base import Learner
+from rulesearch.learners.examples import Indexed
 from rulesearch.learners.plasticity import PlasticityLearner
 from rulesearch.learners.report import LifetimeReport
 
-__all__ = ["Learner", "LifetimeReport", "PlasticityLearner"]
+__all__ = ["Indexed", "Learner", "LifetimeReport", "PlasticityLearner"]

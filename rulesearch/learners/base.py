@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rulesearch.learners.examples import Indexed
 from rulesearch.networks import NetworkState, PlasticNetwork
 
 __all__ = ["Learner"]
@@ -36,7 +37,7 @@ class Learner(Protocol):
         ...
 
     def live(
-        self, state: NetworkState, theta: Tensor | None, x: Tensor, label: Tensor
+        self, state: NetworkState, theta: Tensor | None, x: Tensor | Indexed, label: Tensor
     ) -> NetworkState:
         """Return the networks at the end of their lifetimes."""
         ...

@@ -11,7 +11,8 @@ from rulesearch.compile.native import engine_unavailable
 from rulesearch.compile.program import Program, lower
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.grammar import TermPool
-from rulesearch.learners.fused import live_fused
+from rulesearch.learners.examples import Indexed, check_examples
+from rulesearch.learners.fused import are_stored, as_examples, checkpoint_every, live_fused
 from rulesearch.learners.report import LifetimeReport
 from rulesearch.learners.reversible import live_reversible
 from rulesearch.learners.tape import build_tape, not_fusible
@@ -23,13 +24,15 @@ __all__ = ["PlasticityLearner"]
 
 METHODS = ("reversible", "autograd")
 ENGINES = ("auto", "fused", "torch")
+REDUCTIONS = ("mean", "sum")
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
 class PlasticityLearner:
-    r"""Online learning with :math:`W \leftarrow W + \sum_r \theta_r F_r`, one example a step.
+    r"""Online learning with :math:`W \leftarrow W + \frac{1}{E}\sum_e\sum_r \theta_r F_r(e)`.
 
-    Every connection changes at every step, all from the same forward and backward pass.
+    Every connection changes at every step, all from the same forward and backward pass. A step
+    sees one example or several (E), all with the same weights.
 
     Parameters
     ----------
@@ -42,9 +45,13 @@ class PlasticityLearner:
     engine : {'auto', 'fused', 'torch'}
         Of the reversible method: compiled code a lifetime at a time (CPU), or torch (any
         device). ``auto`` takes the first that can run; ``report`` says which ran and why.
+    reduction : {'mean', 'sum'}
+        Of the updates that the examples of a step call for. Under the mean a decay is as strong
+        as with one example, under the sum E times as strong.
     checkpoint_every : int, optional
-        Steps between checkpoints of W, against which drift is measured; by default 50, and
-        a tenth of the lifetime where that is more.
+        Steps between checkpoints of W, against which drift is measured; by default 100, a
+        tenth of the lifetime where that is more, or what takes the least memory where the
+        lifetime is too long to store what backward needs of every step.
     drift_tolerance : float, optional
         Relative drift above which a segment's weights are recomputed from its checkpoint; by
         default 1e-4 in float32 and 1e-9 in float64.
@@ -52,7 +59,7 @@ class PlasticityLearner:
     Raises
     ------
     ConfigError
-        For an unknown method or engine.
+        For an unknown method, engine or reduction.
     LearnerError
         If a term needs a signal that the network does not carry.
     """
@@ -64,6 +71,7 @@ class PlasticityLearner:
         method: str = "reversible",
         *,
         engine: str = "auto",
+        reduction: str = "mean",
         checkpoint_every: int | None = None,
         drift_tolerance: float | None = None,
     ) -> None:
@@ -71,12 +79,14 @@ class PlasticityLearner:
             raise ConfigError(f"method is one of {', '.join(METHODS)}, not '{method}'")
         if engine not in ENGINES:
             raise ConfigError(f"engine is one of {', '.join(ENGINES)}, not '{engine}'")
+        if reduction not in REDUCTIONS:
+            raise ConfigError(f"reduction is one of {', '.join(REDUCTIONS)}, not '{reduction}'")
         if checkpoint_every is not None and checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
         self.network = network
         self.rule = rule if isinstance(rule, Rule) else None
         self.pool = rule.pool if isinstance(rule, Rule) else rule
-        self.method, self.engine = method, engine
+        self.method, self.engine, self.reduction = method, engine, reduction
         self.checkpoint_every, self.drift_tolerance = checkpoint_every, drift_tolerance
         self.program: Program = lower([(term.name, term.normal_form) for term in self.pool])
         self.report: LifetimeReport | None = None
@@ -87,16 +97,20 @@ class PlasticityLearner:
         """Length of theta."""
         return len(self.pool)
 
-    def bytes_per_lifetime(self, steps: int, dtype: torch.dtype = torch.float32) -> int:
-        """Memory that one lifetime takes with a gradient, about: frames, checkpoints, weights."""
+    def bytes_per_lifetime(
+        self, steps: int, dtype: torch.dtype = torch.float32, examples: int = 1
+    ) -> int:
+        """Memory that one lifetime takes with a gradient, about: products, checkpoints, weights."""
         weights = sum(post * pre for post, pre in self.network.connections)
-        every = self._every(steps)
-        copies = 8 + -(-steps // every) + (0 if self._invertible else every)
+        shape = (steps, 1, examples)
+        every = self._every(shape, dtype)
         if not_fusible(self.program):
-            frame = len(self.program.instructions) * sum(self.network.sizes)
+            kept = steps * examples * len(self.program.instructions) * sum(self.network.sizes)
         else:
-            frame = build_tape(self.network, self.program).frame
-        return (steps * frame + copies * weights) * dtype.itemsize
+            tape = build_tape(self.network, self.program)
+            stored = steps if are_stored(tape, shape, dtype) else every
+            kept = stored * examples * tape.stored
+        return (kept + (8 + -(-steps // every)) * weights) * dtype.itemsize
 
     def init(
         self,
@@ -124,7 +138,7 @@ class PlasticityLearner:
         self,
         state: NetworkState,
         theta: Tensor | None,
-        x: Tensor,
+        x: Tensor | Indexed,
         label: Tensor,
     ) -> NetworkState:
         """Run whole lifetimes; differentiable in ``theta`` and in ``state``.
@@ -135,8 +149,10 @@ class PlasticityLearner:
             Weights at birth, ``(lifetimes, n_post, n_pre)`` each.
         theta : Tensor (n_terms,) or (lifetimes, n_terms), or None
             Coefficients in the order of the pool; None takes the rule's own.
-        x : Tensor (steps, lifetimes, n_in)
-        label : Tensor (steps, lifetimes) int64, or (steps, lifetimes, n_out) floating point
+        x : Tensor or Indexed, (steps, lifetimes, n_in) or (steps, lifetimes, examples, n_in)
+            What is seen; no gradient flows into it on the reversible path.
+        label : Tensor (steps, lifetimes) or (steps, lifetimes, examples)
+            Classes, int64; or floating-point targets, with a last dimension n_out.
 
         Returns
         -------
@@ -150,32 +166,41 @@ class PlasticityLearner:
             differentiated twice where a gradient is wanted.
         """
         theta = self._coefficients(state, theta)
-        label = self._check_example(state, x, label)
+        self.network.check(state)
+        if state.W[0].dtype not in _TOLERANCE:
+            raise LearnerError(f"lifetimes run in float32 or float64, not {state.W[0].dtype}")
+        x, label = check_examples(self.network, state.W[0], x, label)
+        share = 1.0 if self.reduction == "sum" else 1 / x.shape[2]
         self._check_twice_differentiable(state, theta)
         if self.method == "autograd":
             self.report = LifetimeReport("unrolled")
-            return live_unrolled(self.network, self.pool, state, theta, x, label)
+            return live_unrolled(self.network, self.pool, state, theta, x, label, share)
         reason = self._why_not_fused(x)
-        every = self._every(x.shape[0])
+        steps, lifetimes, per_step, _ = x.shape
+        every = self._every((steps, lifetimes, per_step), x.dtype)
         tolerance = self.drift_tolerance or _TOLERANCE[x.dtype]
         self.report = report = LifetimeReport("torch" if reason else "fused", reason)
         if reason:
             return live_reversible(
-                self.network, self.program, state, theta, x, label, every, tolerance, report
+                self.network, self.program, state, theta, x, label, share, every, tolerance, report
             )
         tape = build_tape(self.network, self.program)
-        target = self.network.target(label, x.dtype)
-        return live_fused(tape, state, theta, x, target, every, tolerance, self._invertible, report)
+        examples = as_examples(x, label, every, share)
+        return live_fused(tape, state, theta, examples, tolerance, self._invertible, report)
 
     @property
     def _invertible(self) -> bool:
         return self.program.invertible(self.network.plastic)
 
-    def _every(self, steps: int) -> int:
-        """Steps between checkpoints."""
-        return self.checkpoint_every or max(50, -(-steps // 10))
+    def _every(self, shape: tuple[int, int, int], dtype: torch.dtype) -> int:
+        """Steps between checkpoints, of so many steps, lifetimes and examples."""
+        if self.checkpoint_every:
+            return self.checkpoint_every
+        if not_fusible(self.program):
+            return max(50, -(-shape[0] // 10))
+        return checkpoint_every(build_tape(self.network, self.program), shape, dtype)
 
-    def _why_not_fused(self, x: Tensor) -> str:
+    def _why_not_fused(self, x: Tensor | Indexed) -> str:
         """Return why the compiled engine does not run, or ``""``."""
         reason = "engine='torch' was asked for" if self.engine == "torch" else ""
         reason = reason or (f"the tensors are on {x.device}" if x.device.type != "cpu" else "")
@@ -212,35 +237,6 @@ class PlasticityLearner:
                 f"the weights are {like.dtype} on {like.device}"
             )
         return theta.expand(state.lifetimes, self.n_terms)
-
-    def _check_example(self, state: NetworkState, x: Tensor, label: Tensor) -> Tensor:
-        self.network.check(state)
-        like, n_in, n_out = state.W[0], self.network.sizes[0], self.network.sizes[-1]
-        if like.dtype not in _TOLERANCE:
-            raise LearnerError(f"lifetimes run in float32 or float64, not {like.dtype}")
-        if x.dtype != like.dtype or x.device != like.device:
-            raise LearnerError(
-                f"x is {x.dtype} on {x.device}, the weights are {like.dtype} on {like.device}"
-            )
-        if x.ndim != 3 or x.shape[1:] != (state.lifetimes, n_in) or x.shape[0] == 0:
-            raise LearnerError(
-                f"x has shape {tuple(x.shape)}; it should be (steps, {state.lifetimes}, {n_in})"
-            )
-        if label.is_floating_point():
-            if tuple(label.shape) != (*x.shape[:2], n_out):
-                raise LearnerError(
-                    f"label has shape {tuple(label.shape)}; "
-                    f"as targets it should be {(*x.shape[:2], n_out)}"
-                )
-            return label.to(x.dtype)
-        if label.shape != x.shape[:2]:
-            raise LearnerError(
-                f"label has shape {tuple(label.shape)}; it should be {tuple(x.shape[:2])}"
-            )
-        low, high = int(label.min()), int(label.max())
-        if low < 0 or high >= n_out:
-            raise LearnerError(f"labels run from {low} to {high}; the output has {n_out} units")
-        return label.long()
 
     def _check_twice_differentiable(self, state: NetworkState, theta: Tensor) -> None:
         wanted = torch.is_grad_enabled() and any(

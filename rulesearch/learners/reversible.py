@@ -4,22 +4,25 @@ An update ``W' = W o (1 + G) + S`` with low-rank G and S is undone by
 ``W = (W' - S) / (1 + G)``. So backward needs the low-rank factors of every step, not W:
 memory O(T (n + m)) a connection instead of O(T n m). At every checkpoint the rebuilt W is
 compared with the kept one; where it drifted too far the segment is taken again from its
-checkpoint, its weights recomputed. The same algorithm runs compiled in ``fused``.
+checkpoint, its weights recomputed. With several examples a step they are low-rank all the
+same, of the rank of a single one times the examples. The same algorithm runs compiled in ``fused``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rulesearch.compile.program import Program
-from rulesearch.compile.torch_source import Factored, compile_torch
+from rulesearch.compile.torch_source import compile_torch
+from rulesearch.learners.examples import Indexed
 from rulesearch.learners.report import LifetimeReport
 from rulesearch.learners.signals import connection_signals
+from rulesearch.learners.update import Update, contract
 from rulesearch.networks import NetworkState, PlasticNetwork
 
 __all__ = ["live_reversible"]
@@ -31,6 +34,7 @@ class _Problem:
 
     network: PlasticNetwork
     program: Program
+    share: float
     every: int
     tolerance: float
     report: LifetimeReport
@@ -39,66 +43,62 @@ class _Problem:
     def invertible(self) -> bool:
         return self.program.invertible(self.network.plastic)
 
-    def factors(
+    def updates(
         self, weights: Sequence[Tensor], feedback: Sequence[Tensor], theta: Tensor, x: Tensor,
         label: Tensor,
-    ) -> list[Factored]:  # fmt: skip
+    ) -> list[Update]:  # fmt: skip
+        """One a connection, of examples x ``(lifetimes, examples, n_in)``."""
         state = NetworkState(list(weights), list(feedback))
-        wanted = self.program.inputs
-        update = compile_torch(self.program)
-        return [
-            update(theta, **{name: signals[name] for name in wanted})
-            for signals in connection_signals(self.network, state, x, label, wanted)
-        ]
+        wanted, shape = self.program.inputs, (x.shape[0], x.shape[1])
+        factors = compile_torch(self.program)
+        found = []
+        for signals in connection_signals(self.network, state, x, label, wanted):
+            f = factors(theta.unsqueeze(1), **{name: signals[name] for name in wanted})
+            found.append(contract(f, shape, self.share))
+        return found
 
 
-def _sharing(f: Factored, first: Factored) -> Factored:
-    """The factors of a step, with the first step's E: it holds no W, so that they are equal."""
-    others = tuple((p, q, e) for (p, q, _), (_, _, e) in zip(f.others, first.others, strict=True))
-    return replace(f, others=others)
-
-
-def _updated(weight: Tensor, f: Factored) -> Tensor:
-    return weight * (1 + f.growth(weight)) + f.shift(weight)
-
-
-def _undone(weight: Tensor, f: Factored) -> Tensor:
-    return (weight - f.shift(weight)) / (1 + f.growth(weight))
+def _inputs(table: Tensor, index: Tensor | None) -> Tensor | Indexed:
+    return table if index is None else Indexed(table, index)
 
 
 class _Lifetime(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, problem: _Problem, x: Tensor, label: Tensor, theta: Tensor, *matrices: Tensor
-    ) -> tuple[Tensor, ...]:
+        ctx: Any, problem: _Problem, table: Tensor, index: Tensor | None, label: Tensor,
+        theta: Tensor, *matrices: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        x = _inputs(table, index)
         n = len(problem.network.connections)
         weights, feedback = list(matrices[:n]), matrices[n:]
         keep = any(ctx.needs_input_grad)
         checkpoints: list[list[Tensor]] = []
-        history: list[list[Factored]] = []
+        history: list[list[Update]] = []
         for t in range(x.shape[0]):
             if keep and t % problem.every == 0:
                 checkpoints.append(weights)
-            factors = problem.factors(weights, feedback, theta, x[t], label[t])
-            weights = [_updated(w, f) for w, f in zip(weights, factors, strict=True)]
+            updates = problem.updates(weights, feedback, theta, x[t], label[t])
+            weights = [u.apply(w) for w, u in zip(weights, updates, strict=True)]
             if keep and problem.invertible:
-                first = history[0] if history else factors
-                history.append([*map(_sharing, factors, first)])
+                first = history[0] if history else updates
+                history.append([*map(Update.sharing, updates, first)])
         if keep:
             ctx.problem, ctx.checkpoints, ctx.history = problem, checkpoints, history
-            ctx.save_for_backward(x, label, theta, *weights, *feedback)
+            ctx.save_for_backward(table, index, label, theta, *weights, *feedback)
         return tuple(w.clone() if w is m else w for w, m in zip(weights, matrices, strict=False))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         problem: _Problem = ctx.problem
-        x, label, theta, *saved = ctx.saved_tensors
+        table, index, label, theta, *saved = ctx.saved_tensors
+        x = _inputs(table, index)
         n = len(problem.network.connections)
         weights, feedback = saved[:n], saved[n:]
         problem.report.note_recomputed(torch.zeros(x.shape[1], dtype=torch.int64))
-        back = _Backward(problem, x, label, theta, feedback)
-        bars = _Bars(grads, torch.zeros_like(theta), [torch.zeros_like(b) for b in feedback])
+        learnt = feedback if any(ctx.needs_input_grad[-n:]) else ()  # else no adjoint of B is made
+        back = _Backward(problem, x, label, theta, feedback, len(learnt))
+        bars = _Bars(grads, torch.zeros_like(theta), [torch.zeros_like(b) for b in learnt])
         for segment in reversed(range(len(ctx.checkpoints))):
             begin = segment * problem.every
             steps = range(begin, min(begin + problem.every, x.shape[0]))
@@ -107,7 +107,7 @@ class _Lifetime(torch.autograd.Function):
             if not again:
                 for t in reversed(steps):
                     pairs = zip(weights, ctx.history[t], strict=True)
-                    weights = [_undone(w, f) for w, f in pairs]
+                    weights = [update.undo(w) for w, update in pairs]
                     result = back.step(t, weights, result)
                 drift = _relative_distance(weights, kept)
                 problem.report.note_drift(drift)
@@ -119,7 +119,8 @@ class _Lifetime(torch.autograd.Function):
                 for t in reversed(steps):
                     result = back.step(t, before[t - begin], result)
             weights, bars = kept, result
-        return (None, None, None, bars.theta, *bars.W, *bars.B)
+        carried: Sequence[Tensor | None] = bars.B or [None] * n
+        return (None, None, None, None, bars.theta, *bars.W, *carried)
 
 
 class _Bars(NamedTuple):
@@ -133,19 +134,21 @@ class _Bars(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class _Backward:
     problem: _Problem
-    x: Tensor
+    x: Tensor | Indexed
     label: Tensor
     theta: Tensor
     feedback: Sequence[Tensor]
+    learnt: int  # how many of the feedback matrices have an adjoint: all or none
 
     def step(self, t: int, weights: Sequence[Tensor], bars: _Bars) -> _Bars:
         """Pull the adjoints back over step t: the vjp of one update."""
         with torch.enable_grad():
-            leaves = [v.detach().requires_grad_() for v in (self.theta, *weights, *self.feedback)]
-            theta, rest = leaves[0], leaves[1:]
-            n = len(weights)
-            factors = self.problem.factors(rest[:n], rest[n:], theta, self.x[t], self.label[t])
-            new = [_updated(w, f) for w, f in zip(rest[:n], factors, strict=True)]
+            learnt = self.feedback[: self.learnt]
+            leaves = [v.detach().requires_grad_() for v in (self.theta, *weights, *learnt)]
+            theta, n = leaves[0], len(weights)
+            born, feedback = leaves[1 : 1 + n], leaves[1 + n :] or self.feedback
+            updates = self.problem.updates(born, feedback, theta, self.x[t], self.label[t])
+            new = [u.apply(w) for w, u in zip(born, updates, strict=True)]
             found = torch.autograd.grad(
                 new, leaves, bars.W, allow_unused=True, materialize_grads=True
             )
@@ -156,10 +159,10 @@ class _Backward:
         """All weights of a segment, from its checkpoint."""
         states = [list(weights)]
         for t in steps[:-1]:
-            factors = self.problem.factors(
+            updates = self.problem.updates(
                 states[-1], self.feedback, self.theta, self.x[t], self.label[t]
             )
-            states.append([_updated(w, f) for w, f in zip(states[-1], factors, strict=True)])
+            states.append([u.apply(w) for w, u in zip(states[-1], updates, strict=True)])
         return states
 
 
@@ -178,14 +181,16 @@ def live_reversible(
     program: Program,
     state: NetworkState,
     theta: Tensor,
-    x: Tensor,
+    x: Tensor | Indexed,
     label: Tensor,
+    share: float,
     every: int,
     tolerance: float,
     report: LifetimeReport,
 ) -> NetworkState:
     """Live; shapes as in :func:`rulesearch.learners.unrolled.live_unrolled`."""
-    problem = _Problem(network, program, every, tolerance, report)
+    problem = _Problem(network, program, share, every, tolerance, report)
     live: Callable[..., tuple[Tensor, ...]] = _Lifetime.apply
-    final = live(problem, x, label, theta, *state.W, *state.B)
+    inputs = (x.table, x.index) if isinstance(x, Indexed) else (x, None)
+    final = live(problem, *inputs, label, theta, *state.W, *state.B)
     return NetworkState(list(final), state.B)

@@ -20,23 +20,23 @@ def connection_signals(
     label: Tensor,
     wanted: Collection[str],
 ) -> list[dict[str, Tensor]]:
-    """Run one example forward and its error back.
+    """Run the examples of a step forward and their errors back.
 
     Parameters
     ----------
-    x : Tensor (lifetimes, n_in)
-    label : Tensor (lifetimes,) or (lifetimes, n_out)
+    x : Tensor (lifetimes, examples, n_in)
+    label : Tensor (lifetimes, examples) or (lifetimes, examples, n_out)
     wanted : collection of str
         Names of the vocabulary to return; ones are always returned.
 
     Returns
     -------
     list of dict
-        One per connection: vectors ``(lifetimes, n)``, weights ``(lifetimes, n_post, n_pre)``.
+        One per connection: vectors ``(lifetimes, examples, n)``, weights
+        ``(lifetimes, 1, n_post, n_pre)``.
     """
-    ys = network.activations(state, x.unsqueeze(1))
-    es = [e.squeeze(1) for e in network.errors(state, ys, label.unsqueeze(1))]
-    ys = [y.squeeze(1) for y in ys]
+    ys = network.activations(state, x)
+    es = network.errors(state, ys, label)
     feedback = state.W if network.feedback == "symmetric" else state.B
     found = []
     for k, weight in enumerate(state.W):
@@ -45,12 +45,12 @@ def connection_signals(
             "y_post": ys[k + 1],
             "e_pre": es[k],
             "e_post": es[k + 1],
-            "W": weight,
-            "B": feedback[k],
+            "W": weight.unsqueeze(1),
+            "B": feedback[k].unsqueeze(1),
         }
         signals = {name: value for name, value in signals.items() if name in wanted}
         if "z_post" in wanted:
-            signals["z_post"] = matvec(weight, ys[k])
+            signals["z_post"] = matvec(weight.unsqueeze(1), ys[k])
         signals["ones_pre"] = torch.ones_like(ys[k])
         signals["ones_post"] = torch.ones_like(ys[k + 1])
         found.append(signals)

@@ -38,10 +38,11 @@ def build_tape(network: PlasticNetwork, program: Program) -> Tape:
     symmetric = network.feedback == "symmetric"
     feedback = weights if symmetric else [builder.matrix(*s) for s in network.feedback_shapes]
 
-    x = builder.allocate(network.sizes[0], varies=False)
-    target = builder.allocate(network.sizes[-1], varies=False)
-    ones = {n: builder.allocate(n, varies=False) for n in sorted(set(network.sizes))}
-    ones_end = builder.frame
+    # Values of a kind are declared layer by layer: they lie side by side, and an executor may
+    # take them all at once.
+    target = builder.value(network.sizes[-1], varies=False)
+    x = builder.input(network.sizes[0])
+    ones = [builder.value(n, varies=False) for n in network.sizes]
 
     ys, zs = [x], []
     for k, weight in enumerate(weights):
@@ -49,15 +50,17 @@ def build_tape(network: PlasticNetwork, program: Program) -> Tape:
         last = "softmax" if network.output == "softmax" else "identity"
         ys.append(builder.apply(network.activation if k < n_layers - 1 else last, zs[-1]))
 
-    es = [builder.elementwise("subtract", ys[-1], target)]
+    slopes = [builder.apply(f"d_{network.activation}", y) for y in ys[:-1]]
+    carried = [builder.product(n) for n in network.sizes[:-1]]
+    es = [builder.value(n) for n in network.sizes]
+    builder.elementwise("subtract", ys[-1], target, es[-1])
+    cut = symmetric and network.detach_feedback
     for k in reversed(range(n_layers)):
-        source = es[-1] if network.feedback == "direct" else es[0]
-        cut = symmetric and network.detach_feedback
-        carried = builder.matvec(feedback[k], source, transposed=True, constant=cut)
-        slope = builder.apply(f"d_{network.activation}", ys[k])
-        es.insert(0, builder.elementwise("multiply", carried, slope))
+        source = es[-1] if network.feedback == "direct" else es[k + 1]
+        builder.matvec(feedback[k], source, transposed=True, constant=cut, out=carried[k])
+        builder.elementwise("multiply", carried[k], slopes[k], es[k])
 
-    updates = []
+    connections = []
     for k in range(n_layers):
         signals = {
             "y_pre": ys[k],
@@ -67,13 +70,15 @@ def build_tape(network: PlasticNetwork, program: Program) -> Tape:
             "e_post": es[k + 1],
         }
         matrices = {"W": weights[k], "B": feedback[k]}
-        sides = {"post": ones[network.sizes[k + 1]], "pre": ones[network.sizes[k]]}
-        connection = _Connection(builder, signals, matrices, sides)
-        updates.append((weights[k], connection.lower(program)))
-    for weight, (scale, masks, outers, others) in updates:
-        builder.update(weight, scale, masks, outers, others)
-    first = min(ones.values())
-    return builder.build(n_layers, x, target, (first, ones_end - first))
+        sides = {"post": ones[k + 1], "pre": ones[k]}
+        connections.append(_Connection(builder, signals, matrices, sides))
+    for index in range(len(program.instructions)):
+        for connection in connections:
+            connection.compute(program, index)
+    updates = [connection.update(program) for connection in connections]
+    for weight, parts in zip(weights, updates, strict=True):
+        builder.update(weight, *parts)
+    return builder.build(n_layers, target, ones)
 
 
 _Pairs = list[tuple[int, int]]
@@ -92,14 +97,34 @@ class _Connection:
         self.builder, self.signals, self.matrices, self.ones = builder, signals, matrices, ones
         self.values: list[int] = []
 
-    def lower(
+    def compute(self, program: Program, index: int) -> None:
+        """One instruction; those before it have been computed."""
+        self.values.append(self._instruction(program, index))
+
+    def update(
         self, program: Program
-    ) -> tuple[int | None, _Pairs, _Pairs, list[tuple[int, int, _Pairs]]]:
-        for index in range(len(program.instructions)):
-            self.values.append(self._instruction(program, index))
+    ) -> tuple[int | None, list[int], _Pairs, _Pairs, list[tuple[int, int, _Pairs]]]:
+        """Scale, rows, masks, outers and others of ``TapeBuilder.update``."""
         scale = None if program.scale is None else self.values[program.scale]
+        rows, masks = [], []
+        for mask in program.masks:
+            row = self._row(program, mask)
+            if row is None:
+                masks.append(self._pair(mask))
+            else:
+                rows.append(row)
         others = [(*self._pair(o), self._core(o.core)) for o in program.others]
-        return scale, [*map(self._pair, program.masks)], [*map(self._pair, program.outers)], others
+        return scale, rows, masks, [*map(self._pair, program.outers)], others
+
+    def _row(self, program: Program, mask: Product) -> int | None:
+        """Return p of a mask ``(p 1^T) o W``, which scales whole rows, or None."""
+        left, right = self._pair(mask)
+        ones, i = self.ones["pre"], program.instructions[mask.right]
+        if right == ones:
+            return left
+        if i.kind == "combine" and all(self.values[v] == ones for _, v in i.groups):
+            return self.builder.combine([(self.values[k], left) for k, _ in i.groups])
+        return None
 
     def _pair(self, product: Product) -> tuple[int, int]:
         return self.values[product.left], self.values[product.right]

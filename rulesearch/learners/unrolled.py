@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from rulesearch.compile.naive import evaluate
 from rulesearch.grammar import TermPool
+from rulesearch.learners.examples import Indexed
 from rulesearch.learners.signals import connection_signals
 from rulesearch.networks import NetworkState, PlasticNetwork
 
@@ -18,26 +18,31 @@ def live_unrolled(
     pool: TermPool,
     state: NetworkState,
     theta: Tensor,
-    x: Tensor,
+    x: Tensor | Indexed,
     label: Tensor,
+    share: float,
 ) -> NetworkState:
-    """``W <- W + sum_r theta_r F_r`` at every step, the whole history kept (Algorithm 1).
+    """``W <- W + share sum_e sum_r theta_r F_r(e)`` at every step (Algorithm 1).
+
+    The whole history is kept, and every example has its update by itself.
 
     Parameters
     ----------
     theta : Tensor (lifetimes, n_terms)
-    x : Tensor (steps, lifetimes, n_in)
-    label : Tensor (steps, lifetimes) or (steps, lifetimes, n_out)
+    x : Tensor or Indexed, (steps, lifetimes, examples, n_in)
+    label : Tensor (steps, lifetimes, examples) or (steps, lifetimes, examples, n_out)
+    share : float
+        Weight of each example.
     """
     wanted = set().union(*(term.normal_form.symbols for term in pool)) | _named(pool)
-    for x_t, label_t in zip(x, label, strict=True):
+    for t in range(x.shape[0]):
         new = []
-        for signals in connection_signals(network, state, x_t, label_t, wanted):
-            weight = signals["W"]
-            change = torch.zeros_like(weight)
+        for k, signals in enumerate(connection_signals(network, state, x[t], label[t], wanted)):
+            weight = state.W[k]
+            changes = weight.new_zeros(*label.shape[1:3], *weight.shape[1:])  # one an example
             for r, term in enumerate(pool):
-                change = change + theta[:, r, None, None] * evaluate(term.expr, signals)
-            new.append(weight + change)
+                changes = changes + theta[:, r, None, None, None] * evaluate(term.expr, signals)
+            new.append(weight + share * changes.sum(1))
         state = NetworkState(new, state.B)
     return state
 

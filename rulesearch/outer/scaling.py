@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rulesearch.compile.naive import evaluate
 from rulesearch.grammar import TermPool
+from rulesearch.learners.examples import Indexed, check_examples
 from rulesearch.learners.signals import connection_signals
 from rulesearch.networks import NetworkState, PlasticNetwork
 
@@ -27,7 +28,7 @@ def term_scales(
     pool: TermPool,
     network: PlasticNetwork,
     state: NetworkState,
-    x: Tensor,
+    x: Tensor | Indexed,
     label: Tensor,
     cap: float = 3.0,
 ) -> Tensor:
@@ -35,21 +36,23 @@ def term_scales(
 
     Parameters
     ----------
-    x : Tensor (steps, lifetimes, n_in)
-        Probe examples, each seen by the networks as they are.
-    label : Tensor (steps, lifetimes)
+    x : Tensor or Indexed, (steps, lifetimes[, examples], n_in)
+        Probe examples, each step's seen by the networks as they are.
+    label : Tensor (steps, lifetimes[, examples]), or floating point (..., n_out)
     cap : float
         Largest scale. The reference, the first term that starts off zero (else the first), has
         scale one.
     """
     wanted = pool.symbols | {"W", "B", "y_pre", "y_post", "z_post", "e_pre", "e_post"}
     total = torch.zeros(len(network.connections), len(pool), dtype=torch.float64)
+    x, label = check_examples(network, state.W[0], x, label)
     with torch.no_grad():
-        for x_t, label_t in zip(x, label, strict=True):
-            connections = connection_signals(network, state, x_t, label_t, wanted)
+        for t in range(x.shape[0]):
+            connections = connection_signals(network, state, x[t], label[t], wanted)
             for k, signals in enumerate(connections):
                 for r, term in enumerate(pool):
-                    total[k, r] += evaluate(term.expr, signals).double().square().sum()
+                    change = evaluate(term.expr, signals).mean(1)  # of a step's examples
+                    total[k, r] += change.double().square().sum()
     reference = next((r for r, init in enumerate(pool.init) if init), 0)
     logs = 0.5 * (total[:, reference : reference + 1].log() - total.log())
     logs = torch.where(logs.isfinite(), logs, torch.zeros_like(logs))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.errors import DataError
+from rulesearch.learners import Indexed
 
 __all__ = ["ImageData", "TaskBatch", "TaskFamily"]
 
@@ -21,18 +22,18 @@ class TaskBatch:
 
     Attributes
     ----------
-    x : Tensor, (steps, lifetimes, n_in)
-        Training examples in the order in which a lifetime meets them.
-    label : Tensor of int64, (steps, lifetimes)
+    x : Tensor or Indexed, (steps, lifetimes, n_in) or (steps, lifetimes, examples, n_in)
+        Training examples in the order in which a lifetime meets them, one or several a step.
+    label : Tensor of int64, (steps, lifetimes) or (steps, lifetimes, examples)
         Class of every training example, in 0 ... n_out - 1; or, in regression, floating-point
-        targets ``(steps, lifetimes, n_out)``.
+        targets with a last dimension n_out.
     x_query : Tensor, (lifetimes, queries, n_in)
         Examples that the lifetime never trains on.
     label_query : Tensor of int64, (lifetimes, queries)
         Class of every query, or its target ``(lifetimes, queries, n_out)``.
     """
 
-    x: Tensor
+    x: Tensor | Indexed
     label: Tensor
     x_query: Tensor
     label_query: Tensor

@@ -1,8 +1,10 @@
-// Whole lifetimes, one after the other; the functions that Python calls.
+// Whole lifetimes, and the functions that Python calls.
 //
 // Backward goes segment by segment between checkpoints of W. A segment is reversed; if the
-// rebuilt W then lies too far from the checkpoint, its adjoints are restored and the segment
-// is taken again with every W recomputed from the checkpoint and the frames.
+// rebuilt W then lies too far from the checkpoint, its adjoints are restored, W is recomputed
+// half-way, and each half is taken by itself. What the steps of a segment stored is either kept
+// from the forward pass, or, for long lifetimes, made again.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -24,151 +26,233 @@ struct FlushSubnormals {
 #endif
 };
 
+// What Python passes: the examples of all lifetimes, and how they are lived.
+struct Life {
+  const Program* program;
+  int64_t steps, lifetimes, examples, every;  // `every` steps a checkpoint of W is kept
+  const void* x;         // rows of inputs: (steps, lifetimes, examples), or a table of them
+  const int64_t* index;  // row of the table, (steps, lifetimes, examples); null without a table
+  const void* target;    // (steps, lifetimes, examples, n), or null where labels are given
+  const int64_t* label;  // (steps, lifetimes, examples)
+  double share;          // of an example in the update
+};
+
+// The examples of one lifetime.
 template <class T>
-void live_forward(const Program& p, int64_t lifetimes, int64_t steps, int64_t every,
-                  int64_t first, int64_t last, const T* x, const T* target, const T* theta,
-                  T* const* matrices, T* tape, T* checkpoints) {
-  FlushSubnormals flush;
-  const int64_t plastic = p.plastic();
-  const int64_t segments = (steps + every - 1) / every;
-  std::vector<T> frame(tape ? 0 : p.frame);
-  for (int64_t l = first; l < last; ++l) {
-    Lifetime<T> life(p, theta + l * p.n_terms);
-    for (int k = 0; k < p.n_matrices; ++k) life.M[k] = matrices[k] + l * p.size(k);
-    for (int64_t t = 0; t < steps; ++t) {
-      if (checkpoints && t % every == 0) {
-        T* kept = checkpoints + (l * segments + t / every) * plastic;
-        for (int k = 0; k < p.n_plastic; ++k) {
-          std::memcpy(kept, life.M[k], sizeof(T) * p.size(k));
-          kept += p.size(k);
-        }
-      }
-      life.y = tape ? tape + (l * steps + t) * p.frame : frame.data();
-      life.fill(x + (t * lifetimes + l) * p.x_size, target + (t * lifetimes + l) * p.target_size);
-      life.forward();
+struct Source {
+  const Life& life;
+  int64_t lifetime;
+
+  int64_t row(int64_t t, int e) const {
+    return (t * life.lifetimes + lifetime) * life.examples + e;
+  }
+  const T* input(int64_t t, int e) const {
+    const int64_t at = life.index ? life.index[row(t, e)] : row(t, e);
+    return static_cast<const T*>(life.x) + at * life.program->x_size;
+  }
+  void target(int64_t t, int e, T* out, int n) const {
+    if (!life.label) {
+      std::memcpy(out, static_cast<const T*>(life.target) + row(t, e) * n, sizeof(T) * n);
+      return;
     }
+    std::memset(out, 0, sizeof(T) * n);
+    out[life.label[row(t, e)]] = 1;
+  }
+};
+
+constexpr int64_t FEW_STEPS = 32;  // whose weights may all be kept
+
+template <class T>
+void live_forward(const Life& life, int64_t lifetime, const T* theta, T* const* matrices, T* stored,
+                  T* checkpoints) {
+  FlushSubnormals flush;
+  const Program& p = *life.program;
+  Lifetime<T> run(p, (int)life.examples, T(life.share), theta + lifetime * p.n_terms, false);
+  for (int k = 0; k < p.n_matrices; ++k) run.set_matrix(k, matrices[k] + lifetime * p.size(k));
+  const Source<T> source{life, lifetime};
+  const int64_t segments = (life.steps + life.every - 1) / life.every;
+  if (stored) stored += lifetime * life.steps * run.stored_size();
+  if (checkpoints) checkpoints += lifetime * (segments - 1) * p.plastic();
+  for (int64_t begin = 0; begin < life.steps; begin += life.every) {
+    const int64_t end = std::min(begin + life.every, life.steps);
+    if (checkpoints && begin)  // the first is W at birth, which the caller has
+      for (int k = 0; k < p.n_plastic; ++k) {
+        std::memcpy(checkpoints, run.M[k].base, sizeof(T) * p.size(k));
+        checkpoints += p.size(k);
+      }
+    for (int64_t t = begin; t < end; t += run.chunk)
+      run.forward(source, t, std::min(t + run.chunk, end),
+                  stored ? stored + t * run.stored_size() : nullptr);
   }
 }
 
-// W and W_bar of one lifetime, copied so that a segment can be taken again
 template <class T>
-struct Snapshot {
-  std::vector<T> values, theta_bar;
-  void take(const Lifetime<T>& life) { copy(life, true); }
-  void restore(Lifetime<T>& life) { copy(life, false); }
-  void copy(const Lifetime<T>& life, bool out) {
-    size_t total = 0;
-    for (int k = 0; k < life.p.n_matrices; ++k) if (life.M_bar[k]) total += life.p.size(k);
-    values.resize(total);
-    theta_bar.resize(life.p.n_terms);
-    T* at = values.data();
-    for (int k = 0; k < life.p.n_matrices; ++k) {
-      if (!life.M_bar[k]) continue;
-      const size_t bytes = sizeof(T) * life.p.size(k);
-      out ? std::memcpy(at, life.M_bar[k], bytes) : std::memcpy(life.M_bar[k], at, bytes);
-      at += life.p.size(k);
+struct Backward {
+  using Weights = std::vector<T>;  // of all plastic matrices, one after the other
+
+  const Life& life;
+  const Program& p;
+  const Source<T> source;
+  Lifetime<T> run;
+  Weights W;  // which `run` works on
+  double tolerance;
+  bool reversible;
+  double drift = 0;
+
+  Backward(const Life& l, int64_t lifetime, const T* theta, double most, bool can_be_reversed)
+      : life(l), p(*l.program), source{l, lifetime},
+        run(p, (int)l.examples, T(l.share), theta + lifetime * p.n_terms, true), W(p.plastic()),
+        tolerance(most), reversible(can_be_reversed) {
+    T* at = W.data();
+    for (int k = 0; k < p.n_plastic; ++k) {
+      run.set_matrix(k, at);
+      at += p.size(k);
     }
-    const size_t bytes = sizeof(T) * life.p.n_terms;
-    out ? std::memcpy(theta_bar.data(), life.theta_bar, bytes)
-        : std::memcpy(life.theta_bar, theta_bar.data(), bytes);
+  }
+
+  // Take the adjoints from the end of a stretch to its beginning, whose weights are `first`;
+  // W holds those of its end. True if W could be rebuilt all the way.
+  bool stretch(int64_t begin, int64_t end, const Weights& first, const T* stored) {
+    if (reversible) {
+      const Weights last = W;
+      const std::vector<T> before = adjoints();
+      if (reverse(begin, end, first, stored)) return true;
+      restore(before);
+      load(last);
+    }
+    const int64_t steps = end - begin, size = run.stored_size(), half = steps / 2;
+    if (steps <= FEW_STEPS) {
+      std::vector<Weights> history;
+      load(first);
+      for (int64_t t = 0; t < steps; ++t) {
+        history.push_back(W);
+        run.replay(source, begin + t, stored + t * size);
+      }
+      for (int64_t t = steps - 1; t >= 0; --t) {
+        load(history[t]);
+        run.backward(source, begin + t, begin + t + 1, stored + t * size, false);
+      }
+    } else {
+      const Weights last = W;
+      load(first);
+      for (int64_t t = 0; t < half; ++t) run.replay(source, begin + t, stored + t * size);
+      const Weights middle = W;
+      load(last);
+      stretch(begin + half, end, middle, stored + half * size);
+      load(middle);
+      stretch(begin, begin + half, first, stored);
+    }
+    return false;
+  }
+
+  void load(const Weights& weights) { std::copy(weights.begin(), weights.end(), W.begin()); }
+
+ private:
+  bool reverse(int64_t begin, int64_t end, const Weights& first, const T* stored) {
+    const int64_t last = begin + (end - begin - 1) / run.chunk * run.chunk;
+    for (int64_t t = last; t >= begin; t -= run.chunk)
+      run.backward(source, t, std::min(t + run.chunk, end), stored + (t - begin) * run.stored_size(),
+                   true);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < W.size(); ++i) {
+      const double d = (double)W[i] - first[i];
+      error += d * d;
+      norm += (double)first[i] * first[i];
+    }
+    const double distance = std::sqrt(error / (norm > 0 ? norm : 1));
+    if (distance > drift || std::isnan(distance)) drift = distance;  // NaN stays
+    return distance <= tolerance;
+  }
+
+  // theta_bar and every G
+  std::vector<T> adjoints() {
+    std::vector<T> values(run.s.theta_bar, run.s.theta_bar + p.n_terms);
+    for (auto& adjoint : run.G)
+      if (adjoint.base) values.insert(values.end(), adjoint.base, adjoint.base + adjoint.size());
+    return values;
+  }
+  void restore(const std::vector<T>& values) {
+    std::copy_n(values.data(), p.n_terms, run.s.theta_bar);
+    const T* at = values.data() + p.n_terms;
+    for (auto& adjoint : run.G)
+      if (adjoint.base) {
+        std::copy_n(at, adjoint.size(), adjoint.base);
+        at += adjoint.size();
+      }
   }
 };
 
 template <class T>
-void live_backward(const Program& p, int64_t steps, int64_t every,
-                   int64_t first, int64_t last, const T* theta, T* const* matrices,
-                   T* const* adjoints, T* theta_bar, T* tape, const T* checkpoints,
-                   double tolerance, int32_t reversible, double* drift, int64_t* recomputed) {
+void live_backward(const Life& life, int64_t lifetime, const T* theta, T* const* born,
+                   T* const* matrices, T* const* adjoints, T* theta_bar, const T* stored,
+                   const T* checkpoints, double tolerance, int32_t reversible, double* drift,
+                   int64_t* recomputed) {
   FlushSubnormals flush;
-  std::vector<int64_t> offset(p.n_plastic + 1, 0);
-  for (int k = 0; k < p.n_plastic; ++k)
-    offset[k + 1] = offset[k] + p.size(k);
-  const int64_t plastic = p.plastic(), segments = (steps + every - 1) / every;
-  std::vector<T> bar(p.frame), W(plastic), history;
-  Snapshot<T> snapshot;
-  for (int64_t l = first; l < last; ++l) {
-    Lifetime<T> life(p, theta + l * p.n_terms);
-    life.bar = bar.data();
-    life.theta_bar = theta_bar + l * p.n_terms;
-    for (int k = 0; k < p.n_matrices; ++k) {
-      T* whole = matrices[k] + l * p.size(k);
-      life.M[k] = whole;
-      life.M_bar[k] = adjoints[k] ? adjoints[k] + l * p.size(k) : nullptr;
-      if (k < p.n_plastic) {  // work on a copy: the caller's final weights stay as they are
-        life.M[k] = W.data() + offset[k];
-        std::memcpy(life.M[k], whole, sizeof(T) * p.size(k));
-      }
-    }
-    drift[l] = 0;
-    recomputed[l] = 0;
-    for (int64_t segment = segments - 1; segment >= 0; --segment) {
-      const int64_t begin = segment * every, end = begin + every < steps ? begin + every : steps;
-      const T* kept = checkpoints + (l * segments + segment) * plastic;
-      bool again = !reversible;
-      if (reversible) {
-        snapshot.take(life);
-        for (int64_t t = end - 1; t >= begin; --t) {
-          life.y = tape + (l * steps + t) * p.frame;
-          life.backward(true);
-        }
-        double error = 0, norm = 0;
-        for (int64_t i = 0; i < plastic; ++i) {
-          const double d = (double)W[i] - kept[i];
-          error += d * d;
-          norm += (double)kept[i] * kept[i];
-        }
-        const double relative = std::sqrt(error / (norm > 0 ? norm : 1));
-        if (relative > drift[l] || std::isnan(relative)) drift[l] = relative;  // NaN stays
-        again = !(relative <= tolerance);
-        if (again) snapshot.restore(life);
-      }
-      if (again) {  // recompute every W of the segment from its checkpoint
-        ++recomputed[l];
-        history.resize((end - begin) * plastic);
-        std::memcpy(W.data(), kept, sizeof(T) * plastic);
-        for (int64_t t = begin; t < end; ++t) {
-          std::memcpy(&history[(t - begin) * plastic], W.data(), sizeof(T) * plastic);
-          life.y = tape + (l * steps + t) * p.frame;
-          life.replay_updates();
-        }
-        for (int64_t t = end - 1; t >= begin; --t) {
-          std::memcpy(W.data(), &history[(t - begin) * plastic], sizeof(T) * plastic);
-          life.y = tape + (l * steps + t) * p.frame;
-          life.backward(false);
-        }
-      }
-      std::memcpy(W.data(), kept, sizeof(T) * plastic);
-    }
+  const Program& p = *life.program;
+  Backward<T> back(life, lifetime, theta, tolerance, reversible);
+  Lifetime<T>& run = back.run;
+  run.s.theta_bar = theta_bar + lifetime * p.n_terms;
+  for (int k = 0; k < p.n_matrices; ++k) {
+    run.set_adjoint(k, adjoints[k] ? adjoints[k] + lifetime * p.size(k) : nullptr);
+    if (k >= p.n_plastic) run.set_matrix(k, matrices[k] + lifetime * p.size(k));
   }
+  const auto gather = [&](T* const* whole) {
+    std::vector<T> weights;
+    for (int k = 0; k < p.n_plastic; ++k) {
+      const T* one = whole[k] + lifetime * p.size(k);
+      weights.insert(weights.end(), one, one + p.size(k));
+    }
+    return weights;
+  };
+  back.load(gather(matrices));
+  recomputed[lifetime] = 0;
+  const int64_t segments = (life.steps + life.every - 1) / life.every, size = run.stored_size();
+  std::vector<T> again(stored ? 0 : std::min(life.every, life.steps) * size);
+  std::vector<T> first;
+  for (int64_t segment = segments - 1; segment >= 0; --segment) {
+    const int64_t begin = segment * life.every, end = std::min(begin + life.every, life.steps);
+    if (segment) {
+      const T* kept = checkpoints + (lifetime * (segments - 1) + segment - 1) * p.plastic();
+      first.assign(kept, kept + p.plastic());
+    } else {
+      first = gather(born);
+    }
+    if (!stored) {
+      back.load(first);
+      for (int64_t t = begin; t < end; t += run.chunk)
+        run.forward(back.source, t, std::min(t + run.chunk, end), again.data() + (t - begin) * size);
+    }
+    const T* of_segment = stored ? stored + (lifetime * life.steps + begin) * size : again.data();
+    if (!back.stretch(begin, end, first, of_segment)) ++recomputed[lifetime];
+    back.load(first);
+  }
+  drift[lifetime] = back.drift;
 }
 
 }  // namespace rulesearch
 
+using rulesearch::Life;
 using rulesearch::Program;
 
 // sizes of structs and of enumerations, which Python compares with its own when it loads this
 extern "C" int64_t layout(int32_t which) {
   const int64_t sizes[] = {sizeof(rulesearch::Op), sizeof(rulesearch::Entry),
-                           sizeof(rulesearch::CoreFactor), sizeof(Program),
+                           sizeof(rulesearch::CoreFactor), sizeof(Program), sizeof(Life),
                            rulesearch::UPDATE + 1, rulesearch::D_RELU + 1};
   return sizes[which];
 }
 
-#define RULESEARCH_EXPORT(T, SUFFIX)                                                            \
-  extern "C" void live_forward_##SUFFIX(                                                        \
-      const Program* p, int64_t lifetimes, int64_t steps, int64_t every, int64_t first,         \
-      int64_t last, const T* x, const T* target, const T* theta, T* const* matrices, T* tape,   \
-      T* checkpoints) {                                                                         \
-    rulesearch::live_forward<T>(*p, lifetimes, steps, every, first, last, x, target, theta, matrices, tape, \
-                    checkpoints);                                                               \
-  }                                                                                             \
-  extern "C" void live_backward_##SUFFIX(                                                       \
-      const Program* p, int64_t steps, int64_t every, int64_t first, int64_t last,              \
-      const T* theta, T* const* matrices, T* const* adjoints, T* theta_bar,       \
-      T* tape, const T* checkpoints, double tolerance, int32_t reversible, double* drift,       \
-      int64_t* recomputed) {                                                                    \
-    rulesearch::live_backward<T>(*p, steps, every, first, last, theta, matrices, adjoints,       \
-                     theta_bar, tape, checkpoints, tolerance, reversible, drift, recomputed);   \
+#define RULESEARCH_EXPORT(T, SUFFIX)                                                              \
+  extern "C" void live_forward_##SUFFIX(const Life* life, int64_t lifetime, const T* theta,       \
+                                        T* const* matrices, T* stored, T* checkpoints) {          \
+    rulesearch::live_forward<T>(*life, lifetime, theta, matrices, stored, checkpoints);           \
+  }                                                                                               \
+  extern "C" void live_backward_##SUFFIX(                                                         \
+      const Life* life, int64_t lifetime, const T* theta, T* const* born, T* const* matrices,     \
+      T* const* adjoints, T* theta_bar, const T* stored, const T* checkpoints, double tolerance,  \
+      int32_t reversible, double* drift, int64_t* recomputed) {                                   \
+    rulesearch::live_backward<T>(*life, lifetime, theta, born, matrices, adjoints, theta_bar,     \
+                                 stored, checkpoints, tolerance, reversible, drift, recomputed);  \
   }
 
 RULESEARCH_EXPORT(float, f32)

@@ -1,313 +1,369 @@
-// One lifetime: the tape run forward for a step, and its adjoint run backward.
+// One lifetime: the tape run forward for a chunk of steps, and its adjoint run backward.
 //
-// Vectors live in a frame, one a step; weights W and feedback B stay outside. Backward walks
-// the tape in reverse. It begins at the updates, where it rebuilds W before the step from W
-// after it and the frame's low-rank factors. Adjoints of matrix-vector products are outer
-// products; they are gathered as (left, right) pairs and added to a matrix in one pass.
+// Backward begins a step at its updates: it pulls the adjoints G of the weights through them,
+// then takes the update back, so that M holds the weights which the step saw. Matrices and
+// adjoints are brought up to date once a chunk (deferred.h). What multiplies a matrix and is
+// known for a whole chunk (the inputs; backward, the outer products of the updates) is
+// multiplied at the chunk's beginning, in one pass.
 #pragma once
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "functions.h"
-#include "passes.h"
-#include "program.h"
+#include "deferred.h"
+#include "elementwise.h"
+#include "vectors.h"
 
 namespace rulesearch {
+
+constexpr int CHUNK_PRODUCTS = 24;  // outer products of a matrix that a chunk may defer
+constexpr int MANY_EXAMPLES = 16;   // from here a step alone makes a pass worth its cost
 
 template <class T>
 struct Lifetime {
   const Program& p;
-  const T* theta;
-  std::vector<T*> M;           // W of each connection, then B of each
-  T* y = nullptr;              // this step's frame
-  T* bar = nullptr;            // its adjoint
-  T* theta_bar = nullptr;
-  std::vector<T*> M_bar;       // adjoints of matrices; null where not wanted
-  std::vector<std::vector<const T*>> left, right;  // rank-one adjoints, gathered in a step
-  std::vector<T> growth_row, shift_row;
-  std::vector<const T*> u, v;
-  std::vector<T*> ub, vb;
+  const int examples;
+  const T share;  // of an example in the update
+  int chunk;      // steps
+  Vectors<T> s;
+  std::vector<Deferred<T>> M, G;         // W of each connection, then B of each; their adjoints
+  std::vector<const Op*> update_of;      // of each plastic matrix
+  std::vector<std::vector<T>> overlap;   // sum_j G_ij M_ij, where an update makes M grow
+  std::vector<T> rho;
+  std::vector<T> inputs;                 // of the chunk
+  std::vector<std::vector<T>> known;     // matrices times inputs
+  std::vector<T> frames, bar;
 
-  Lifetime(const Program& program, const T* coefficients)
-      : p(program), theta(coefficients), M(program.n_matrices), M_bar(program.n_matrices),
-        left(program.n_matrices), right(program.n_matrices) {
+  struct Outers {  // of a chunk, backward: U, V and their products G V, G^T U
+    std::vector<T> u, v, gv, gu;
+  };
+  std::vector<Outers> outers;
+  std::vector<T> u_bar, v_bar, product;
+
+  Lifetime(const Program& program, int step_examples, T example_share, const T* theta, bool differentiate)
+      : p(program), examples(step_examples), share(example_share), s{program, step_examples, theta},
+        M(p.n_matrices), G(p.n_matrices), update_of(p.n_plastic), overlap(p.n_plastic),
+        known(p.n_ahead), outers(p.n_plastic) {
+    std::vector<int> uses(p.n_matrices, 0);
+    bool low_rank = true;
     int widest = 1;
-    for (int k = 0; k < p.n_matrices; ++k) widest = widest > p.columns[k] ? widest : p.columns[k];
-    growth_row.resize(widest);
-    shift_row.resize(widest);
+    for (int k = 0; k < p.n_ops; ++k) {
+      const Op& op = p.ops[k];
+      if (op.kind == MATVEC || op.kind == MATVEC_T) ++uses[op.matrix];
+      if (op.kind != UPDATE) continue;
+      update_of[op.matrix] = &op;
+      low_rank = low_rank && is_low_rank(op);
+      widest = std::max(widest, op.count);
+    }
+    for (int k = 0; k < p.n_matrices; ++k) widest = std::max(widest, uses[k]);
+    chunk = low_rank ? std::max(1, CHUNK_PRODUCTS / (widest * examples)) : 1;
+    room = examples < MANY_EXAMPLES ? chunk * widest * examples : 0;
+    inputs.resize(chunk * examples * stride(p.x_size));
+    for (int k = 0; k < p.n_ops; ++k)
+      if (p.ops[k].ahead >= 0) known[p.ops[k].ahead].resize(chunk * examples * stride(p.ops[k].n));
+    frames.assign((differentiate ? chunk : 1) * frame_size(), 0);
+    bar.resize(differentiate ? frame_size() : 0);
+    s.bar = bar.data();
+    for (size_t at = p.ones * examples; at < frames.size(); at += frame_size())
+      std::fill_n(frames.data() + at, p.ones_size * examples, T(1));
+    rho.resize(stride(*std::max_element(p.rows, p.rows + p.n_matrices)));
+  }
+
+  static bool is_low_rank(const Op& update) { return !update.mask_count && !update.other_count; }
+  static bool grows(const Op& update) {
+    return is_low_rank(update) && (update.scale >= 0 || update.row_count);
+  }
+  int64_t frame_size() const { return (int64_t)p.frame * examples; }
+  int64_t stored_size() const { return (int64_t)p.stored * examples; }
+
+  void set_matrix(int k, T* matrix) {
+    const bool deferred = k < p.n_plastic && is_low_rank(*update_of[k]);
+    M[k].reset(matrix, p.rows[k], p.columns[k], deferred ? room : 0);
+  }
+  void set_adjoint(int k, T* matrix) {
+    const bool deferred = k >= p.n_plastic || is_low_rank(*update_of[k]);
+    G[k].reset(matrix, p.rows[k], p.columns[k], deferred ? room : 0);
   }
 
   // -- forward --
 
-  void fill(const T* x, const T* target) {
-    std::memcpy(y + p.x, x, sizeof(T) * p.x_size);
-    std::memcpy(y + p.target, target, sizeof(T) * p.target_size);
-    for (int i = 0; i < p.ones_size; ++i) y[p.ones + i] = 1;
-  }
-
-  void forward() {
-    for (int k = 0; k < p.n_ops; ++k) {
-      const Op& op = p.ops[k];
-      T* out = y + op.out;
-      const T *a = y + op.a, *b = y + op.b;
-      switch (op.kind) {
-        case MATVEC:
-          std::memset(out, 0, sizeof(T) * op.n);
-          matvec(M[op.matrix], a, out, op.n, op.m);
-          break;
-        case MATVEC_T:
-          std::memset(out, 0, sizeof(T) * op.n);
-          matvec_transposed(M[op.matrix], a, out, op.m, op.n);
-          break;
-        case MULTIPLY: for (int i = 0; i < op.n; ++i) out[i] = a[i] * b[i]; break;
-        case SUBTRACT: for (int i = 0; i < op.n; ++i) out[i] = a[i] - b[i]; break;
-        case DOT: *out = dot(a, op.b < 0 ? y + p.ones : b, op.n); break;
-        case COEFFICIENT: *out = coefficient(op); break;
-        case COMBINE: combine(op, out); break;
-        case APPLY: apply(op.function, a, out, op.n, T(p.beta)); break;
-        case UPDATE: update(op, M[op.matrix]); break;
+  // Run steps begin to end, at most a chunk; keep what backward needs of each in `stored`.
+  template <class Source>
+  void forward(const Source& source, int64_t begin, int64_t end, T* stored) {
+    multiply_inputs(source, begin, end);
+    for (int64_t t = begin; t < end; ++t) {
+      s.y = frames.data();
+      fill(source, t);
+      for (int k = 0; k < p.n_ops; ++k) {
+        const Op& op = p.ops[k];
+        if (op.kind == MATVEC || op.kind == MATVEC_T) product_forward(op, t - begin);
+        else if (op.kind == UPDATE) update(op);
+        else s.forward(op);
       }
+      if (stored) std::memcpy(stored + (t - begin) * stored_size(), s.y, sizeof(T) * stored_size());
     }
+    for (int k = 0; k < p.n_plastic; ++k) M[k].flush();
   }
 
-  T coefficient(const Op& op) const {
-    T s = 0;
-    for (int i = op.first; i < op.first + op.count; ++i) {
-      const Entry& e = p.entries[i];
-      s += T(e.number) * (e.term < 0 ? T(1) : theta[e.term]) * (e.scalar < 0 ? T(1) : y[e.scalar]);
-    }
-    return s;
-  }
-
-  void combine(const Op& op, T* __restrict out) const {
-    for (int i = op.first; i < op.first + op.count; ++i) {
-      const T k = y[p.entries[i].scalar];
-      const T* v = y + p.entries[i].vector;
-      if (i == op.first)
-        for (int j = 0; j < op.n; ++j) out[j] = k * v[j];
-      else
-        for (int j = 0; j < op.n; ++j) out[j] += k * v[j];
-    }
-  }
-
-  void gather_outers(const Op& op) {
-    u.clear(); v.clear(); ub.clear(); vb.clear();
-    for (int i = op.first; i < op.first + op.count; ++i) {
-      const Entry& e = p.entries[i];
-      u.push_back(y + e.scalar); v.push_back(y + e.vector);
-      ub.push_back(bar + e.scalar); vb.push_back(bar + e.vector);
-    }
-  }
-
-  bool is_plain(const Op& op) const { return op.mask_count == 0 && op.other_count == 0; }
-  T scale(const Op& op) const { return op.scale < 0 ? T(0) : y[op.scale]; }
-
-  void update(const Op& op, T* W) {
-    gather_outers(op);
-    if (is_plain(op)) {
-      add_outers(W, 1 + scale(op), u.data(), v.data(), op.count, op.n, op.m);
-      return;
-    }
-    for (int i = 0; i < op.n; ++i) {
-      T* w = W + (int64_t)i * op.m;
-      row_of_update(op, i, w);
-      for (int j = 0; j < op.m; ++j) w[j] = w[j] * (1 + growth_row[j]) + shift_row[j];
-    }
-  }
-
-  // growth_row = s + P Q^T, shift_row = U V^T + sum (p q^T) o E, of row i; w is W's row before
-  void row_of_update(const Op& op, int i, const T* w) {
-    T *__restrict growth = growth_row.data(), *__restrict shift = shift_row.data();
-    const T s = scale(op);
-    for (int j = 0; j < op.m; ++j) { growth[j] = s; shift[j] = 0; }
-    for (int k = op.masks; k < op.masks + op.mask_count; ++k) {
-      const T c = y[p.entries[k].scalar + i];
-      const T* q = y + p.entries[k].vector;
-      for (int j = 0; j < op.m; ++j) growth[j] += c * q[j];
-    }
-    for (size_t k = 0; k < u.size(); ++k) {
-      const T c = u[k][i];
-      for (int j = 0; j < op.m; ++j) shift[j] += c * v[k][j];
-    }
-    for (int k = op.others; k < op.others + op.other_count; ++k) {
-      const Entry& e = p.entries[k];
-      const T c = y[e.scalar + i];
-      const T* q = y + e.vector;
-      for (int j = 0; j < op.m; ++j) shift[j] += c * q[j] * core(e, op, w, i, j, -1);
-    }
-  }
-
-  // the elementwise product of powers of weights at (i, j), or its derivative in one of them
-  T core(const Entry& e, const Op& op, const T* w, int i, int j, int derivative) const {
-    T value = 1;
-    for (int k = e.core; k < e.core + e.core_count; ++k) {
-      const CoreFactor& f = p.cores[k];
-      const T x = f.matrix == op.matrix ? w[j] : M[f.matrix][(int64_t)i * op.m + j];
-      int power = f.power;
-      if (k == derivative) value *= T(power--);
-      for (int r = 0; r < power; ++r) value *= x;
-    }
-    return value;
+  // The updates of one step again, from what was stored.
+  template <class Source>
+  void replay(const Source& source, int64_t t, const T* stored) {
+    rebuild(source, t, 0, stored);
+    for (int k = 0; k < p.n_plastic; ++k) update(*update_of[k]);
+    for (int k = 0; k < p.n_plastic; ++k) M[k].flush();
   }
 
   // -- backward --
 
-  void backward(bool rebuild) {
-    std::memset(bar, 0, sizeof(T) * p.frame);
-    for (int k = 0; k < p.n_matrices; ++k) { left[k].clear(); right[k].clear(); }
-    for (int k = p.n_ops - 1; k >= 0; --k) {
+  // Pull G back over steps begin to end. With `reverse`, M holds the weights after them and is
+  // brought to before them; otherwise it is a single step and M the weights before it.
+  template <class Source>
+  void backward(const Source& source, int64_t begin, int64_t end, const T* stored, bool reverse) {
+    for (int64_t t = begin; t < end; ++t)
+      rebuild(source, t, t - begin, stored + (t - begin) * stored_size());
+    for (int k = 0; k < p.n_plastic; ++k)
+      if (is_low_rank(*update_of[k])) begin_chunk(*update_of[k], end - begin);
+    for (int64_t t = end - 1; t >= begin; --t) {
+      s.y = frames.data() + (t - begin) * frame_size();
+      std::fill(bar.begin(), bar.end(), T(0));
+      for (int k = p.n_ops - 1; k >= 0; --k) {
+        const Op& op = p.ops[k];
+        if (op.kind == MATVEC) multiply_backward(op);
+        else if (op.kind == MATVEC_T) multiply_transposed_backward(op);
+        else if (op.kind == UPDATE) update_backward(op, t - begin, reverse);
+        else s.backward(op);
+      }
+    }
+    for (auto* matrices : {&M, &G})
+      for (auto& matrix : *matrices) matrix.flush();
+  }
+
+ private:
+  int room;  // for outer products that a matrix defers
+
+  template <class Source>
+  void multiply_inputs(const Source& source, int64_t begin, int64_t end) {
+    const int64_t x_stride = stride(p.x_size);
+    const int count = int(end - begin) * examples;
+    for (int k = 0; k < count; ++k)
+      std::memcpy(inputs.data() + k * x_stride, source.input(begin + k / examples, k % examples),
+                  sizeof(T) * p.x_size);
+    for (int k = 0; k < p.n_ops; ++k) {
       const Op& op = p.ops[k];
-      const T *out = y + op.out, *a = y + op.a, *b = y + op.b;
-      const T* g = bar + op.out;
-      T *ga = bar + op.a, *gb = bar + op.b;
-      switch (op.kind) {
-        case MATVEC:
-          if (op.wants_a) matvec_transposed(M[op.matrix], g, ga, op.n, op.m);
-          if (op.wants_matrix && M_bar[op.matrix]) pair(op.matrix, g, a);
-          break;
-        case MATVEC_T:
-          if (op.wants_a) matvec(M[op.matrix], g, ga, op.m, op.n);
-          if (op.wants_matrix && M_bar[op.matrix]) pair(op.matrix, a, g);
-          break;
-        case MULTIPLY:
-          if (op.wants_a) for (int i = 0; i < op.n; ++i) ga[i] += g[i] * b[i];
-          if (op.wants_b) for (int i = 0; i < op.n; ++i) gb[i] += g[i] * a[i];
-          break;
-        case SUBTRACT:
-          if (op.wants_a) for (int i = 0; i < op.n; ++i) ga[i] += g[i];
-          if (op.wants_b) for (int i = 0; i < op.n; ++i) gb[i] -= g[i];
-          break;
-        case DOT:
-          if (op.wants_a) for (int i = 0; i < op.n; ++i) ga[i] += *g * (op.b < 0 ? T(1) : b[i]);
-          if (op.wants_b) for (int i = 0; i < op.n; ++i) gb[i] += *g * a[i];
-          break;
-        case COEFFICIENT: coefficient_backward(op, *g); break;
-        case COMBINE: combine_backward(op, g); break;
-        case APPLY:
-          if (op.wants_a) apply_adjoint(op.function, a, out, g, ga, op.n, T(p.beta));
-          break;
-        case UPDATE: update_backward(op, rebuild); break;
+      if (op.ahead < 0) continue;
+      auto& products = known[op.ahead];
+      std::fill(products.begin(), products.end(), T(0));
+      multiply(M[op.matrix].base, op.n, op.m, op.m, inputs.data(), x_stride, products.data(),
+               stride(op.n), count);
+    }
+  }
+
+  template <class Source>
+  void fill(const Source& source, int64_t t) {
+    for (int e = 0; e < examples; ++e) {
+      std::memcpy(s.value(p.x) + e * stride(p.x_size), source.input(t, e), sizeof(T) * p.x_size);
+      source.target(t, e, s.value(p.target) + e * stride(p.target_size), p.target_size);
+    }
+  }
+
+  void product_forward(const Op& op, int64_t step) {
+    T* out = s.value(op.out);
+    const T* a = s.value(op.a);
+    const int64_t so = stride(op.n), sa = stride(op.m);
+    std::memset(out, 0, sizeof(T) * examples * so);
+    Deferred<T>& matrix = M[op.matrix];
+    if (op.ahead >= 0)
+      matrix.multiply_ahead(known[op.ahead].data() + step * examples * so, a, sa, out, so, examples);
+    else if (op.kind == MATVEC)
+      matrix.multiply(a, sa, out, so, examples);
+    else
+      matrix.multiply_transposed(a, sa, out, so, examples);
+  }
+
+  // What each row of a matrix grows by: rho = share sum_e (s_e + sum p_e)
+  const T* row_growth(const Op& op) {
+    std::fill(rho.begin(), rho.end(), T(0));
+    for (int e = 0; e < examples; ++e) {
+      const T scale = op.scale < 0 ? T(0) : s.value(op.scale)[e];
+      for (int i = 0; i < op.n; ++i) rho[i] += share * scale;
+      for (int k = op.rows; k < op.rows + op.row_count; ++k) {
+        const T* rows = s.value(p.entries[k].scalar) + e * stride(op.n);
+        for (int i = 0; i < op.n; ++i) rho[i] += share * rows[i];
       }
     }
-    for (int k = 0; k < p.n_ops; ++k)  // adjoints of W move back over the update itself
-      if (p.ops[k].kind == UPDATE) weight_backward(p.ops[k]);
-    for (int k = p.n_plastic; k < p.n_matrices; ++k)
-      if (M_bar[k])
-        add_outers(M_bar[k], T(1), left[k].data(), right[k].data(), (int)left[k].size(),
-                   p.rows[k], p.columns[k]);
+    return rho.data();
   }
 
-  void pair(int matrix, const T* l, const T* r) { left[matrix].push_back(l); right[matrix].push_back(r); }
-
-  void coefficient_backward(const Op& op, T g) {
-    for (int i = op.first; i < op.first + op.count; ++i) {
-      const Entry& e = p.entries[i];
-      const T number = T(e.number), th = e.term < 0 ? T(1) : theta[e.term];
-      const T s = e.scalar < 0 ? T(1) : y[e.scalar];
-      if (e.term >= 0) theta_bar[e.term] += g * number * s;
-      if (e.wants_scalar) bar[e.scalar] += g * number * th;
-    }
-  }
-
-  void combine_backward(const Op& op, const T* g) {
-    for (int i = op.first; i < op.first + op.count; ++i) {
-      const Entry& e = p.entries[i];
-      const T k = y[e.scalar];
-      const T* v = y + e.vector;
-      if (e.wants_scalar) bar[e.scalar] += dot(g, v, op.n);
-      if (e.wants_vector) {
-        T* gv = bar + e.vector;
-        for (int j = 0; j < op.n; ++j) gv[j] += k * g[j];
-      }
-    }
-  }
-
-  void update_backward(const Op& op, bool rebuild) {
-    T* W = M[op.matrix];
-    T* G = M_bar[op.matrix];
-    gather_outers(op);
-    T* s_bar = op.scale < 0 ? nullptr : bar + op.scale;
-    if (is_plain(op)) {
-      const T inverse = rebuild ? 1 / (1 + scale(op)) : T(1), sign = rebuild ? T(-1) : T(0);
-      reverse_update(W, G, sign, inverse, u.data(), v.data(), ub.data(), vb.data(), s_bar,
-                     op.count, op.n, op.m);
+  void update(const Op& op) {
+    row_growth(op);
+    if (!is_low_rank(op)) {
+      Elementwise<T>(s, op, rho.data(), share, M, G).forward();
       return;
     }
-    for (int i = 0; i < op.n; ++i) {
-      T* w = W + (int64_t)i * op.m;
-      const T* g = G + (int64_t)i * op.m;
-      if (rebuild) {  // no other term reads W here: the program is invertible
-        row_of_update(op, i, w);
-        for (int j = 0; j < op.m; ++j) w[j] = (w[j] - shift_row[j]) / (1 + growth_row[j]);
-      }
-      if (s_bar) *s_bar += dot(g, w, op.m);
-      for (size_t k = 0; k < u.size(); ++k) {
-        ub[k][i] += dot(g, v[k], op.m);
-        for (int j = 0; j < op.m; ++j) vb[k][j] += u[k][i] * g[j];
-      }
-      for (int k = op.masks; k < op.masks + op.mask_count; ++k) {
-        const Entry& e = p.entries[k];
-        product_backward(e, i, op.m, [&](int j) { return g[j] * w[j]; });
-      }
-      for (int k = op.others; k < op.others + op.other_count; ++k) {
-        const Entry& e = p.entries[k];
-        product_backward(e, i, op.m, [&](int j) { return g[j] * core(e, op, w, i, j, -1); });
-        others_backward(e, op, w, g, i);
-      }
+    Deferred<T>& matrix = M[op.matrix];
+    if (grows(op)) matrix.scale_rows(plus_one(op.n));
+    add_outers_of(op, matrix, share);
+  }
+
+  const T* plus_one(int n) {
+    for (int i = 0; i < n; ++i) rho[i] += 1;
+    return rho.data();
+  }
+
+  void add_outers_of(const Op& op, Deferred<T>& matrix, T factor) {
+    for (int r = op.first; r < op.first + op.count; ++r)
+      matrix.add(s.value(p.entries[r].scalar), stride(op.n), s.value(p.entries[r].vector),
+                 stride(op.m), examples, factor);
+  }
+
+  template <class Source>
+  void rebuild(const Source& source, int64_t t, int64_t step, const T* stored) {
+    s.y = frames.data() + step * frame_size();
+    std::memcpy(s.y, stored, sizeof(T) * stored_size());
+    fill(source, t);
+    for (int k = 0; k < p.n_ops; ++k) {
+      const int kind = p.ops[k].kind;
+      if (kind != MATVEC && kind != MATVEC_T && kind != UPDATE) s.forward(p.ops[k]);
     }
   }
 
-  template <class F>
-  void product_backward(const Entry& e, int i, int m, F weighted) {
-    const T c = y[e.scalar + i];
-    const T* q = y + e.vector;
-    T* qb = bar + e.vector;
-    T s = 0;
-    for (int j = 0; j < m; ++j) { const T value = weighted(j); s += value * q[j]; qb[j] += c * value; }
-    bar[e.scalar + i] += s;
-  }
-
-  // the adjoints of feedback weights in a core; that of W itself is in weight_backward
-  void others_backward(const Entry& e, const Op& op, const T* w, const T* g, int i) {
-    const T c = y[e.scalar + i];
-    const T* q = y + e.vector;
-    for (int k = e.core; k < e.core + e.core_count; ++k) {
-      const int matrix = p.cores[k].matrix;
-      if (matrix == op.matrix || !M_bar[matrix]) continue;
-      T* gm = M_bar[matrix] + (int64_t)i * op.m;
-      for (int j = 0; j < op.m; ++j) gm[j] += g[j] * c * q[j] * core(e, op, w, i, j, k);
+  // Multiply G with all outer products of the chunk. The growth of later steps stands between
+  // G at the chunk's end and G at a step: it is put on U.
+  void begin_chunk(const Op& op, int64_t steps) {
+    Deferred<T>&matrix = M[op.matrix], &adjoint = G[op.matrix];
+    if (grows(op)) {
+      auto& rows = overlap[op.matrix];
+      rows.resize(op.n);
+      for (int i = 0; i < op.n; ++i)
+        rows[i] = dot(adjoint.base + (int64_t)i * op.m, matrix.base + (int64_t)i * op.m, op.m);
     }
-  }
-
-  // W_bar <- W_bar o (1 + growth + d others / dW) + the gathered pairs
-  void weight_backward(const Op& op) {
-    const int k = op.matrix;
-    T* G = M_bar[k];
-    T growth = 1 + scale(op);
-    if (!is_plain(op)) {
-      gather_outers(op);
-      for (int i = 0; i < op.n; ++i) {
-        T* g = G + (int64_t)i * op.m;
-        const T* w = M[k] + (int64_t)i * op.m;
-        row_of_update(op, i, w);
-        T* __restrict factor = growth_row.data();
-        for (int r = op.others; r < op.others + op.other_count; ++r) {
-          const Entry& e = p.entries[r];
-          for (int f = e.core; f < e.core + e.core_count; ++f)
-            if (p.cores[f].matrix == k)
-              for (int j = 0; j < op.m; ++j)
-                factor[j] += y[e.scalar + i] * y[e.vector + j] * core(e, op, w, i, j, f);
+    if (!room) return;
+    const int64_t sn = stride(op.n), sm = stride(op.m);
+    const int width = op.count * examples, count = width * (int)steps;
+    Outers& o = outers[op.matrix];
+    o.u.resize(count * sn); o.gv.assign(count * sn, 0);
+    o.v.resize(count * sm); o.gu.assign(count * sm, 0);
+    std::vector<T> later(op.n, 1), grown(count * sn);
+    for (int64_t t = steps - 1; t >= 0; --t) {
+      s.y = frames.data() + t * frame_size();
+      for (int k = 0; k < width; ++k) {
+        const Entry& entry = p.entries[op.first + k / examples];
+        const int e = k % examples;
+        const T *u = s.value(entry.scalar) + e * sn, *v = s.value(entry.vector) + e * sm;
+        const int64_t at = t * width + k;
+        for (int i = 0; i < op.n; ++i) {
+          o.u[at * sn + i] = share * u[i];
+          grown[at * sn + i] = later[i] * share * u[i];
         }
-        for (int j = 0; j < op.m; ++j) g[j] *= 1 + factor[j];
+        for (int j = 0; j < op.m; ++j) o.v[at * sm + j] = share * v[j];
       }
-      growth = 1;
+      if (grows(op)) {
+        row_growth(op);
+        for (int i = 0; i < op.n; ++i) later[i] *= 1 + rho[i];
+      }
     }
-    add_outers(G, growth, left[k].data(), right[k].data(), (int)left[k].size(), op.n, op.m);
+    multiply(adjoint.base, op.n, op.m, op.m, o.v.data(), sm, o.gv.data(), sn, count);
+    multiply_transposed(adjoint.base, op.n, op.m, op.m, grown.data(), sn, o.gu.data(), sm, count);
   }
 
-  void replay_updates() {  // W after this step from W before it, from the frame alone
-    for (int k = 0; k < p.n_ops; ++k)
-      if (p.ops[k].kind == UPDATE) update(p.ops[k], M[p.ops[k].matrix]);
+  void update_backward(const Op& op, int64_t step, bool reverse) {
+    row_growth(op);
+    if (!is_low_rank(op)) {
+      Elementwise<T>(s, op, rho.data(), share, M, G).backward(reverse);
+      return;
+    }
+    Deferred<T>&matrix = M[op.matrix], &adjoint = G[op.matrix];
+    outers_backward(op, step);
+    if (reverse) add_outers_of(op, matrix, -share);
+    if (!grows(op)) return;
+    auto& rows = overlap[op.matrix];  // of G after the update with M before it
+    for (int i = 0; i < op.n; ++i) {
+      const T factor = 1 + rho[i];
+      if (reverse) rows[i] = (rows[i] - pulled(op, i)) / factor;
+      for (int e = 0; e < examples; ++e) {
+        if (op.scale >= 0) s.adjoint(op.scale)[e] += share * rows[i];
+        for (int k = op.rows; k < op.rows + op.row_count; ++k)
+          s.adjoint(p.entries[k].scalar)[e * stride(op.n) + i] += share * rows[i];
+      }
+      rows[i] *= factor;  // of G before the update, but for what the step's products add
+    }
+    adjoint.scale_rows(plus_one(op.n));
+    for (int i = 0; i < op.n; ++i) rho[i] = 1 / rho[i];
+    if (reverse) matrix.scale_rows(rho.data());
+  }
+
+  // sum_k u_k (G v_k) of row i: how much of the overlap the update's outer products make
+  T pulled(const Op& op, int i) const {
+    T total = 0;
+    for (int k = 0; k < op.count * examples; ++k) {
+      const T* u = s.value(p.entries[op.first + k / examples].scalar) + k % examples * stride(op.n);
+      total += u[i] * u_bar[k * stride(op.n) + i];
+    }
+    return total;
+  }
+
+  // u_bar += G v, v_bar += G^T u
+  void outers_backward(const Op& op, int64_t step) {
+    const int64_t sn = stride(op.n), sm = stride(op.m);
+    const int width = op.count * examples;
+    Deferred<T>& adjoint = G[op.matrix];
+    u_bar.assign(width * sn, 0);
+    v_bar.assign(width * sm, 0);
+    T part = 1;
+    if (room) {
+      const Outers& o = outers[op.matrix];
+      const int64_t at = step * width;
+      adjoint.multiply_ahead(o.gv.data() + at * sn, o.v.data() + at * sm, sm, u_bar.data(), sn, width);
+      adjoint.multiply_transposed_ahead(o.gu.data() + at * sm, o.u.data() + at * sn, sn, v_bar.data(),
+                                        sm, width);
+    } else {
+      part = share;
+      for (int r = 0; r < op.count; ++r) {
+        const Entry& entry = p.entries[op.first + r];
+        adjoint.multiply(s.value(entry.vector), sm, u_bar.data() + r * examples * sn, sn, examples);
+        adjoint.multiply_transposed(s.value(entry.scalar), sn, v_bar.data() + r * examples * sm, sm,
+                                    examples);
+      }
+    }
+    for (int r = 0; r < op.count; ++r) {
+      const Entry& entry = p.entries[op.first + r];
+      T *ub = s.adjoint(entry.scalar), *vb = s.adjoint(entry.vector);
+      T *u = u_bar.data() + r * examples * sn, *v = v_bar.data() + r * examples * sm;
+      for (int64_t i = 0; i < examples * sn; ++i) { u[i] *= part; ub[i] += u[i]; }
+      for (int64_t j = 0; j < examples * sm; ++j) vb[j] += part * v[j];
+    }
+  }
+
+  // out = M a
+  void multiply_backward(const Op& op) {
+    const int64_t sn = stride(op.n), sm = stride(op.m);
+    const T *a = s.value(op.a), *out = s.value(op.out), *g = s.adjoint(op.out);
+    if (op.wants_a) M[op.matrix].multiply_transposed(g, sn, s.adjoint(op.a), sm, examples);
+    if (op.wants_matrix) add_pair(op.matrix, g, sn, a, sm, out, sn);
+  }
+
+  // out = M^T a
+  void multiply_transposed_backward(const Op& op) {
+    const int64_t sn = stride(op.n), sm = stride(op.m);
+    const T *a = s.value(op.a), *g = s.adjoint(op.out);
+    product.assign(examples * sm, 0);
+    M[op.matrix].multiply(g, sn, product.data(), sm, examples);
+    if (op.wants_a) {
+      T* ga = s.adjoint(op.a);
+      for (int64_t i = 0; i < examples * sm; ++i) ga[i] += product[i];
+    }
+    if (op.wants_matrix) add_pair(op.matrix, a, sm, g, sn, product.data(), sm);
+  }
+
+  // G += sum_e l_e r_e^T, and the overlap with it; `image` is M r
+  void add_pair(int k, const T* l, int64_t l_stride, const T* r, int64_t r_stride, const T* image,
+                int64_t image_stride) {
+    if (!G[k].base) return;
+    G[k].add(l, l_stride, r, r_stride, examples, T(1));
+    if (k >= p.n_plastic || !grows(*update_of[k])) return;
+    for (int e = 0; e < examples; ++e)
+      for (int i = 0; i < p.rows[k]; ++i)
+        overlap[k][i] += l[e * l_stride + i] * image[e * image_stride + i];
   }
 };
 

@@ -1,4 +1,8 @@
 // The tape: what one step computes, as tables that Python fills (rulesearch.compile.tape).
+//
+// A value is a vector of n numbers for each of the step's examples. Its examples lie stride(n)
+// apart, so that a value takes examples * stride(n) numbers of the frame, and its offset there
+// is the table's offset times the number of examples.
 #pragma once
 #include <cstdint>
 
@@ -6,10 +10,11 @@ namespace rulesearch {
 
 enum Kind { MATVEC, MATVEC_T, MULTIPLY, DOT, COEFFICIENT, COMBINE, APPLY, SUBTRACT, UPDATE };
 
-struct Op {  // offsets into the frame; -1 is none
+struct Op {  // values are offsets; -1 is none
   int32_t kind, out, a, b, matrix, n, m, function;
   int32_t first, count;  // entries of a coefficient or combination; outer products of an update
-  int32_t masks, mask_count, others, other_count, scale;
+  int32_t rows, row_count, masks, mask_count, others, other_count, scale;  // of an update
+  int32_t ahead;  // which product with the step's input this is, known before the step is run
   int32_t wants_a, wants_b, wants_matrix;  // which adjoints are needed
 };
 
@@ -23,7 +28,8 @@ struct CoreFactor {  // an elementwise power of a weight matrix
 };
 
 struct Program {
-  int32_t n_ops, n_matrices, n_plastic, frame, n_terms;
+  int32_t n_ops, n_matrices, n_plastic, n_terms, n_ahead;
+  int32_t frame, stored;  // numbers of a frame per example; of these, what a step keeps: the first
   int32_t x, x_size, target, target_size, ones, ones_size, pad;
   double beta;
   const Op* ops;
@@ -39,5 +45,7 @@ struct Program {
     return total;
   }
 };
+
+inline int64_t stride(int64_t n) { return n == 1 ? 1 : (n + 15) / 16 * 16; }
 
 }  // namespace rulesearch
