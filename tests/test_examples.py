@@ -32,7 +32,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "torch": {"engine": "torch"},
     "autograd": {"method": "autograd"},
 }
-IN_TORCH = ("torch", "autograd")
+ENGINES = ("fused", "torch")
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def by_hand(
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("path", IN_TORCH)
+@pytest.mark.parametrize("path", PATHS)
 def test_the_step_is_the_mean_or_the_sum_of_the_examples_updates(path: str, reduction: str) -> None:
     network = PlasticNetwork(SIZES)
     state, x, label = lives(network, 3, steps=5)
@@ -143,7 +143,7 @@ def test_the_step_is_the_mean_or_the_sum_of_the_examples_updates(path: str, redu
             np.testing.assert_allclose(ours[lifetime].numpy(), w, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("path", IN_TORCH)
+@pytest.mark.parametrize("path", PATHS)
 def test_decay_is_as_strong_under_the_mean_and_e_times_under_the_sum(path: str) -> None:
     network = PlasticNetwork(SIZES)
     state, x, label = lives(network, 5, steps=4)
@@ -155,7 +155,7 @@ def test_decay_is_as_strong_under_the_mean_and_e_times_under_the_sum(path: str) 
             torch.testing.assert_close(after, left * w)
 
 
-@pytest.mark.parametrize("path", IN_TORCH)
+@pytest.mark.parametrize("path", PATHS)
 def test_copies_of_an_example_are_that_example(path: str) -> None:
     network = PlasticNetwork(SIZES)
     state, x, label = lives(network, 1)
@@ -181,15 +181,16 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("examples", [1, 3, 5])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_ten_terms_have_the_gradient_of_plain_autograd(
-    name: str, examples: int, reduction: str
+    engine: str, name: str, examples: int, reduction: str
 ) -> None:
     network = PlasticNetwork(SIZES, **CONFIGURATIONS[name])
     life = lives(network, examples)
     theta = 0.2 * torch.stack([THETA, 0.5 * THETA])
     oracle = PlasticityLearner(network, POOL, "autograd", reduction=reduction)
     learner = PlasticityLearner(
-        network, POOL, engine="torch", reduction=reduction, checkpoint_every=5
+        network, POOL, engine=engine, reduction=reduction, checkpoint_every=5
     )
     assert_close(
         adjoints(learner, life[0], theta, *life[1:]),
@@ -199,7 +200,7 @@ def test_ten_terms_have_the_gradient_of_plain_autograd(
     assert learner.report is not None
     assert learner.report.drift is not None
     assert learner.report.recomputed is not None
-    assert learner.report.path == "torch"
+    assert learner.report.path == engine
     assert float(learner.report.drift.max()) < 1e-12
     assert not learner.report.recomputed.any()
 
@@ -224,10 +225,11 @@ def test_random_grammars_have_the_gradient_of_plain_autograd(
     oracle = PlasticityLearner(network, pool, "autograd", reduction=reduction)
     expected = adjoints(oracle, state, theta, x, label)
     assume(all(bool((w.abs() < 10).all()) for w in expected[: len(state.W)]))
-    learner = PlasticityLearner(
-        network, pool, engine="torch", reduction=reduction, checkpoint_every=3
-    )
-    assert_close(adjoints(learner, state, theta, x, label), expected, 1e-9)
+    for engine in ("auto", "torch"):
+        learner = PlasticityLearner(
+            network, pool, engine=engine, reduction=reduction, checkpoint_every=3
+        )
+        assert_close(adjoints(learner, state, theta, x, label), expected, 1e-9)
 
 
 MASKED = ("-e_post * y_pre.T", "-diag(y_post**2) * W", "-hadamard(y_post * y_pre.T, W)",
@@ -250,10 +252,11 @@ def test_masks_and_factors_that_hold_no_example() -> None:
         )
 
 
-def test_gradient_is_that_of_finite_differences() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradient_is_that_of_finite_differences(engine: str) -> None:
     network = PlasticNetwork(SIZES)
     state, x, label = lives(network, 3)
-    learner = PlasticityLearner(network, POOL, engine="torch")
+    learner = PlasticityLearner(network, POOL, engine=engine)
     found = adjoints(learner, state, THETA, x, label)[len(state.W) :]
     inputs = [THETA, *state.W, *state.B]
     g = torch.Generator().manual_seed(5)
@@ -321,7 +324,7 @@ def indexed(examples: int | None) -> tuple[PlasticNetwork, NetworkState, Indexed
 
 
 @pytest.mark.parametrize("examples", [None, 1, 3])
-@pytest.mark.parametrize("path", IN_TORCH)
+@pytest.mark.parametrize("path", PATHS)
 def test_indices_are_what_they_stand_for_to_the_bit(path: str, examples: int | None) -> None:
     network, state, x, label = indexed(examples)
     dense = x.table[x.index]

@@ -110,20 +110,32 @@ struct Backward {
     }
   }
 
-  // Take the adjoints from the end of a stretch to its beginning, whose weights are `first`;
+  // Take the adjoints from the end of a segment to its beginning, whose weights are `first`;
   // W holds those of its end. True if W could be rebuilt all the way.
-  bool stretch(int64_t begin, int64_t end, const Weights& first, const T* stored) {
+  bool segment(int64_t begin, int64_t end, const Weights& first, const T* stored) {
+    last = W;
     if (reversible) {
-      const Weights last = W;
-      const std::vector<T> before = adjoints();
+      keep_adjoints();
       if (reverse(begin, end, first, stored)) return true;
-      restore(before);
+      restore_adjoints();
       load(last);
     }
+    halves(begin, end, first, Weights(last), stored);
+    return false;
+  }
+
+  void load(const Weights& weights) { std::copy(weights.begin(), weights.end(), W.begin()); }
+
+ private:
+  Weights last;            // of the segment, in case it is taken again
+  std::vector<T> adjoints; // likewise: theta_bar and every G
+
+  // The same where W cannot be rebuilt: it is recomputed half-way, or for few steps at each.
+  void halves(int64_t begin, int64_t end, const Weights& from, const Weights& to, const T* stored) {
     const int64_t steps = end - begin, size = run.stored_size(), half = steps / 2;
+    load(from);
     if (steps <= FEW_STEPS) {
       std::vector<Weights> history;
-      load(first);
       for (int64_t t = 0; t < steps; ++t) {
         history.push_back(W);
         run.replay(source, begin + t, stored + t * size);
@@ -132,22 +144,16 @@ struct Backward {
         load(history[t]);
         run.backward(source, begin + t, begin + t + 1, stored + t * size, false);
       }
-    } else {
-      const Weights last = W;
-      load(first);
-      for (int64_t t = 0; t < half; ++t) run.replay(source, begin + t, stored + t * size);
-      const Weights middle = W;
-      load(last);
-      stretch(begin + half, end, middle, stored + half * size);
-      load(middle);
-      stretch(begin, begin + half, first, stored);
+      return;
     }
-    return false;
+    for (int64_t t = 0; t < half; ++t) run.replay(source, begin + t, stored + t * size);
+    const Weights middle = W;
+    load(to);
+    segment(begin + half, end, middle, stored + half * size);
+    load(middle);
+    segment(begin, begin + half, from, stored);
   }
 
-  void load(const Weights& weights) { std::copy(weights.begin(), weights.end(), W.begin()); }
-
- private:
   bool reverse(int64_t begin, int64_t end, const Weights& first, const T* stored) {
     const int64_t last = begin + (end - begin - 1) / run.chunk * run.chunk;
     for (int64_t t = last; t >= begin; t -= run.chunk)
@@ -164,21 +170,19 @@ struct Backward {
     return distance <= tolerance;
   }
 
-  // theta_bar and every G
-  std::vector<T> adjoints() {
-    std::vector<T> values(run.s.theta_bar, run.s.theta_bar + p.n_terms);
-    for (auto& adjoint : run.G)
-      if (adjoint.base) values.insert(values.end(), adjoint.base, adjoint.base + adjoint.size());
-    return values;
+  void keep_adjoints() {
+    adjoints.assign(run.s.theta_bar, run.s.theta_bar + p.n_terms);
+    for (auto& G : run.G)
+      if (G.base) adjoints.insert(adjoints.end(), G.base, G.base + G.size());
   }
-  void restore(const std::vector<T>& values) {
-    std::copy_n(values.data(), p.n_terms, run.s.theta_bar);
-    const T* at = values.data() + p.n_terms;
-    for (auto& adjoint : run.G)
-      if (adjoint.base) {
-        std::copy_n(at, adjoint.size(), adjoint.base);
-        at += adjoint.size();
-      }
+  void restore_adjoints() {
+    std::copy_n(adjoints.data(), p.n_terms, run.s.theta_bar);
+    const T* at = adjoints.data() + p.n_terms;
+    for (auto& G : run.G) {
+      if (!G.base) continue;
+      std::copy_n(at, G.size(), G.base);
+      at += G.size();
+    }
   }
 };
 
@@ -196,26 +200,26 @@ void live_backward(const Life& life, int64_t lifetime, const T* theta, T* const*
     run.set_adjoint(k, adjoints[k] ? adjoints[k] + lifetime * p.size(k) : nullptr);
     if (k >= p.n_plastic) run.set_matrix(k, matrices[k] + lifetime * p.size(k));
   }
+  std::vector<T> first;
   const auto gather = [&](T* const* whole) {
-    std::vector<T> weights;
+    first.clear();
     for (int k = 0; k < p.n_plastic; ++k) {
       const T* one = whole[k] + lifetime * p.size(k);
-      weights.insert(weights.end(), one, one + p.size(k));
+      first.insert(first.end(), one, one + p.size(k));
     }
-    return weights;
   };
-  back.load(gather(matrices));
+  gather(matrices);
+  back.load(first);
   recomputed[lifetime] = 0;
   const int64_t segments = (life.steps + life.every - 1) / life.every, size = run.stored_size();
   std::vector<T> again(stored ? 0 : std::min(life.every, life.steps) * size);
-  std::vector<T> first;
   for (int64_t segment = segments - 1; segment >= 0; --segment) {
     const int64_t begin = segment * life.every, end = std::min(begin + life.every, life.steps);
     if (segment) {
       const T* kept = checkpoints + (lifetime * (segments - 1) + segment - 1) * p.plastic();
       first.assign(kept, kept + p.plastic());
     } else {
-      first = gather(born);
+      gather(born);
     }
     if (!stored) {
       back.load(first);
@@ -223,7 +227,7 @@ void live_backward(const Life& life, int64_t lifetime, const T* theta, T* const*
         run.forward(back.source, t, std::min(t + run.chunk, end), again.data() + (t - begin) * size);
     }
     const T* of_segment = stored ? stored + (lifetime * life.steps + begin) * size : again.data();
-    if (!back.stretch(begin, end, first, of_segment)) ++recomputed[lifetime];
+    if (!back.segment(begin, end, first, of_segment)) ++recomputed[lifetime];
     back.load(first);
   }
   drift[lifetime] = back.drift;

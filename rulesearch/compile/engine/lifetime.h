@@ -276,30 +276,35 @@ struct Lifetime {
     outers_backward(op, step);
     if (reverse) add_outers_of(op, matrix, -share);
     if (!grows(op)) return;
-    auto& rows = overlap[op.matrix];  // of G after the update with M before it
-    for (int i = 0; i < op.n; ++i) {
-      const T factor = 1 + rho[i];
-      if (reverse) rows[i] = (rows[i] - pulled(op, i)) / factor;
-      for (int e = 0; e < examples; ++e) {
-        if (op.scale >= 0) s.adjoint(op.scale)[e] += share * rows[i];
-        for (int k = op.rows; k < op.rows + op.row_count; ++k)
-          s.adjoint(p.entries[k].scalar)[e * stride(op.n) + i] += share * rows[i];
+    auto& rows = overlap[op.matrix];
+    if (reverse) {  // from G and M after the update to G after and M before it
+      subtract_outers(op, rows);
+      for (int i = 0; i < op.n; ++i) rows[i] /= 1 + rho[i];
+    }
+    T total = 0;
+    for (int i = 0; i < op.n; ++i) total += rows[i];
+    for (int e = 0; e < examples; ++e) {
+      if (op.scale >= 0) s.adjoint(op.scale)[e] += share * total;
+      for (int k = op.rows; k < op.rows + op.row_count; ++k) {
+        T* p_bar = s.adjoint(p.entries[k].scalar) + e * stride(op.n);
+        for (int i = 0; i < op.n; ++i) p_bar[i] += share * rows[i];
       }
-      rows[i] *= factor;  // of G before the update, but for what the step's products add
     }
     adjoint.scale_rows(plus_one(op.n));
-    for (int i = 0; i < op.n; ++i) rho[i] = 1 / rho[i];
+    for (int i = 0; i < op.n; ++i) {
+      rows[i] *= rho[i];  // to G before the update, but for what the step's products add
+      rho[i] = 1 / rho[i];
+    }
     if (reverse) matrix.scale_rows(rho.data());
   }
 
-  // sum_k u_k (G v_k) of row i: how much of the overlap the update's outer products make
-  T pulled(const Op& op, int i) const {
-    T total = 0;
+  // rows_i -= sum_k u_k,i (G v_k)_i: what the update's outer products add to the overlap
+  void subtract_outers(const Op& op, std::vector<T>& rows) const {
     for (int k = 0; k < op.count * examples; ++k) {
       const T* u = s.value(p.entries[op.first + k / examples].scalar) + k % examples * stride(op.n);
-      total += u[i] * u_bar[k * stride(op.n) + i];
+      const T* ub = u_bar.data() + k * stride(op.n);
+      for (int i = 0; i < op.n; ++i) rows[i] -= u[i] * ub[i];
     }
-    return total;
   }
 
   // u_bar += G v, v_bar += G^T u
