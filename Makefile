@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
-.PHONY: help quickstart test lint types docs clean
+.PHONY: help quickstart test lint types docs bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -55,6 +55,13 @@ types: $(READY) ## mypy, strict
 docs: $(READY) ## build the documentation; a warning is an error
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# Hours: on an idle machine. One suite: make bench SUITE=main
+SUITE ?= all
+bench: $(READY) ## measure beside torch and JAX (hours; SUITE=main: less), write tables and figures
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[jax]"
+	@mkdir -p docs/figures
+	@$(BIN)/rulesearch bench --suite $(SUITE) --out benchmarks/machine.json --figures docs/figures
 
 clean: ## remove what tools leave behind; runs and the environment stay
 	@rm -rf build dist docs/_build docs/generated .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -209,6 +209,54 @@ def evaluate(
     print(score_table(scores))
 
 
+@app.command()
+def bench(
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="main, steps, steps-one, width, depth, examples, terms, compile or all."),
+    ] = None,
+    peers: Annotated[
+        list[str] | None, typer.Option("--peers", help="Only these; may be given several times.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs after the first, at most.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="One small problem a suite.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seconds: Annotated[float, typer.Option(min=0, help="Skip what would take longer.")] = 60.0,
+    memory: Annotated[float, typer.Option(min=0, help="Skip what would hold more GB.")] = 12.0,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="JSON to write, or to add to.")
+    ] = None,
+    show_: Annotated[
+        Path | None, typer.Option("--show", metavar="FILE", help="Print what such a file holds.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="DIR", help="Draw the suites there.")
+    ] = None,
+) -> None:
+    """Measure the meta-gradient beside torch and JAX, and beside the machine's floor."""
+    from rulesearch.bench.command import draw, measure, print_results
+    from rulesearch.bench.results import Results
+
+    if show_ is not None:
+        print_results(Results.load(show_), markdown)
+        draw(Results.load(show_), figures)
+        return
+    try:
+        results, finished = measure(
+            suite or ["main"], peers, repeats, quick, device, (seconds, memory), out
+        )
+    except KeyboardInterrupt:
+        print("interrupted before anything was measured", file=sys.stderr)
+        raise typer.Exit(3) from None
+    print_results(results, markdown)
+    draw(results, figures)
+    if not finished:
+        kept = f"; what was measured is in {out}" if out else ""
+        print(f"interrupted{kept}", file=sys.stderr)
+        raise typer.Exit(3)
+
+
 @data_app.command("list")
 def data_list() -> None:
     """List the data sets, and where they were found."""

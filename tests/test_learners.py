@@ -239,7 +239,7 @@ def test_what_the_engine_cannot_run_runs_in_torch_and_says_why() -> None:
         assert_same_gradient(network, learner.pool, theta, engines=("auto",), steps=20)
         state, x, label = lifetimes(network, 3)
         learner.live(state, theta, x, label)
-        assert learner.report.path == "torch"
+        assert learner.report.path == "general"
         assert "function" in learner.report.reason
         assert learner.bytes_per_lifetime(100) > 100
         with pytest.raises(LearnerError, match="fused engine cannot run"):

@@ -37,6 +37,7 @@ LAYERS = [
     {"analysis"},
     {"report"},
     {"search"},
+    {"bench"},
     {"cli"},
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}

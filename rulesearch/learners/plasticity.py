@@ -11,6 +11,7 @@ from rulesearch.compile.native import engine_unavailable
 from rulesearch.compile.program import Program, lower
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.grammar import TermPool
+from rulesearch.learners.eager import live_eager
 from rulesearch.learners.examples import Indexed, check_examples
 from rulesearch.learners.fused import are_stored, as_examples, checkpoint_every, live_fused
 from rulesearch.learners.report import LifetimeReport
@@ -179,14 +180,17 @@ class PlasticityLearner:
         steps, lifetimes, per_step, _ = x.shape
         every = self._every((steps, lifetimes, per_step), x.dtype)
         tolerance = self.drift_tolerance or _TOLERANCE[x.dtype]
-        self.report = report = LifetimeReport("torch" if reason else "fused", reason)
-        if reason:
+        unfit = not_fusible(self.program)
+        path = "general" if unfit else "torch" if reason else "fused"
+        self.report = report = LifetimeReport(path, reason)
+        if unfit:
             return live_reversible(
                 self.network, self.program, state, theta, x, label, share, every, tolerance, report
             )
         tape = build_tape(self.network, self.program)
         examples = as_examples(x, label, every, share)
-        return live_fused(tape, state, theta, examples, tolerance, self._invertible, report)
+        live = live_eager if reason else live_fused
+        return live(tape, state, theta, examples, tolerance, self._invertible, report)
 
     @property
     def _invertible(self) -> bool:

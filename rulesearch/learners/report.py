@@ -16,8 +16,9 @@ class LifetimeReport:
 
     Attributes
     ----------
-    path : {'fused', 'torch', 'unrolled'}
-        Compiled engine, reversible method in torch, or plain autograd.
+    path : {'fused', 'torch', 'general', 'unrolled'}
+        Compiled engine; the same in torch; torch for terms that neither can run, with autograd
+        in every step; or plain autograd.
     reason : str
         Why that path, where it was not the one asked for.
     drift : Tensor (lifetimes,) or None

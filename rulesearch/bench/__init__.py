@@ -1,0 +1,1 @@
+"""The benchmark suite: this engine beside what one would write instead, and beside the floor."""

@@ -1,0 +1,66 @@
+"""What a peer is: something that makes a loss and its gradient in theta out of a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rulesearch.bench.problem import Data, Problem
+
+__all__ = ["Answer", "Peer", "Prepared", "nothing"]
+
+
+class Answer(NamedTuple):
+    """The summed query loss, and its gradient in theta."""
+
+    loss: float
+    gradient: list[float]
+
+
+def nothing() -> dict[str, Any]:
+    """No remarks."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A problem in a peer's own terms, compiled where the peer compiles.
+
+    Attributes
+    ----------
+    run : callable
+        The lives and the gradient once; returns when they are done.
+    compile_seconds : float or None
+        What compilation took; None where there is none.
+    remarks : callable
+        What is worth noting after a run, as plain numbers and texts.
+    """
+
+    run: Callable[[], Answer]
+    compile_seconds: float | None = None
+    remarks: Callable[[], dict[str, Any]] = nothing
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to get the meta-gradient.
+
+    Attributes
+    ----------
+    prepare : callable
+        Takes the problem and its data, in the type and on the device that are to be used.
+    memory_growth : float
+        Memory grows as steps to this power.
+    needs : str
+        The extra of rulesearch that it needs, or nothing.
+    ours : bool
+        Whether it is this library; never skipped for its size.
+    """
+
+    name: str
+    about: str
+    prepare: Callable[[Problem, Data], Prepared]
+    memory_growth: float = 1.0
+    needs: str = ""
+    ours: bool = False

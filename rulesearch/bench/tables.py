@@ -1,0 +1,133 @@
+"""Tables of what was measured, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rulesearch.bench.peers.registry import OURS
+from rulesearch.bench.results import Results, median
+from rulesearch.bench.suites import SUITES
+
+__all__ = ["print_tables", "tables_in_markdown"]
+
+Json = dict[str, Any]
+NONE = "-"
+COLUMNS = (
+    "peer", "s, median (min-max)", "lifetimes/s", "times ours", "MB beyond idle", "MB in all",
+    "error", "compile s",
+)  # fmt: skip
+
+
+class Section(NamedTuple):
+    """One table: a problem, and its peers' cells."""
+
+    suite: str
+    title: str
+    rows: list[tuple[str, ...]]
+
+
+def print_tables(results: Results, console: Console) -> None:
+    """Print all tables, and what was measured besides."""
+    console.print(_machine(results), highlight=False, soft_wrap=True)
+    for section in _sections(results):
+        table = Table(title=section.title, title_justify="left", title_style="bold")
+        for k, column in enumerate(COLUMNS):
+            table.add_column(column, justify="right" if k else "left", no_wrap=k == 0)
+        for row in section.rows:
+            style = "bold" if row[0] == OURS else "dim" if row[0].startswith("floor") else ""
+            table.add_row(*map(Text, row), style=style)  # Text: brackets are no markup
+        console.print(table)
+    for line in _first_use(results):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def tables_in_markdown(results: Results) -> str:
+    """The same tables for the documentation's page."""
+    parts, suite = [_machine(results)], ""
+    for section in _sections(results):
+        if section.suite != suite:
+            suite = section.suite
+            parts.append(f"### {SUITES[suite].title if suite in SUITES else suite}")
+        lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *section.rows]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        parts.append(f"**{section.title}**\n\n{table}")
+    lines_of_first_use = list(_first_use(results))
+    if lines_of_first_use:
+        parts.append("### First use\n\n" + "\n".join(lines_of_first_use))
+    return "\n\n".join(parts)
+
+
+def _sections(results: Results) -> Iterable[Section]:
+    for suite in results.suites():
+        for value in results.points(suite):
+            rows = results.at(suite, value)
+            ours = results.ours(suite, value)
+            yield Section(suite, _title(results, rows), [_cells(row, ours) for row in rows])
+
+
+def _title(results: Results, rows: list[Json]) -> str:
+    problem = rows[0]["problem"]
+    sizes = problem["sizes"]
+    shape = "-".join(map(str, sizes)) if len(sizes) < 8 else f"{len(sizes) - 2} hidden layers"
+    ranks = {r["remarks"]["rank"] for r in rows if "rank" in r.get("remarks", ())}
+    parts = [
+        _count(problem["lifetimes"], "lifetime"), _count(problem["steps"], "step"),
+        _count(problem["examples"], "example") + " a step", shape,
+        problem["pool"] + "".join(f" (rank {rank})" for rank in sorted(ranks)),
+    ]  # fmt: skip
+    return ", ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def _cells(row: Json, ours: float | None) -> tuple[str, ...]:
+    middle, name = median(row), row["peer"]
+    if middle is None:
+        return name, f"{row['status']}: {row['reason']}", *[NONE] * (len(COLUMNS) - 2)
+    times = NONE if ours is None or name == OURS else f"{middle / ours:.3g}"
+    rate = f"{row['problem']['lifetimes'] / middle:.3g}"
+    if row["status"] == "floor":
+        return f"{name} ({row['reason']})", _seconds(middle), rate, times, *[NONE] * 4
+    low, high = (_seconds(bound) for bound in (min(row["seconds"]), max(row["seconds"])))
+    compiled = row["compile_seconds"]
+    return (
+        name,
+        f"{_seconds(middle)} ({low}-{high})",
+        rate,
+        times,
+        f"{(row['peak_bytes'] - row['idle_bytes']) / 1e6:,.0f}",
+        f"{row['peak_bytes'] / 1e6:,.0f}",
+        f"{row['gradient_error']:.1e}",
+        NONE if compiled is None else f"{compiled:.1f}",
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _machine(results: Results) -> str:
+    m = results.machine
+    versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
+    copies = ", ".join(f"{r['bytes'] >> 20} MB {r['gb_per_s']:.0f}" for r in m["copies"])
+    return (
+        f"{m['processor']}, {m['cores']} cores, {m['memory_gb']} GB, {m['system']}, on "
+        f"{m['device']}; {versions}. Copies in GB/s by size: {copies}; "
+        f"float32 matrix product {m['matrix_gflop_per_s']:.0f} GFLOP/s."
+    )
+
+
+def _first_use(results: Results) -> Iterable[str]:
+    told = {"first": "with an empty cache", "second": "in a second process"}
+    for which, found in results.first_use.items():
+        yield (
+            f"First gradient {told[which]}: {found['seconds']:.2f} s "
+            f"({found['process_seconds']:.1f} s the whole process)."
+        )

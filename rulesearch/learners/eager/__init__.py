@@ -1,0 +1,5 @@
+"""The reversible meta-gradient in torch: what the compiled engine does, without a compiler."""
+
+from rulesearch.learners.eager.segments import live_eager
+
+__all__ = ["live_eager"]

@@ -1,0 +1,65 @@
+"""Elementwise functions and their derivatives as torch calls, as in ``engine/functions.h``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+__all__ = ["Call", "apply_calls", "slope_calls"]
+
+Call = Callable[[], object]
+
+
+def apply_calls(function: str, a: Tensor, out: Tensor, beta: float) -> Iterator[Call]:
+    """``out = function(a)``; all but softmax."""
+    match function:
+        case "identity":
+            yield partial(out.copy_, a)
+        case "softplus" if a.dtype == torch.float32:
+            softplus: Callable[..., object] = torch._C._nn.softplus  # which can write to `out`
+            yield partial(softplus, a, beta, 20.0, out=out)
+        case "softplus":  # torch's turns linear at 20, which float32 cannot tell and float64 can
+            yield partial(torch.mul, a, beta, out=out)
+            yield partial(torch.logaddexp, out, out.new_zeros(()), out=out)
+            yield partial(out.div_, beta)
+        case "d_softplus":
+            yield from _rise(a, out, beta)
+        case "d_tanh":
+            yield partial(torch.mul, a, a, out=out)
+            yield partial(torch.sub, out.new_ones(()), out, out=out)
+        case "relu":
+            yield partial(torch.clamp_min, a, 0, out=out)
+        case "d_relu":
+            yield partial(torch.heaviside, a, out.new_zeros(()), out=out)
+        case _:
+            yield partial(getattr(torch, function), a, out=out)
+
+
+def _rise(y: Tensor, out: Tensor, beta: float) -> Iterator[Call]:
+    """``1 - exp(-beta y)``, the slope of softplus where its value is y."""
+    yield partial(torch.mul, y, -beta, out=out)
+    yield partial(out.expm1_)
+    yield partial(out.neg_)
+
+
+def slope_calls(function: str, a: Tensor, y: Tensor, out: Tensor, beta: float) -> Iterator[Call]:
+    """The derivative at a, where the value is y."""
+    match function:
+        case "tanh":
+            yield from apply_calls("d_tanh", y, out, beta)
+        case "exp":
+            yield partial(out.copy_, y)
+        case "abs":
+            yield partial(torch.sign, a, out=out)
+        case "softplus":
+            yield from _rise(y, out, beta)
+        case "relu":
+            yield from apply_calls("d_relu", a, out, beta)
+        case "d_softplus":
+            yield partial(torch.mul, y, -beta, out=out)
+            yield partial(out.add_, beta)
+        case "d_tanh":
+            yield partial(torch.mul, a, -2, out=out)

@@ -1,0 +1,89 @@
+"""Whole lifetimes as one operation that autograd can differentiate, whatever executes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rulesearch.compile.native import Examples
+from rulesearch.compile.tape import Tape
+from rulesearch.learners.report import LifetimeReport
+from rulesearch.networks import NetworkState
+
+__all__ = ["Problem", "live_on"]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is lived, and by what means.
+
+    Attributes
+    ----------
+    forward, backward : functions
+        As ``live_forward`` and ``live_backward`` of :mod:`rulesearch.compile.native`.
+    store : bool
+        Whether products with matrices are kept for the backward pass.
+    """
+
+    forward: Callable[..., tuple[Tensor | None, Tensor | None]]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    tape: Tape
+    examples: Examples
+    store: bool
+    tolerance: float
+    reversible: bool
+    report: LifetimeReport
+
+
+class _Lifetime(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, problem: Problem, theta: Tensor, *matrices: Tensor) -> tuple[Tensor, ...]:
+        n = problem.tape.n_plastic
+        born = tuple(m.contiguous() for m in matrices)
+        weights = tuple(m.clone() for m in born[:n])
+        keep = any(ctx.needs_input_grad)
+        stored, checkpoints = problem.forward(
+            problem.tape, problem.examples, theta, (*weights, *born[n:]), keep, problem.store
+        )
+        if keep:
+            ctx.problem, ctx.stored, ctx.checkpoints = problem, stored, checkpoints
+            ctx.save_for_backward(theta, *born, *weights)
+        return weights
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        problem: Problem = ctx.problem
+        n = problem.tape.n_plastic
+        theta, *matrices = ctx.saved_tensors
+        born, feedback, weights = matrices[:n], matrices[n:-n], matrices[-n:]
+        adjoints: list[Tensor | None] = [
+            g.clone(memory_format=torch.contiguous_format) for g in grads
+        ]
+        for needed, matrix in zip(ctx.needs_input_grad[2 + n :], feedback, strict=True):
+            adjoints.append(torch.zeros_like(matrix) if needed else None)
+        theta_bar, drift, recomputed = problem.backward(
+            problem.tape, problem.examples, theta, born, (*weights, *feedback), adjoints,
+            ctx.stored, ctx.checkpoints, problem.tolerance, problem.reversible,
+        )  # fmt: skip
+        problem.report.note_drift(drift)
+        problem.report.note_recomputed(recomputed)
+        return (None, theta_bar, *adjoints)
+
+
+def live_on(problem: Problem, state: NetworkState, theta: Tensor) -> NetworkState:
+    """Live.
+
+    Parameters
+    ----------
+    theta : Tensor (lifetimes, n_terms)
+    """
+    tape = problem.tape
+    matrices = [*state.W, *(state.B if len(tape.shapes) > tape.n_plastic else ())]
+    live: Callable[..., tuple[Tensor, ...]] = _Lifetime.apply
+    final = live(problem, theta.contiguous(), *matrices)
+    return NetworkState(list(final), state.B)
