@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term, TermPool
-from rulesearch.learners import Indexed, PlasticityLearner, fused
+from rulesearch.learners import Indexed, PlasticityLearner, memory
 from rulesearch.learners.eager import segments
 from rulesearch.learners.eager.plan import merged, plan_of
 from rulesearch.learners.tape import build_tape, not_fusible
@@ -57,7 +57,7 @@ def oracle(pool: TermPool, network: PlasticNetwork = NETWORK, **options: Any) ->
 def test_programs_have_the_gradient_of_plain_autograd(
     name: str, examples: int, store: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "MEMORY", 2**29 if store else 0)
+    monkeypatch.setattr(memory, "MEMORY", 2**29 if store else 0)
     pool, theta = program(name)
     learner = engine(pool, checkpoint_every=11)
     found = adjoints(learner, theta, 25, examples)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rulesearch.grammar import Grammar, Term, TermPool
-from rulesearch.learners import PlasticityLearner, fused
+from rulesearch.learners import PlasticityLearner, memory
 from rulesearch.networks import NetworkState, PlasticNetwork
 
 POOL = Grammar.from_yaml(Path(__file__).parent.parent / "grammars" / "pool10.yaml").enumerate()
@@ -49,9 +49,7 @@ def adjoints(learner: PlasticityLearner, theta: Tensor, steps: int, examples: in
     label = torch.randint(network.sizes[-1], (steps, 2, examples), generator=g)
     born = learner.init(2, g, torch.float64)
     theta = torch.stack([theta, -theta / 100]).requires_grad_()
-    born = NetworkState(
-        [w.requires_grad_() for w in born.W], [b.requires_grad_() for b in born.B]
-    )
+    born = NetworkState([w.requires_grad_() for w in born.W], [b.requires_grad_() for b in born.B])
     final = learner.live(born, theta, x, label)
     flat = torch.cat([w.flatten(1) for w in final.W], 1)
     loss = (flat * torch.linspace(-1, 1, flat.shape[1], dtype=flat.dtype)).sin().sum()
@@ -72,7 +70,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float =
 def test_programs_have_the_gradient_of_plain_autograd(
     name: str, examples: int, store: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "MEMORY", 2**29 if store else 0)
+    monkeypatch.setattr(memory, "MEMORY", 2**29 if store else 0)
     pool, theta = program(name)
     learner = PlasticityLearner(NETWORK, pool, engine="fused", checkpoint_every=11)
     found = adjoints(learner, theta, 25, examples)
@@ -101,7 +99,7 @@ def test_a_segment_that_drifts_is_taken_again_in_halves(
     steps: int, store: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No drift at all is tolerated, so that every weight is recomputed."""
-    monkeypatch.setattr(fused, "MEMORY", 2**29 if store else 0)
+    monkeypatch.setattr(memory, "MEMORY", 2**29 if store else 0)
     pool, theta = program("ten terms")
     learner = PlasticityLearner(
         NETWORK, pool, engine="fused", checkpoint_every=100, drift_tolerance=1e-300
@@ -128,10 +126,10 @@ def test_only_the_halves_that_drift_are_recomputed() -> None:
 def test_checkpoints_are_far_apart_where_products_are_made_again() -> None:
     tape = fused_tape()
     short, long = (100, 1, 1), (10**7, 1, 1)
-    assert fused.are_stored(tape, short, torch.float32)
-    assert not fused.are_stored(tape, long, torch.float32)
-    assert fused.checkpoint_every(tape, short, torch.float32) == 100
-    every = fused.checkpoint_every(tape, long, torch.float32)
+    assert memory.are_stored(tape, short, torch.float32)
+    assert not memory.are_stored(tape, long, torch.float32)
+    assert memory.checkpoint_every(tape, short, torch.float32) == 100
+    every = memory.checkpoint_every(tape, long, torch.float32)
     checkpoints, segment = 10**7 / every * tape.plastic_size, every * tape.stored
     assert checkpoints == pytest.approx(segment, rel=0.01)  # where their sum is least
 

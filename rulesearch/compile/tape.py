@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["FUNCTIONS", "LAYOUT", "LANES", "Life", "Tape", "TapeBuilder", "stride"]
+__all__ = ["FUNCTIONS", "LANES", "LAYOUT", "Life", "Tape", "TapeBuilder", "stride"]
 
 KINDS = (
     "matvec", "matvec_t", "multiply", "dot", "coefficient", "combine", "apply", "subtract",
@@ -233,9 +233,7 @@ class TapeBuilder:
         first = len(self.entries)
         for scalar, vector in parts:
             self._entry(1.0, None, scalar, vector)
-        return self._op(
-            "combine", self.value(size, varies), first=first, count=len(parts), n=size
-        )
+        return self._op("combine", self.value(size, varies), first=first, count=len(parts), n=size)
 
     def update(
         self,

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rulesearch.compile.native import Examples
 from rulesearch.errors import LearnerError
 from rulesearch.networks import PlasticNetwork
 
-__all__ = ["Indexed", "check_examples"]
+__all__ = ["Indexed", "as_examples", "check_examples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,3 +139,12 @@ def check_examples(
     if isinstance(x, Indexed):
         return Indexed(x.table, x.index.unsqueeze(2)), label.unsqueeze(2)
     return x.unsqueeze(2), label.unsqueeze(2)
+
+
+def as_examples(x: Tensor | Indexed, label: Tensor, every: int, share: float) -> Examples:
+    """For an engine; shapes as from :func:`check_examples`."""
+    if isinstance(x, Indexed):
+        return Examples(
+            x.table.contiguous(), x.index.contiguous(), label.contiguous(), every, share
+        )
+    return Examples(x.contiguous(), None, label.contiguous(), every, share)

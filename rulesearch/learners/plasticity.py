@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rulesearch.compile.native import engine_unavailable
+from rulesearch.compile import native
 from rulesearch.compile.program import Program, lower
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.grammar import TermPool
-from rulesearch.learners.eager import live_eager
-from rulesearch.learners.examples import Indexed, check_examples
-from rulesearch.learners.fused import are_stored, as_examples, checkpoint_every, live_fused
+from rulesearch.learners import eager
+from rulesearch.learners.examples import Indexed, as_examples, check_examples
+from rulesearch.learners.lifetime import Problem, live_on
+from rulesearch.learners.memory import are_stored, checkpoint_every
 from rulesearch.learners.report import LifetimeReport
 from rulesearch.learners.reversible import live_reversible
 from rulesearch.learners.tape import build_tape, not_fusible
@@ -189,8 +190,16 @@ class PlasticityLearner:
             )
         tape = build_tape(self.network, self.program)
         examples = as_examples(x, label, every, share)
-        live = live_eager if reason else live_fused
-        return live(tape, state, theta, examples, tolerance, self._invertible, report)
+        forward, backward = (
+            (eager.live_forward, eager.live_backward)
+            if reason
+            else (native.live_forward, native.live_backward)
+        )
+        store = are_stored(tape, examples.shape, x.dtype)
+        problem = Problem(
+            forward, backward, tape, examples, store, tolerance, self._invertible, report
+        )
+        return live_on(problem, state, theta)
 
     @property
     def _invertible(self) -> bool:
@@ -209,7 +218,7 @@ class PlasticityLearner:
         reason = "engine='torch' was asked for" if self.engine == "torch" else ""
         reason = reason or (f"the tensors are on {x.device}" if x.device.type != "cpu" else "")
         reason = reason or not_fusible(self.program)
-        reason = reason or engine_unavailable()
+        reason = reason or native.engine_unavailable()
         if reason and self.engine == "fused":
             raise LearnerError(f"the fused engine cannot run: {reason}")
         return reason

@@ -20,34 +20,13 @@ from rulesearch.compile.tape import Tape
 from rulesearch.learners.eager.backward import Backward
 from rulesearch.learners.eager.chunk import Chosen, Forward
 from rulesearch.learners.eager.plan import Plan, plan_of
-from rulesearch.learners.fused import are_stored
-from rulesearch.learners.lifetime import Problem, live_on
-from rulesearch.learners.report import LifetimeReport
-from rulesearch.networks import NetworkState
 
-__all__ = ["live_backward", "live_eager", "live_forward"]
+__all__ = ["live_backward", "live_forward"]
 
 WORKING_MEMORY = 2**28
 """Bytes that the frames of lifetimes in step, or a history of their weights, may take, about."""
 FEW_STEPS = 64
 """Of whose weights a history is kept, where they cannot be rebuilt backwards."""
-
-
-def live_eager(
-    tape: Tape,
-    state: NetworkState,
-    theta: Tensor,
-    examples: Examples,
-    tolerance: float,
-    reversible: bool,
-    report: LifetimeReport,
-) -> NetworkState:
-    """Live in torch; arguments as of :func:`rulesearch.learners.fused.live_fused`."""
-    store = are_stored(tape, examples.shape, theta.dtype)
-    problem = Problem(
-        live_forward, live_backward, tape, examples, store, tolerance, reversible, report
-    )
-    return live_on(problem, state, theta)
 
 
 def live_forward(
