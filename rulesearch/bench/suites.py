@@ -78,8 +78,10 @@ SUITES = {
             tuple((n, replace(TWENTY, sizes=(784, *[128] * n, 47))) for n in (2, 5, 10, 20)),
         ),
         Suite(
-            "examples", "Examples a step, twenty lifetimes", "examples",
-            tuple((n, replace(TWENTY, examples=n)) for n in (1, 4, 16, 64, 256)),
+            "examples", "Examples a step, four lifetimes of 50 steps", "examples",
+            tuple(
+                (n, Problem(steps=SHORT, lifetimes=4, examples=n)) for n in (1, 4, 16, 64, 256)
+            ),
         ),
         Suite(
             "terms", "Generated terms, twenty lifetimes", "terms",

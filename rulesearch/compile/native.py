@@ -54,31 +54,34 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-@lru_cache(maxsize=1)
-def _library() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled engine, or None and the reason."""
+_REAL = {torch.float32: "float", torch.float64: "double"}
+
+
+@lru_cache(maxsize=len(_REAL))
+def _library(dtype: torch.dtype = torch.float32) -> tuple[ctypes.CDLL | None, str]:
+    """The compiled engine of a type of numbers, or None and the reason."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if not compiler:
         return None, "no C++ compiler (c++, g++ or $CXX) was found"
-    sources = _sources()
-    parts = (*sources.values(), *FLAGS, compiler, platform.machine(), _processor())
+    sources, flags = _sources(), (*FLAGS, f"-DREAL={_REAL[dtype]}")
+    parts = (*sources.values(), *flags, compiler, platform.machine(), _processor())
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     path = cache_dir() / "engine" / f"engine-{name}.so"
     try:
-        reason = "" if path.exists() else _build(compiler, sources, path)
+        reason = "" if path.exists() else _build(compiler, flags, sources, path)
         return (None, reason) if reason else (_checked(ctypes.CDLL(str(path))), "")
     except OSError as error:
         return None, f"the engine could not be built or loaded in {path.parent}: {error}"
 
 
-def _build(compiler: str, sources: dict[str, str], path: Path) -> str:
+def _build(compiler: str, flags: Sequence[str], sources: dict[str, str], path: Path) -> str:
     """Compile to ``path``, or return why not; safe where other processes do the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         for name, source in sources.items():
             Path(work, name).write_text(source, encoding="utf-8")
         built, main = Path(work, "engine.so"), Path(work, "engine.cpp")
-        command = [*shlex.split(compiler), *FLAGS, "-shared", "-fPIC", str(main), "-o", str(built)]
+        command = [*shlex.split(compiler), *flags, "-shared", "-fPIC", str(main), "-o", str(built)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
@@ -99,10 +102,10 @@ def _checked(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
-@lru_cache(maxsize=1)
-def engine_unavailable() -> str:
+@lru_cache(maxsize=len(_REAL))
+def engine_unavailable(dtype: torch.dtype = torch.float32) -> str:
     """Return why the compiled engine cannot be used, or ``""``; warns once if it cannot."""
-    reason = _library()[1]
+    reason = _library(dtype)[1]
     if reason:
         warnings.warn(f"rulesearch runs without its compiled engine: {reason}", stacklevel=2)
     return reason
@@ -125,13 +128,12 @@ def _each(lifetimes: int, call: Callable[[int], None]) -> None:
 
 
 def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    library, reason = _library()
+    library, reason = _library(dtype)
     if library is None:
         raise RuntimeError(reason)
-    suffix = {torch.float32: "f32", torch.float64: "f64"}[dtype]
-    function = getattr(library, f"{name}_{suffix}")
-    function.restype = None
-    return function  # type: ignore[no-any-return]
+    function: Callable[..., None] = getattr(library, name)
+    function.restype = None  # type: ignore[attr-defined]
+    return function
 
 
 _spare: dict[torch.dtype, list[Tensor]] = defaultdict(list)

@@ -218,7 +218,7 @@ class PlasticityLearner:
         reason = "engine='torch' was asked for" if self.engine == "torch" else ""
         reason = reason or (f"the tensors are on {x.device}" if x.device.type != "cpu" else "")
         reason = reason or not_fusible(self.program)
-        reason = reason or native.engine_unavailable()
+        reason = reason or native.engine_unavailable(x.dtype)
         if reason and self.engine == "fused":
             raise LearnerError(f"the fused engine cannot run: {reason}")
         return reason

@@ -246,18 +246,20 @@ extern "C" int64_t layout(int32_t which) {
   return sizes[which];
 }
 
-#define RULESEARCH_EXPORT(T, SUFFIX)                                                              \
-  extern "C" void live_forward_##SUFFIX(const Life* life, int64_t lifetime, const T* theta,       \
-                                        T* const* matrices, T* stored, T* checkpoints) {          \
-    rulesearch::live_forward<T>(*life, lifetime, theta, matrices, stored, checkpoints);           \
-  }                                                                                               \
-  extern "C" void live_backward_##SUFFIX(                                                         \
-      const Life* life, int64_t lifetime, const T* theta, T* const* born, T* const* matrices,     \
-      T* const* adjoints, T* theta_bar, const T* stored, const T* checkpoints, double tolerance,  \
-      int32_t reversible, double* drift, int64_t* recomputed) {                                   \
-    rulesearch::live_backward<T>(*life, lifetime, theta, born, matrices, adjoints, theta_bar,     \
-                                 stored, checkpoints, tolerance, reversible, drift, recomputed);  \
-  }
+#ifndef REAL  // given to the compiler: a library holds the engine of one type of numbers
+#define REAL float
+#endif
 
-RULESEARCH_EXPORT(float, f32)
-RULESEARCH_EXPORT(double, f64)
+extern "C" void live_forward(const Life* life, int64_t lifetime, const REAL* theta,
+                             REAL* const* matrices, REAL* stored, REAL* checkpoints) {
+  rulesearch::live_forward<REAL>(*life, lifetime, theta, matrices, stored, checkpoints);
+}
+
+extern "C" void live_backward(const Life* life, int64_t lifetime, const REAL* theta,
+                              REAL* const* born, REAL* const* matrices, REAL* const* adjoints,
+                              REAL* theta_bar, const REAL* stored, const REAL* checkpoints,
+                              double tolerance, int32_t reversible, double* drift,
+                              int64_t* recomputed) {
+  rulesearch::live_backward<REAL>(*life, lifetime, theta, born, matrices, adjoints, theta_bar,
+                                  stored, checkpoints, tolerance, reversible, drift, recomputed);
+}
