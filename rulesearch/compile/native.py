@@ -253,6 +253,7 @@ def live_backward(
     checkpoints: Tensor,
     tolerance: float,
     reversible: bool,
+    inputs_bar: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Carry ``adjoints`` of the final matrices back to the first step, in place.
 
@@ -260,6 +261,8 @@ def live_backward(
     ----------
     born, matrices : sequence of Tensor (lifetimes, rows, columns)
         The plastic matrices at birth; all matrices at the end of life.
+    inputs_bar : Tensor (steps, lifetimes, examples, n) or None
+        Filled with the adjoint of the inputs, if it is there.
 
     Returns
     -------
@@ -280,7 +283,7 @@ def live_backward(
     def back(lifetime: int) -> None:
         function(
             ctypes.byref(life), ctypes.c_int64(lifetime), _pointer(theta), first, held, bars,
-            _pointer(theta_bar), _pointer(stored), _pointer(checkpoints),
+            _pointer(theta_bar), _pointer(inputs_bar), _pointer(stored), _pointer(checkpoints),
             ctypes.c_double(tolerance), ctypes.c_int32(reversible),
             _pointer(drift), _pointer(recomputed),
         )  # fmt: skip

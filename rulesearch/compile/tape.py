@@ -13,7 +13,7 @@ __all__ = ["FUNCTIONS", "LANES", "LAYOUT", "Life", "Tape", "TapeBuilder", "strid
 
 KINDS = (
     "matvec", "matvec_t", "multiply", "dot", "coefficient", "combine", "apply", "subtract",
-    "update",
+    "column", "update",
 )  # fmt: skip
 FUNCTIONS = (
     "tanh", "exp", "abs", "sign", "softplus", "relu", "softmax", "identity", "d_softplus",
@@ -23,8 +23,8 @@ FUNCTIONS = (
 _OP = np.dtype(
     [(name, np.int32) for name in (
         "kind", "out", "a", "b", "matrix", "n", "m", "function", "first", "count",
-        "rows", "row_count", "masks", "mask_count", "others", "other_count", "scale", "ahead",
-        "wants_a", "wants_b", "wants_matrix",
+        "rows", "row_count", "masks", "mask_count", "others", "other_count", "scale", "rate",
+        "ahead", "wants_a", "wants_b", "wants_matrix",
     )]
 )  # fmt: skip
 _ENTRY = np.dtype(
@@ -88,6 +88,8 @@ class Tape:
         Sharpness of softplus.
     filled : tuple of int
         Offset and size of x, of the target and of the ones, filled in at every step.
+    input_varies : bool
+        Whether the adjoint of x is wanted.
     """
 
     ops: np.ndarray
@@ -101,6 +103,7 @@ class Tape:
     n_ahead: int
     beta: float
     filled: tuple[int, ...]
+    input_varies: bool
 
     @property
     def plastic_size(self) -> int:
@@ -163,13 +166,15 @@ class TapeBuilder:
         self.products.append(self.value(size))
         return self.products[-1]
 
-    def input(self, size: int) -> int:
+    def input(self, size: int, varies: bool) -> int:
         """Declare the input x of the network."""
-        self.x = self.value(size, varies=False)
+        self.x = self.value(size, varies)
         return self.x
 
     def _op(self, kind: str, out: int, **fields: int) -> int:
-        self.ops.append({"kind": KINDS.index(kind), "out": out, "ahead": _NONE, **fields})
+        self.ops.append(
+            {"kind": KINDS.index(kind), "out": out, "ahead": _NONE, "rate": _NONE, **fields}
+        )
         return out
 
     def _wants(self, value: int) -> int:
@@ -194,6 +199,11 @@ class TapeBuilder:
             a=x, matrix=matrix, n=n, m=m, ahead=ahead,
             wants_a=self._wants(x), wants_matrix=int(not constant),
         )  # fmt: skip
+
+    def column(self, matrix: int) -> int:
+        """The only column of a matrix that no update changes, for every example."""
+        n, _ = self.shapes[matrix]
+        return self._op("column", self.value(n), matrix=matrix, n=n, m=1, wants_matrix=1)
 
     def elementwise(self, kind: str, a: int, b: int, out: int | None = None) -> int:
         """``multiply`` or ``subtract``."""
@@ -243,15 +253,17 @@ class TapeBuilder:
         masks: Sequence[tuple[int, int]],
         outers: Sequence[tuple[int, int]],
         others: Sequence[tuple[int, int, Sequence[tuple[int, int]]]],
+        rate: int | None = None,
     ) -> None:
         """The update of a plastic matrix; comes after every other operation.
 
-        ``M <- M o (1 + s + p 1^T + P Q^T) + U V^T + sum (p q^T) o E``; each p of ``rows``
-        scales whole rows.
+        ``M <- M + A o (M o (s + p 1^T + P Q^T) + U V^T + sum (p q^T) o E)``; each p of ``rows``
+        scales whole rows, and A is the matrix ``rate``, ones where there is none.
         """
         n, m = self.shapes[matrix]
         fields = {"matrix": matrix, "n": n, "m": m}
         fields["scale"] = _NONE if scale is None else scale
+        fields["rate"] = _NONE if rate is None else rate
         groups: list[
             tuple[str, str, Sequence[tuple[int, int | None, Sequence[tuple[int, int]]]]]
         ] = [
@@ -316,6 +328,7 @@ class TapeBuilder:
                 offsets[self.x], self.sizes[self.x], offsets[target], self.sizes[target],
                 ends[1], ends[2] - ends[1],
             ),
+            input_varies=self.x in self.varies,
         )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rulesearch.compile.native import Examples
 from rulesearch.compile.tape import Tape
+from rulesearch.learners.matrices import constant_matrices, plastic_matrices, with_matrices
 from rulesearch.learners.report import LifetimeReport
-from rulesearch.networks import NetworkState
+from rulesearch.networks import NetworkState, PlasticNetwork
 
 __all__ = ["Problem", "live_on"]
 
@@ -41,7 +42,9 @@ class Problem:
 
 class _Lifetime(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, problem: Problem, theta: Tensor, *matrices: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, problem: Problem, x: Tensor, theta: Tensor, *matrices: Tensor
+    ) -> tuple[Tensor, ...]:
         n = problem.tape.n_plastic
         born = tuple(m.contiguous() for m in matrices)
         weights = tuple(m.clone() for m in born[:n])
@@ -60,30 +63,33 @@ class _Lifetime(torch.autograd.Function):
         problem: Problem = ctx.problem
         n = problem.tape.n_plastic
         theta, *matrices = ctx.saved_tensors
-        born, feedback, weights = matrices[:n], matrices[n:-n], matrices[-n:]
+        born, constant, weights = matrices[:n], matrices[n:-n], matrices[-n:]
         adjoints: list[Tensor | None] = [
             g.clone(memory_format=torch.contiguous_format) for g in grads
         ]
-        for needed, matrix in zip(ctx.needs_input_grad[2 + n :], feedback, strict=True):
+        for needed, matrix in zip(ctx.needs_input_grad[3 + n :], constant, strict=True):
             adjoints.append(torch.zeros_like(matrix) if needed else None)
+        x = problem.examples.x
+        inputs_bar = torch.empty_like(x) if ctx.needs_input_grad[1] else None
         theta_bar, drift, recomputed = problem.backward(
-            problem.tape, problem.examples, theta, born, (*weights, *feedback), adjoints,
-            ctx.stored, ctx.checkpoints, problem.tolerance, problem.reversible,
+            problem.tape, problem.examples, theta, born, (*weights, *constant), adjoints,
+            ctx.stored, ctx.checkpoints, problem.tolerance, problem.reversible, inputs_bar,
         )  # fmt: skip
         problem.report.note_drift(drift)
         problem.report.note_recomputed(recomputed)
-        return (None, theta_bar, *adjoints)
+        return (None, inputs_bar, theta_bar, *adjoints)
 
 
-def live_on(problem: Problem, state: NetworkState, theta: Tensor) -> NetworkState:
+def live_on(
+    problem: Problem, network: PlasticNetwork, state: NetworkState, theta: Tensor
+) -> NetworkState:
     """Live.
 
     Parameters
     ----------
     theta : Tensor (lifetimes, n_terms)
     """
-    tape = problem.tape
-    matrices = [*state.W, *(state.B if len(tape.shapes) > tape.n_plastic else ())]
+    matrices = [*plastic_matrices(state), *constant_matrices(network, state)]
     live: Callable[..., tuple[Tensor, ...]] = _Lifetime.apply
-    final = live(problem, theta.contiguous(), *matrices)
-    return NetworkState(list(final), state.B)
+    final = live(problem, problem.examples.x, theta.contiguous(), *matrices)
+    return with_matrices(network, state, final)

@@ -13,18 +13,19 @@ from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.grammar import TermPool
 from rulesearch.learners import eager
 from rulesearch.learners.examples import Indexed, as_examples, check_examples
+from rulesearch.learners.first_order import live_first_order
 from rulesearch.learners.lifetime import Problem, live_on
 from rulesearch.learners.memory import are_stored, checkpoint_every
 from rulesearch.learners.report import LifetimeReport
 from rulesearch.learners.reversible import live_reversible
-from rulesearch.learners.tape import build_tape, not_fusible
+from rulesearch.learners.tape import Form, build_tape, not_fusible
 from rulesearch.learners.unrolled import live_unrolled
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.rules import Rule
 
 __all__ = ["PlasticityLearner"]
 
-METHODS = ("reversible", "autograd")
+METHODS = ("reversible", "autograd", "first-order")
 ENGINES = ("auto", "fused", "torch")
 REDUCTIONS = ("mean", "sum")
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -41,9 +42,11 @@ class PlasticityLearner:
     network : PlasticNetwork
     rule : Rule or TermPool
         A rule brings its coefficients, used where ``theta`` is None; a pool needs theta.
-    method : {'reversible', 'autograd'}
+    method : {'reversible', 'autograd', 'first-order'}
         How ``live`` is differentiated: rebuilding the weights backwards, in memory
-        O(T (n + m)) a connection, or plain autograd through every term as it is written.
+        O(T (n + m)) a connection; plain autograd through every term as it is written, with the
+        same result; or with what the rule asks for taken as a constant, which gives weights at
+        birth and rates another gradient, and nothing else one.
     engine : {'auto', 'fused', 'torch'}
         Of the reversible method: compiled code a lifetime at a time (CPU), or torch (any
         device). ``auto`` takes the first that can run; ``report`` says which ran and why.
@@ -57,6 +60,9 @@ class PlasticityLearner:
     drift_tolerance : float, optional
         Relative drift above which a segment's weights are recomputed from its checkpoint; by
         default 1e-4 in float32 and 1e-9 in float64.
+    almost_everywhere : bool
+        Take the second derivative of relu as zero, as it is but in one point, instead of
+        refusing a meta-gradient through errors that hold its derivative.
 
     Raises
     ------
@@ -76,6 +82,7 @@ class PlasticityLearner:
         reduction: str = "mean",
         checkpoint_every: int | None = None,
         drift_tolerance: float | None = None,
+        almost_everywhere: bool = False,
     ) -> None:
         if method not in METHODS:
             raise ConfigError(f"method is one of {', '.join(METHODS)}, not '{method}'")
@@ -90,6 +97,7 @@ class PlasticityLearner:
         self.pool = rule.pool if isinstance(rule, Rule) else rule
         self.method, self.engine, self.reduction = method, engine, reduction
         self.checkpoint_every, self.drift_tolerance = checkpoint_every, drift_tolerance
+        self.almost_everywhere = almost_everywhere
         self.program: Program = lower([(term.name, term.normal_form) for term in self.pool])
         self.report: LifetimeReport | None = None
         self._check_signals()
@@ -143,7 +151,7 @@ class PlasticityLearner:
         x: Tensor | Indexed,
         label: Tensor,
     ) -> NetworkState:
-        """Run whole lifetimes; differentiable in ``theta`` and in ``state``.
+        """Run whole lifetimes; differentiable in ``theta``, in ``state`` and in ``x``.
 
         Parameters
         ----------
@@ -152,20 +160,21 @@ class PlasticityLearner:
         theta : Tensor (n_terms,) or (lifetimes, n_terms), or None
             Coefficients in the order of the pool; None takes the rule's own.
         x : Tensor or Indexed, (steps, lifetimes, n_in) or (steps, lifetimes, examples, n_in)
-            What is seen; no gradient flows into it on the reversible path.
+            What is seen.
         label : Tensor (steps, lifetimes) or (steps, lifetimes, examples)
             Classes, int64; or floating-point targets, with a last dimension n_out.
 
         Returns
         -------
         NetworkState
-            Weights at the end of life; B as it was.
+            Weights at the end of life, and biases if they learn; all else as it was.
 
         Raises
         ------
         LearnerError
-            If shapes do not fit, a label is outside the output, or the activation cannot be
-            differentiated twice where a gradient is wanted.
+            If shapes do not fit, a label is outside the output, biases learn by a term that
+            they cannot have, the activation cannot be differentiated twice where a gradient is
+            wanted, or the gradient of a table of inputs is.
         """
         theta = self._coefficients(state, theta)
         self.network.check(state)
@@ -173,10 +182,14 @@ class PlasticityLearner:
             raise LearnerError(f"lifetimes run in float32 or float64, not {state.W[0].dtype}")
         x, label = check_examples(self.network, state.W[0], x, label)
         share = 1.0 if self.reduction == "sum" else 1 / x.shape[2]
-        self._check_twice_differentiable(state, theta)
+        self._check_state(state, theta, x)
         if self.method == "autograd":
             self.report = LifetimeReport("unrolled")
             return live_unrolled(self.network, self.pool, state, theta, x, label, share)
+        if self.method == "first-order":
+            self.report = LifetimeReport("first-order")
+            return live_first_order(self.network, self.program, state, theta, x, label, share)
+        form = _form(state, x)
         reason = self._why_not_fused(x)
         steps, lifetimes, per_step, _ = x.shape
         every = self._every((steps, lifetimes, per_step), x.dtype)
@@ -188,7 +201,7 @@ class PlasticityLearner:
             return live_reversible(
                 self.network, self.program, state, theta, x, label, share, every, tolerance, report
             )
-        tape = build_tape(self.network, self.program)
+        tape = build_tape(self.network, self.program, form)
         examples = as_examples(x, label, every, share)
         forward, backward = (
             (eager.live_forward, eager.live_backward)
@@ -199,7 +212,7 @@ class PlasticityLearner:
         problem = Problem(
             forward, backward, tape, examples, store, tolerance, self._invertible, report
         )
-        return live_on(problem, state, theta)
+        return live_on(problem, self.network, state, theta)
 
     @property
     def _invertible(self) -> bool:
@@ -223,14 +236,18 @@ class PlasticityLearner:
             raise LearnerError(f"the fused engine cannot run: {reason}")
         return reason
 
+    @property
+    def _needed(self) -> set[str]:
+        """Names of the vocabulary that the terms speak of."""
+        return set().union(*(term.normal_form.symbols for term in self.pool))
+
     def _check_signals(self) -> None:
-        needed = set().union(*(term.normal_form.symbols for term in self.pool))
-        if "Omega" in needed:
+        if "Omega" in self._needed:
             raise LearnerError("a term needs Omega, which a plastic network does not carry")
-        if "B" in needed and self.network.feedback == "direct":
+        if "B" in self._needed and not self.network.has_own_feedback:
             raise LearnerError(
-                "a term needs B of its own connection, which direct feedback does not have; "
-                "use feedback='random'"
+                f"a term needs B of its own connection, which {self.network.feedback} feedback "
+                "does not have; use feedback='random'"
             )
 
     def _coefficients(self, state: NetworkState, theta: Tensor | None) -> Tensor:
@@ -251,12 +268,28 @@ class PlasticityLearner:
             )
         return theta.expand(state.lifetimes, self.n_terms)
 
-    def _check_twice_differentiable(self, state: NetworkState, theta: Tensor) -> None:
-        wanted = torch.is_grad_enabled() and any(
-            t.requires_grad for t in (theta, *state.W, *state.B)
-        )
-        if wanted and not self.network.sigma.twice_differentiable:
+    def _check_state(self, state: NetworkState, theta: Tensor, x: Tensor | Indexed) -> None:
+        if state.bias_rate and "B" in self._needed:
+            raise LearnerError("a term needs B, which biases do not have: leave bias_rate empty")
+        inputs = x.table if isinstance(x, Indexed) else x
+        if not torch.is_grad_enabled():
+            return
+        if self.method == "first-order":
+            if theta.requires_grad:
+                raise LearnerError("the first-order meta-gradient tells nothing of theta")
+            return
+        if isinstance(x, Indexed) and inputs.requires_grad:
+            raise LearnerError("the table of inputs wants a gradient: give x as a tensor")
+        wanted = any(t.requires_grad for t in (theta, inputs, *state.tensors()))
+        smooth = self.network.sigma.twice_differentiable or self.network.learns_feedback
+        if wanted and not (smooth or self.almost_everywhere):
             raise LearnerError(
                 f"{self.network.activation} cannot be differentiated twice, and the meta-gradient "
-                "goes through errors that hold its derivative already; use softplus"
+                "goes through errors that hold its derivative already; use softplus, or take the "
+                "second derivative as zero with almost_everywhere=True"
             )
+
+
+def _form(state: NetworkState, x: Tensor | Indexed) -> Form:
+    follows = isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
+    return Form(bool(state.rate), bool(state.bias_rate), follows)

@@ -16,9 +16,9 @@ class LifetimeReport:
 
     Attributes
     ----------
-    path : {'fused', 'torch', 'general', 'unrolled'}
+    path : {'fused', 'torch', 'general', 'unrolled', 'first-order'}
         Compiled engine; the same in torch; torch for terms that neither can run, with autograd
-        in every step; or plain autograd.
+        in every step; plain autograd; or torch with what is asked for taken as a constant.
     reason : str
         Why that path, where it was not the one asked for.
     drift : Tensor (lifetimes,) or None

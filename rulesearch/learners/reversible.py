@@ -20,6 +20,12 @@ from torch import Tensor
 from rulesearch.compile.program import Program
 from rulesearch.compile.torch_source import compile_torch
 from rulesearch.learners.examples import Indexed
+from rulesearch.learners.matrices import (
+    constant_matrices,
+    plastic_matrices,
+    rates,
+    with_matrices,
+)
 from rulesearch.learners.report import LifetimeReport
 from rulesearch.learners.signals import connection_signals
 from rulesearch.learners.update import Update, contract
@@ -34,6 +40,7 @@ class _Problem:
 
     network: PlasticNetwork
     program: Program
+    born: NetworkState  # whose matrices take others' places
     share: float
     every: int
     tolerance: float
@@ -44,17 +51,18 @@ class _Problem:
         return self.program.invertible(self.network.plastic)
 
     def updates(
-        self, weights: Sequence[Tensor], feedback: Sequence[Tensor], theta: Tensor, x: Tensor,
+        self, weights: Sequence[Tensor], constant: Sequence[Tensor], theta: Tensor, x: Tensor,
         label: Tensor,
     ) -> list[Update]:  # fmt: skip
-        """One a connection, of examples x ``(lifetimes, examples, n_in)``."""
-        state = NetworkState(list(weights), list(feedback))
+        """One a plastic matrix, of examples x ``(lifetimes, examples, n_in)``."""
+        state = with_matrices(self.network, self.born, weights, constant)
         wanted, shape = self.program.inputs, (x.shape[0], x.shape[1])
         factors = compile_torch(self.program)
         found = []
-        for signals in connection_signals(self.network, state, x, label, wanted):
+        signals_of = connection_signals(self.network, state, x, label, wanted)
+        for signals, rate in zip(signals_of, rates(state), strict=True):
             f = factors(theta.unsqueeze(1), **{name: signals[name] for name in wanted})
-            found.append(contract(f, shape, self.share))
+            found.append(contract(f, shape, self.share, rate))
         return found
 
 
@@ -65,26 +73,25 @@ def _inputs(table: Tensor, index: Tensor | None) -> Tensor | Indexed:
 class _Lifetime(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, problem: _Problem, table: Tensor, index: Tensor | None, label: Tensor,
-        theta: Tensor, *matrices: Tensor,
+        ctx: Any, problem: _Problem, count: int, table: Tensor, index: Tensor | None,
+        label: Tensor, theta: Tensor, *matrices: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         x = _inputs(table, index)
-        n = len(problem.network.connections)
-        weights, feedback = list(matrices[:n]), matrices[n:]
+        weights, constant = list(matrices[:count]), matrices[count:]
         keep = any(ctx.needs_input_grad)
         checkpoints: list[list[Tensor]] = []
         history: list[list[Update]] = []
         for t in range(x.shape[0]):
             if keep and t % problem.every == 0:
                 checkpoints.append(weights)
-            updates = problem.updates(weights, feedback, theta, x[t], label[t])
+            updates = problem.updates(weights, constant, theta, x[t], label[t])
             weights = [u.apply(w) for w, u in zip(weights, updates, strict=True)]
             if keep and problem.invertible:
                 first = history[0] if history else updates
                 history.append([*map(Update.sharing, updates, first)])
         if keep:
             ctx.problem, ctx.checkpoints, ctx.history = problem, checkpoints, history
-            ctx.save_for_backward(table, index, label, theta, *weights, *feedback)
+            ctx.save_for_backward(table, index, label, theta, *weights, *constant)
         return tuple(w.clone() if w is m else w for w, m in zip(weights, matrices, strict=False))
 
     @staticmethod
@@ -92,13 +99,14 @@ class _Lifetime(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         problem: _Problem = ctx.problem
         table, index, label, theta, *saved = ctx.saved_tensors
-        x = _inputs(table, index)
-        n = len(problem.network.connections)
-        weights, feedback = saved[:n], saved[n:]
+        x, n = _inputs(table, index), len(grads)
+        weights, constant = saved[:n], saved[n:]
         problem.report.note_recomputed(torch.zeros(x.shape[1], dtype=torch.int64))
-        learnt = feedback if any(ctx.needs_input_grad[-n:]) else ()  # else no adjoint of B is made
-        back = _Backward(problem, x, label, theta, feedback, len(learnt))
-        bars = _Bars(grads, torch.zeros_like(theta), [torch.zeros_like(b) for b in learnt])
+        learnt = ctx.needs_input_grad[6 + n :]
+        inputs = torch.empty_like(table) if ctx.needs_input_grad[2] else None
+        back = _Backward(problem, x, label, theta, constant, learnt, inputs)
+        zeros = [torch.zeros_like(m) for m, wanted in zip(constant, learnt, strict=True) if wanted]
+        bars = _Bars(grads, torch.zeros_like(theta), zeros)
         for segment in reversed(range(len(ctx.checkpoints))):
             begin = segment * problem.every
             steps = range(begin, min(begin + problem.every, x.shape[0]))
@@ -119,16 +127,17 @@ class _Lifetime(torch.autograd.Function):
                 for t in reversed(steps):
                     result = back.step(t, before[t - begin], result)
             weights, bars = kept, result
-        carried: Sequence[Tensor | None] = bars.B or [None] * n
-        return (None, None, None, None, bars.theta, *bars.W, *carried)
+        carried = iter(bars.constant)
+        others = [next(carried) if wanted else None for wanted in learnt]
+        return (None, None, inputs, None, None, bars.theta, *bars.plastic, *others)
 
 
 class _Bars(NamedTuple):
-    """Adjoints of the weights, of theta and of the feedback weights."""
+    """Adjoints of the plastic matrices, of theta and of the constant matrices that want one."""
 
-    W: Sequence[Tensor]
+    plastic: Sequence[Tensor]
     theta: Tensor
-    B: Sequence[Tensor]
+    constant: Sequence[Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,30 +146,37 @@ class _Backward:
     x: Tensor | Indexed
     label: Tensor
     theta: Tensor
-    feedback: Sequence[Tensor]
-    learnt: int  # how many of the feedback matrices have an adjoint: all or none
+    constant: Sequence[Tensor]
+    learnt: Sequence[bool]  # which of the constant matrices have an adjoint
+    inputs: Tensor | None  # where the adjoint of x goes
 
     def step(self, t: int, weights: Sequence[Tensor], bars: _Bars) -> _Bars:
         """Pull the adjoints back over step t: the vjp of one update."""
         with torch.enable_grad():
-            learnt = self.feedback[: self.learnt]
-            leaves = [v.detach().requires_grad_() for v in (self.theta, *weights, *learnt)]
-            theta, n = leaves[0], len(weights)
-            born, feedback = leaves[1 : 1 + n], leaves[1 + n :] or self.feedback
-            updates = self.problem.updates(born, feedback, theta, self.x[t], self.label[t])
+            theta, *born = (v.detach().requires_grad_() for v in (self.theta, *weights))
+            constant = [
+                m.detach().requires_grad_(wanted)
+                for m, wanted in zip(self.constant, self.learnt, strict=True)
+            ]
+            x = self.x[t].detach().requires_grad_(self.inputs is not None)
+            updates = self.problem.updates(born, constant, theta, x, self.label[t])
             new = [u.apply(w) for w, u in zip(born, updates, strict=True)]
+            leaves = [theta, *born, *(v for v in (*constant, x) if v.requires_grad)]
             found = torch.autograd.grad(
-                new, leaves, bars.W, allow_unused=True, materialize_grads=True
+                new, leaves, bars.plastic, allow_unused=True, materialize_grads=True
             )
-        added = [old + more for old, more in zip(bars.B, found[1 + n :], strict=True)]
-        return _Bars(found[1 : 1 + n], bars.theta + found[0], added)
+        if self.inputs is not None:
+            self.inputs[t] = found[-1]
+        n = 1 + len(born)
+        added = [old + more for old, more in zip(bars.constant, found[n:], strict=False)]
+        return _Bars(found[1:n], bars.theta + found[0], added)
 
     def replay(self, weights: Sequence[Tensor], steps: range) -> list[list[Tensor]]:
-        """All weights of a segment, from its checkpoint."""
+        """All plastic matrices of a segment, from its checkpoint."""
         states = [list(weights)]
         for t in steps[:-1]:
             updates = self.problem.updates(
-                states[-1], self.feedback, self.theta, self.x[t], self.label[t]
+                states[-1], self.constant, self.theta, self.x[t], self.label[t]
             )
             states.append([u.apply(w) for w, u in zip(states[-1], updates, strict=True)])
         return states
@@ -189,8 +205,10 @@ def live_reversible(
     report: LifetimeReport,
 ) -> NetworkState:
     """Live; shapes as in :func:`rulesearch.learners.unrolled.live_unrolled`."""
-    problem = _Problem(network, program, share, every, tolerance, report)
+    problem = _Problem(network, program, state, share, every, tolerance, report)
     live: Callable[..., tuple[Tensor, ...]] = _Lifetime.apply
     inputs = (x.table, x.index) if isinstance(x, Indexed) else (x, None)
-    final = live(problem, *inputs, label, theta, *state.W, *state.B)
-    return NetworkState(list(final), state.B)
+    plastic = plastic_matrices(state)
+    matrices = [*plastic, *constant_matrices(network, state)]
+    final = live(problem, len(plastic), *inputs, label, theta, *matrices)
+    return with_matrices(network, state, final)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.compile.torch_source import matvec
+from rulesearch.learners.matrices import plastic_matrices
 from rulesearch.networks import NetworkState, PlasticNetwork
 
 __all__ = ["connection_signals"]
@@ -33,25 +34,32 @@ def connection_signals(
     -------
     list of dict
         One per connection: vectors ``(lifetimes, examples, n)``, weights
-        ``(lifetimes, 1, n_post, n_pre)``.
+        ``(lifetimes, 1, n_post, n_pre)``. Then one per bias that learns: a connection from a
+        unit that is always on, to which nothing is fed back.
     """
     ys = network.activations(state, x)
     es = network.errors(state, ys, label)
+    after = network.activations_after_feedback(state, ys, es)
+    sources = after if network.learnt_feedback.presynaptic == "after" else ys
     feedback = state.W if network.feedback == "symmetric" else state.B
+    count = len(state.W)
     found = []
-    for k, weight in enumerate(state.W):
+    for k, weight in enumerate(plastic_matrices(state)):
+        layer, one = k % count, torch.ones_like(ys[0][..., :1])
+        pre, back = (sources[k], es[k]) if k < count else (one, torch.zeros_like(one))
         signals = {
-            "y_pre": ys[k],
-            "y_post": ys[k + 1],
-            "e_pre": es[k],
-            "e_post": es[k + 1],
+            "y_pre": pre,
+            "y_post": after[layer + 1],
+            "e_pre": back,
+            "e_post": es[layer + 1],
             "W": weight.unsqueeze(1),
-            "B": feedback[k].unsqueeze(1),
         }
-        signals = {name: value for name, value in signals.items() if name in wanted}
+        if network.has_own_feedback and k < count:
+            signals["B"] = feedback[k].unsqueeze(1)
         if "z_post" in wanted:
-            signals["z_post"] = matvec(weight.unsqueeze(1), ys[k])
-        signals["ones_pre"] = torch.ones_like(ys[k])
-        signals["ones_post"] = torch.ones_like(ys[k + 1])
+            signals["z_post"] = matvec(weight.unsqueeze(1), pre)  # which biases are no part of
+        signals = {name: value for name, value in signals.items() if name in wanted}
+        signals["ones_pre"] = torch.ones_like(pre)
+        signals["ones_post"] = torch.ones_like(ys[layer + 1])
         found.append(signals)
     return found

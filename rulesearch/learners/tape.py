@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from rulesearch.compile.program import Product, Program
@@ -9,7 +11,7 @@ from rulesearch.compile.tape import FUNCTIONS, Tape, TapeBuilder
 from rulesearch.grammar.algebra import Base, Factors
 from rulesearch.networks import PlasticNetwork
 
-__all__ = ["build_tape", "not_fusible"]
+__all__ = ["Form", "build_tape", "not_fusible"]
 
 
 def not_fusible(program: Program) -> str:
@@ -29,56 +31,169 @@ def _is_base(factors: Factors) -> bool:
     return all(isinstance(atom, Base) for atom, _ in factors)
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a lifetime's state has, and what is wanted of it, besides network and rule.
+
+    Attributes
+    ----------
+    rated : bool
+        Whether weights have rates.
+    plastic_bias : bool
+        Whether biases learn, at rates of their own.
+    input_gradient : bool
+        Whether the gradient of the inputs is wanted.
+    """
+
+    rated: bool = False
+    plastic_bias: bool = False
+    input_gradient: bool = False
+
+
 @lru_cache(maxsize=64)
-def build_tape(network: PlasticNetwork, program: Program) -> Tape:
+def build_tape(network: PlasticNetwork, program: Program, form: Form | None = None) -> Tape:
     """Lay out forward pass, feedback and updates of all connections (Eqs. 1 to 5)."""
-    n_layers = len(network.connections)
-    builder = TapeBuilder(len(program.terms), network.beta)
-    weights = [builder.matrix(*shape) for shape in network.connections]
-    symmetric = network.feedback == "symmetric"
-    feedback = weights if symmetric else [builder.matrix(*s) for s in network.feedback_shapes]
+    return _Step(network, program, form or Form()).tape()
 
-    # Values of a kind are declared layer by layer: they lie side by side, and an executor may
-    # take them all at once.
-    target = builder.value(network.sizes[-1], varies=False)
-    x = builder.input(network.sizes[0])
-    ones = [builder.value(n, varies=False) for n in network.sizes]
 
-    ys, zs = [x], []
-    for k, weight in enumerate(weights):
-        zs.append(builder.matvec(weight, ys[-1], transposed=False))
-        last = "softmax" if network.output == "softmax" else "identity"
-        ys.append(builder.apply(network.activation if k < n_layers - 1 else last, zs[-1]))
+class _Step:
+    """One step of a network, part by part.
 
-    slopes = [builder.apply(f"d_{network.activation}", y) for y in ys[:-1]]
-    carried = [builder.product(n) for n in network.sizes[:-1]]
-    es = [builder.value(n) for n in network.sizes]
-    builder.elementwise("subtract", ys[-1], target, es[-1])
-    cut = symmetric and network.detach_feedback
-    for k in reversed(range(n_layers)):
-        source = es[-1] if network.feedback == "direct" else es[k + 1]
-        builder.matvec(feedback[k], source, transposed=True, constant=cut, out=carried[k])
-        builder.elementwise("multiply", carried[k], slopes[k], es[k])
+    Values of a kind are declared layer by layer: they lie side by side, and an executor may
+    take them all at once. Matrices come in the order of :mod:`rulesearch.learners.matrices`.
+    """
 
-    connections = []
-    for k in range(n_layers):
-        signals = {
-            "y_pre": ys[k],
-            "y_post": ys[k + 1],
-            "z_post": zs[k],
-            "e_pre": es[k],
-            "e_post": es[k + 1],
-        }
-        matrices = {"W": weights[k], "B": feedback[k]}
-        sides = {"post": ones[k + 1], "pre": ones[k]}
-        connections.append(_Connection(builder, signals, matrices, sides))
-    for index in range(len(program.instructions)):
-        for connection in connections:
-            connection.compute(program, index)
-    updates = [connection.update(program) for connection in connections]
-    for weight, parts in zip(weights, updates, strict=True):
-        builder.update(weight, *parts)
-    return builder.build(n_layers, target, ones)
+    def __init__(self, network: PlasticNetwork, program: Program, form: Form) -> None:
+        self.network, self.program, self.form = network, program, form
+        self.builder = builder = TapeBuilder(len(program.terms), network.beta)
+        sizes, shapes = network.sizes, network.connections
+        columns = [(post, 1) for post, _ in shapes]
+
+        def matrices(shapes: Sequence[tuple[int, int]], there: bool = True) -> list[int]:
+            return [builder.matrix(*shape) for shape in shapes] if there else []
+
+        learns, biased = network.learns_feedback, network.bias
+        self.weights = matrices(shapes)
+        self.biases = matrices(columns, biased and form.plastic_bias)
+        self.n_plastic = len(self.weights) + len(self.biases)
+        symmetric = network.feedback == "symmetric"
+        self.feedback = self.weights if symmetric else matrices(network.feedback_shapes)
+        self.fixed_biases = matrices(columns, biased and not form.plastic_bias)
+        self.feedback_biases = matrices(columns, learns)
+        self.mixings = matrices([(1, 1)] * len(shapes), learns)
+        rates = matrices(shapes, form.rated)
+        of_biases = matrices(columns, form.plastic_bias)
+        self.rates = [*(rates if rates else [None] * len(shapes)), *of_biases]
+
+        self.target = builder.value(sizes[-1], varies=False)
+        self.x = builder.input(sizes[0], form.input_gradient)
+        self.ones = [builder.value(n, varies=False) for n in (*sizes, 1)]
+        self.one = self.ones[-1]
+
+    def tape(self) -> Tape:
+        """Every operation, in order."""
+        ys, zs = self._activations()
+        if self.network.learns_feedback:
+            es, after = self._learnt_feedback(ys)
+        else:
+            es, after = self._errors(ys), ys
+        connections = self._connections(ys, zs, es, after)
+        for index in range(len(self.program.instructions)):
+            for connection in connections:
+                connection.compute(self.program, index)
+        updates = [connection.update(self.program) for connection in connections]
+        pairs = zip([*self.weights, *self.biases], updates, self.rates, strict=True)
+        for matrix, parts, rate in pairs:
+            self.builder.update(matrix, *parts, rate=rate)
+        return self.builder.build(self.n_plastic, self.target, self.ones)
+
+    def _activations(self) -> tuple[list[int], list[int]]:
+        """``y_0`` to ``y_L``, and ``W y`` of each connection."""
+        builder, network = self.builder, self.network
+        ys, zs = [self.x], []
+        for k, weight in enumerate(self.weights):
+            zs.append(builder.matvec(weight, ys[-1], transposed=False))
+            drive = zs[-1]
+            if network.bias:
+                if self.biases:
+                    bias = builder.matvec(self.biases[k], self.one, transposed=False)
+                else:
+                    bias = builder.column(self.fixed_biases[k])
+                drive = builder.combine([(self.one, drive), (self.one, bias)])
+            last = "softmax" if network.output == "softmax" else "identity"
+            hidden = k < len(self.weights) - 1
+            ys.append(builder.apply(network.activation if hidden else last, drive))
+        return ys, zs
+
+    def _errors(self, ys: list[int]) -> list[int]:
+        """``e_0`` to ``e_L``; ``e_0`` stays empty where no term reads it."""
+        builder, network = self.builder, self.network
+        first = 0 if "e_pre" in self.program.inputs else 1
+        slopes = [builder.apply(f"d_{network.activation}", y) for y in ys[first:-1]]
+        carried = [builder.product(n) for n in network.sizes[first:-1]]
+        es = [builder.value(n) for n in network.sizes]
+        builder.elementwise("subtract", ys[-1], self.target, es[-1])
+        cut = network.feedback == "symmetric" and network.detach_feedback
+        for k in reversed(range(first, len(self.weights))):
+            source = es[-1] if network.feedback == "direct" else es[k + 1]
+            out = carried[k - first]
+            builder.matvec(self.feedback[k], source, transposed=True, constant=cut, out=out)
+            builder.elementwise("multiply", out, slopes[k - first], es[k])
+        return es
+
+    def _learnt_feedback(self, ys: list[int]) -> tuple[list[int], list[int]]:
+        """What feedback carries to each layer, zero to the input; and activity after it."""
+        builder, settings = self.builder, self.network.learnt_feedback
+        source = self.target
+        if settings.source == "error":
+            source = builder.elementwise("subtract", self.target, ys[-1])
+        es, after = [self._zeros(self.ones[0])], [self.x]
+        free = len(self.weights) - settings.clamp_output
+        for k in range(free):
+            carried = builder.matvec(self.feedback[k], source, transposed=True)
+            bias = builder.column(self.feedback_biases[k])
+            drive = builder.combine([(self.one, carried), (self.one, bias)])
+            es.append(builder.apply(settings.activation, drive))
+            beta, y = builder.column(self.mixings[k]), ys[k + 1]
+            change = builder.elementwise("subtract", es[-1], y)
+            after.append(builder.combine([(self.one, y), (beta, change)]))
+        clamped = [self.target] * settings.clamp_output
+        return es + clamped, after + clamped
+
+    def _zeros(self, ones: int) -> int:
+        return self.builder.elementwise("subtract", ones, ones)
+
+    def _connections(
+        self, ys: list[int], zs: list[int], es: list[int], after: list[int]
+    ) -> list[_Connection]:
+        """Of weights, then of biases that learn: weights from a unit that is always on."""
+        found, builder = [], self.builder
+        seen_after = self.network.learnt_feedback.presynaptic == "after"
+        for k, weight in enumerate(self.weights):
+            signals = {
+                "y_pre": after[k] if seen_after else ys[k],
+                "y_post": after[k + 1],
+                "z_post": zs[k],
+                "e_pre": es[k],
+                "e_post": es[k + 1],
+            }
+            if seen_after and "z_post" in self.program.inputs:
+                signals["z_post"] = builder.matvec(weight, after[k], transposed=False)
+            matrices = {"W": weight}
+            if self.network.has_own_feedback:
+                matrices["B"] = self.feedback[k]
+            sides = {"post": self.ones[k + 1], "pre": self.ones[k]}
+            found.append(_Connection(builder, signals, matrices, sides))
+        for k, bias in enumerate(self.biases):
+            signals = {
+                **found[k].signals,
+                "y_pre": self.one,
+                "z_post": builder.matvec(bias, self.one, transposed=False),
+                "e_pre": self._zeros(self.one),
+            }
+            sides = {"post": self.ones[k + 1], "pre": self.one}
+            found.append(_Connection(builder, signals, {"W": bias}, sides))
+        return found
 
 
 _Pairs = list[tuple[int, int]]

@@ -7,6 +7,7 @@ from torch import Tensor
 from rulesearch.compile.naive import evaluate
 from rulesearch.grammar import TermPool
 from rulesearch.learners.examples import Indexed
+from rulesearch.learners.matrices import plastic_matrices, rates, with_matrices
 from rulesearch.learners.signals import connection_signals
 from rulesearch.networks import NetworkState, PlasticNetwork
 
@@ -22,7 +23,7 @@ def live_unrolled(
     label: Tensor,
     share: float,
 ) -> NetworkState:
-    """``W <- W + share sum_e sum_r theta_r F_r(e)`` at every step (Algorithm 1).
+    """``W <- W + alpha o share sum_e sum_r theta_r F_r(e)`` at every step (Algorithm 1).
 
     The whole history is kept, and every example has its update by itself.
 
@@ -37,13 +38,15 @@ def live_unrolled(
     wanted = set().union(*(term.normal_form.symbols for term in pool)) | _named(pool)
     for t in range(x.shape[0]):
         new = []
-        for k, signals in enumerate(connection_signals(network, state, x[t], label[t], wanted)):
-            weight = state.W[k]
+        signals_of = connection_signals(network, state, x[t], label[t], wanted)
+        connections = zip(plastic_matrices(state), rates(state), signals_of, strict=True)
+        for weight, rate, signals in connections:
             changes = weight.new_zeros(*label.shape[1:3], *weight.shape[1:])  # one an example
             for r, term in enumerate(pool):
                 changes = changes + theta[:, r, None, None, None] * evaluate(term.expr, signals)
-            new.append(weight + share * changes.sum(1))
-        state = NetworkState(new, state.B)
+            change = share * changes.sum(1)
+            new.append(weight + (change if rate is None else rate * change))
+        state = with_matrices(network, state, new)
     return state
 
 

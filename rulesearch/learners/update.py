@@ -1,6 +1,6 @@
 r"""One step's change of the weights, contracted over the step's examples.
 
-.. math:: W' = W \circ (1 + G) + S, \quad
+.. math:: W' = W + A \circ (W \circ G + S), \quad
           G = \bar s + \sum_e P_e Q_e^T, \quad
           S = \sum_e U_e V_e^T + \sum_i E_i \circ \sum_e p_{ie} q_{ie}^T,
 
@@ -40,15 +40,18 @@ class _Sum:
 
 @dataclass(frozen=True)
 class Update:
-    """``W <- W o (1 + G) + S`` and back.
+    """``W <- W + A o (W o G + S)`` and back.
 
     Attributes
     ----------
+    rate : Tensor (lifetimes, n_post, n_pre) or None
+        A; None is one.
     scale : Tensor (lifetimes, 1, 1) or None
     mask, outer : sums of outer products, or None
     others : pairs of a sum and its elementwise factor E (lifetimes, n_post, n_pre)
     """
 
+    rate: Tensor | None
     scale: Tensor | None
     mask: _Sum | None
     outer: _Sum | None
@@ -71,21 +74,30 @@ class Update:
         return replace(self, others=tuple((s, core) for (s, _), (_, core) in pairs))
 
     def _factor(self, weight: Tensor) -> Tensor | None:
-        """``1 + G``."""
+        """``1 + A o G``."""
         if self.mask is None:
-            return None if self.scale is None else 1 + self.scale
-        one = weight.new_ones(()) if self.scale is None else 1 + self.scale
-        return self.mask.added_to(one.expand_as(weight))
+            growth = self.scale
+        elif self.scale is None:
+            growth = self.mask.value()
+        else:
+            growth = self.mask.added_to(self.scale.expand_as(weight))
+        if growth is None:
+            return None
+        return 1 + (growth if self.rate is None else self.rate * growth)
 
     def _shifted(self, weight: Tensor, sign: int) -> Tensor:
+        """``W + A o S``, or minus."""
+        total = weight if self.rate is None else torch.zeros_like(weight)
         if self.outer is not None:
-            weight = self.outer.added_to(weight, sign)
+            total = self.outer.added_to(total, sign)
         for pairs, core in self.others:
-            weight = torch.addcmul(weight, pairs.value(), core, value=sign)
-        return weight
+            total = torch.addcmul(total, pairs.value(), core, value=sign)
+        return total if self.rate is None else weight + self.rate * total
 
 
-def contract(f: Factored, shape: tuple[int, int], share: float) -> Update:
+def contract(
+    f: Factored, shape: tuple[int, int], share: float, rate: Tensor | None = None
+) -> Update:
     """Gather the factors of many examples into one update.
 
     Parameters
@@ -113,6 +125,7 @@ def contract(f: Factored, shape: tuple[int, int], share: float) -> Update:
     if scale is not None:
         scale = share * scale.expand(*shape, 1).sum(1, keepdim=True)
     return Update(
+        rate,
         scale,
         gathered(*f.masks) if f.masks else None,
         gathered(*f.outers) if f.outers else None,

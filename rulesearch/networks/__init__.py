@@ -1,5 +1,7 @@
 """Networks with feedback pathways."""
 
-from rulesearch.networks.network import NetworkState, PlasticNetwork
+from rulesearch.networks.learnt_feedback import LearntFeedback
+from rulesearch.networks.network import PlasticNetwork
+from rulesearch.networks.state import NetworkState
 
-__all__ = ["NetworkState", "PlasticNetwork"]
+__all__ = ["LearntFeedback", "NetworkState", "PlasticNetwork"]

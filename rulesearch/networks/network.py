@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,44 +18,19 @@ from torch.nn import functional
 
 from rulesearch.errors import ConfigError, LearnerError, did_you_mean
 from rulesearch.networks.activations import ACTIVATIONS, Activation
+from rulesearch.networks.learnt_feedback import LearntFeedback
+from rulesearch.networks.state import NetworkState
 
-__all__ = ["FEEDBACKS", "NetworkState", "PlasticNetwork"]
+__all__ = ["FEEDBACKS", "PlasticNetwork"]
 
-FEEDBACKS = ("random", "symmetric", "direct")
+FEEDBACKS = ("random", "symmetric", "direct", "flp")
 OUTPUTS = ("softmax", "linear")
-INITIALISATIONS = ("uniform", "normal")
-
-
-@dataclass(frozen=True)
-class NetworkState:
-    """The weights of many networks.
-
-    Attributes
-    ----------
-    W : list of Tensor (lifetimes, n_post, n_pre)
-        Forward weights, one per connection.
-    B : list of Tensor
-        Feedback weights: ``(lifetimes, n_post, n_pre)``, or ``(lifetimes, n_out, n_pre)``
-        where feedback is direct. With symmetric feedback W itself carries the errors and B is
-        not read.
-    """
-
-    W: list[Tensor]
-    B: list[Tensor] = field(repr=False)
-
-    @property
-    def lifetimes(self) -> int:
-        """How many networks there are."""
-        return self.W[0].shape[0]
-
-    def detach(self) -> NetworkState:
-        """The same weights, cut from the graph that made them."""
-        return NetworkState([w.detach() for w in self.W], [b.detach() for b in self.B])
+INITIALISATIONS = ("uniform", "normal", "kaiming")
 
 
 @dataclass(frozen=True)
 class PlasticNetwork:
-    r"""A fully connected network whose weights a plasticity rule moves; no biases.
+    r"""A fully connected network whose weights a plasticity rule moves.
 
     Parameters
     ----------
@@ -63,17 +38,21 @@ class PlasticNetwork:
         Units per layer, input first.
     activation : {'softplus', 'tanh', 'relu'}
         Of the hidden layers. Softplus is :math:`\log(1 + e^{\beta z}) / \beta` (Eq. 11).
-        Relu cannot be differentiated twice, so no meta-gradient goes through it.
+        Relu cannot be differentiated twice, so no meta-gradient goes through errors that hold
+        its derivative.
     beta : float
         Sharpness of softplus.
     output : {'softmax', 'linear'}
         Softmax with cross-entropy, or linear with half the squared error; either way the
         output's error is ``y - target``.
-    feedback : {'random', 'symmetric', 'direct'}
+    feedback : {'random', 'symmetric', 'direct', 'flp'}
         ``random``: fixed B of each connection, layer after layer; ``symmetric``: the transpose
-        of W at every step, which is backprop; ``direct``: fixed B from the output to each layer.
-    feedback_init : {'uniform', 'normal'}
-        Distribution of B, both with Xavier's variance (Eqs. S.4 and S.5); W is uniform.
+        of W at every step, which is backprop; ``direct``: fixed B from the output to each layer;
+        ``flp``: feedback with B, bias and mixing that an outer loop learns, see
+        :class:`LearntFeedback`.
+    feedback_init, weight_init : {'uniform', 'normal', 'kaiming'}
+        Distribution of B and of W: Xavier's variance (Eqs. S.4 and S.5), or normal with variance
+        2 / (number of units that a unit listens to).
     detach_feedback : bool
         Keep the meta-gradient from flowing through W where it serves as symmetric feedback, as
         the paper's released code does. Off by default: the exact gradient.
@@ -90,7 +69,10 @@ class PlasticNetwork:
     output: str = "softmax"
     feedback: str = "random"
     feedback_init: str = "uniform"
+    weight_init: str = "uniform"
     detach_feedback: bool = False
+    bias: bool = False
+    learnt_feedback: LearntFeedback = field(default_factory=LearntFeedback)
 
     def __post_init__(self) -> None:
         sizes = tuple(int(n) for n in self.sizes)
@@ -104,6 +86,7 @@ class PlasticNetwork:
             ("output", OUTPUTS),
             ("feedback", FEEDBACKS),
             ("feedback_init", INITIALISATIONS),
+            ("weight_init", INITIALISATIONS),
         ):
             value = getattr(self, name)
             if value not in known:
@@ -120,6 +103,8 @@ class PlasticNetwork:
         """Shape of the feedback weight of each connection."""
         if self.feedback == "direct":
             return [(self.sizes[-1], pre) for _, pre in self.connections]
+        if self.feedback == "flp":
+            return [(self.sizes[-1], post) for post, _ in self.connections]
         return self.connections
 
     @property
@@ -141,8 +126,21 @@ class PlasticNetwork:
             "output": self.output,
             "feedback": self.feedback,
             "feedback_init": self.feedback_init,
+            "weight_init": self.weight_init,
             "detach_feedback": self.detach_feedback,
+            "bias": self.bias,
+            **({"learnt_feedback": asdict(self.learnt_feedback)} if self.learns_feedback else {}),
         }
+
+    @property
+    def learns_feedback(self) -> bool:
+        """Whether feedback is an outer loop's to learn, and changes what units do."""
+        return self.feedback == "flp"
+
+    @property
+    def has_own_feedback(self) -> bool:
+        """Whether each connection has a B of its own shape."""
+        return self.feedback in ("random", "symmetric")
 
     def init(
         self,
@@ -158,35 +156,60 @@ class PlasticNetwork:
             One per network.
         """
 
-        def draw(shape: tuple[int, int], g: torch.Generator, distribution: str) -> Tensor:
-            if distribution == "normal":
-                return torch.randn(shape, generator=g, dtype=dtype) * math.sqrt(2 / sum(shape))
-            bound = math.sqrt(6 / sum(shape))
-            return torch.empty(shape, dtype=dtype).uniform_(-bound, bound, generator=g)
+        def draw(shape: tuple[int, int], g: torch.Generator, rule: str, sources: int) -> Tensor:
+            if rule == "uniform":
+                bound = math.sqrt(6 / sum(shape))
+                return torch.empty(shape, dtype=dtype).uniform_(-bound, bound, generator=g)
+            variance = 2 / (sources if rule == "kaiming" else sum(shape))
+            return torch.randn(shape, generator=g, dtype=dtype) * math.sqrt(variance)
 
         lists: list[list[Tensor]] = []
-        for shapes, distribution in (
-            (self.connections, "uniform"),
-            (self.feedback_shapes, self.feedback_init),
+        for shapes, rule, inwards in (
+            (self.connections, self.weight_init, 1),
+            (self.feedback_shapes, self.feedback_init, 0),
         ):
             stacks = [torch.empty(len(generators), *shape, dtype=dtype) for shape in shapes]
             for i, g in enumerate(generators):
                 for stack, shape in zip(stacks, shapes, strict=True):
-                    stack[i] = draw(shape, g, distribution)
+                    stack[i] = draw(shape, g, rule, shape[inwards])
             lists.append([stack.to(device) for stack in stacks])
-        return NetworkState(*lists)
+
+        def units(value: float, *size: int) -> Tensor:
+            return torch.full((len(generators), *size), value, dtype=dtype, device=device)
+
+        zeros = [units(0, n) for n, _ in self.connections]
+        learns = self.learns_feedback
+        weights, feedback = lists
+        return NetworkState(
+            weights,
+            feedback,
+            bias=zeros if self.bias else [],
+            feedback_bias=[zero.clone() for zero in zeros] if learns else [],
+            mixing=[units(0.5) for _ in zeros] if learns else [],
+        )
 
     def check(self, state: NetworkState) -> None:
         """Raise LearnerError where shapes are not the network's, or types differ."""
-        lifetimes, like = state.lifetimes, state.W[0]
-        pairs = [("W", state.W, self.connections)]
+        posts = [(post,) for post, _ in self.connections]
+        expected: dict[str, Sequence[tuple[int, ...]]] = {
+            "W": self.connections,
+            "bias": posts if self.bias else [],
+            "feedback_bias": posts if self.learns_feedback else [],
+            "mixing": [()] * len(posts) if self.learns_feedback else [],
+            "rate": self.connections if state.rate else [],
+            "bias_rate": posts if state.bias_rate and self.bias else [],
+        }
         if self.feedback != "symmetric":
-            pairs.append(("B", state.B, self.feedback_shapes))
-        for name, tensors, shapes in pairs:
+            expected["B"] = self.feedback_shapes
+        lifetimes, like = state.lifetimes, state.W[0]
+        for name, tensors in state.parts():
+            if name not in expected:
+                continue
+            shapes = expected[name]
             if len(tensors) != len(shapes):
                 raise LearnerError(
-                    f"state.{name} has {len(tensors)} matrices, "
-                    f"the network {len(shapes)} connections"
+                    f"state.{name} has {len(tensors)} {'matrices' if name in 'WB' else 'tensors'}, "
+                    f"the network {len(shapes)} {'connections' if shapes else 'such'}"
                 )
             for k, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
                 if tuple(tensor.shape) != (lifetimes, *shape):
@@ -212,18 +235,24 @@ class PlasticNetwork:
         list of Tensor (lifetimes, examples, n_l)
             y_0 = x to y_L; y_L after softmax where the output is one.
         """
-        layers = [x]
-        for weight in state.W[:-1]:
-            layers.append(self.sigma.value(layers[-1] @ weight.mT, self.beta))
-        z = layers[-1] @ state.W[-1].mT
+        layers, last = [x], len(state.W) - 1
+        for k in range(last):
+            layers.append(self.sigma.value(self._drive(state, k, layers[-1]), self.beta))
+        z = self._drive(state, last, layers[-1])
         layers.append(z.softmax(-1) if self.output == "softmax" else z)
         return layers
 
+    def _drive(self, state: NetworkState, k: int, y: Tensor) -> Tensor:
+        """Pre-activations of connection k, ``W y`` and the bias where there is one."""
+        z = y @ state.W[k].mT
+        return z + state.bias[k].unsqueeze(-2) if state.bias else z
+
     def __call__(self, state: NetworkState, x: Tensor) -> Tensor:
         """Logits, or the linear output: ``(lifetimes, examples, n_out)``."""
-        for weight in state.W[:-1]:
-            x = self.sigma.value(x @ weight.mT, self.beta)
-        return x @ state.W[-1].mT
+        last = len(state.W) - 1
+        for k in range(last):
+            x = self.sigma.value(self._drive(state, k, x), self.beta)
+        return self._drive(state, last, x)
 
     def target(self, label: Tensor, dtype: torch.dtype) -> Tensor:
         """Integer labels as one-hot vectors; floating-point targets as they are."""
@@ -270,9 +299,14 @@ class PlasticNetwork:
         Returns
         -------
         list of Tensor (lifetimes, examples, n_l)
-            e_0 to e_L; e_L = dLoss/dz_L, e_0 the synthetic error.
+            e_0 to e_L; e_L = dLoss/dz_L, e_0 the synthetic error. Where feedback is learnt,
+            what it carries to each layer, and zero for the input.
         """
         pathway = feedback or self.feedback
+        if pathway == "flp":
+            target = self.target(label, activations[-1].dtype)
+            arrived = self.learnt_feedback.carried(state, activations[-1], target)
+            return [torch.zeros_like(activations[0]), *arrived]
         last = activations[-1] - self.target(label, activations[-1].dtype)
         errors = [last]
         weights = state.W if pathway == "symmetric" else state.B
@@ -282,3 +316,17 @@ class PlasticNetwork:
             source = last if pathway == "direct" else errors[-1]
             errors.append((source @ carried) * self.sigma.derivative(y, self.beta))
         return errors[::-1]
+
+    def activations_after_feedback(
+        self, state: NetworkState, activations: Sequence[Tensor], errors: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """What a rule sees of the layers: other than their activations where feedback is learnt.
+
+        Parameters
+        ----------
+        activations, errors : sequence of Tensor (lifetimes, examples, n_l)
+            From the methods of those names.
+        """
+        if not self.learns_feedback:
+            return list(activations)
+        return self.learnt_feedback.mixed(state, activations, errors[1:])

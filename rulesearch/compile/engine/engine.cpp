@@ -37,11 +37,12 @@ struct Life {
   double share;          // of an example in the update
 };
 
-// The examples of one lifetime.
+// The examples of one lifetime, and room for the adjoints of the inputs if they are wanted.
 template <class T>
 struct Source {
   const Life& life;
   int64_t lifetime;
+  T* adjoints = nullptr;  // (steps, lifetimes, examples, n)
 
   int64_t row(int64_t t, int e) const {
     return (t * life.lifetimes + lifetime) * life.examples + e;
@@ -49,6 +50,10 @@ struct Source {
   const T* input(int64_t t, int e) const {
     const int64_t at = life.index ? life.index[row(t, e)] : row(t, e);
     return static_cast<const T*>(life.x) + at * life.program->x_size;
+  }
+  bool wants_input() const { return adjoints; }
+  T* input_adjoint(int64_t t, int e) const {
+    return adjoints + row(t, e) * life.program->x_size;
   }
   void target(int64_t t, int e, T* out, int n) const {
     if (!life.label) {
@@ -99,8 +104,9 @@ struct Backward {
   bool reversible;
   double drift = 0;
 
-  Backward(const Life& l, int64_t lifetime, const T* theta, double most, bool can_be_reversed)
-      : life(l), p(*l.program), source{l, lifetime},
+  Backward(const Life& l, int64_t lifetime, const T* theta, T* inputs_bar, double most,
+           bool can_be_reversed)
+      : life(l), p(*l.program), source{l, lifetime, inputs_bar},
         run(p, (int)l.examples, T(l.share), theta + lifetime * p.n_terms, true), W(p.plastic()),
         tolerance(most), reversible(can_be_reversed) {
     T* at = W.data();
@@ -188,12 +194,12 @@ struct Backward {
 
 template <class T>
 void live_backward(const Life& life, int64_t lifetime, const T* theta, T* const* born,
-                   T* const* matrices, T* const* adjoints, T* theta_bar, const T* stored,
-                   const T* checkpoints, double tolerance, int32_t reversible, double* drift,
+                   T* const* matrices, T* const* adjoints, T* theta_bar, T* inputs_bar,
+                   const T* stored, const T* checkpoints, double tolerance, int32_t reversible, double* drift,
                    int64_t* recomputed) {
   FlushSubnormals flush;
   const Program& p = *life.program;
-  Backward<T> back(life, lifetime, theta, tolerance, reversible);
+  Backward<T> back(life, lifetime, theta, inputs_bar, tolerance, reversible);
   Lifetime<T>& run = back.run;
   run.s.theta_bar = theta_bar + lifetime * p.n_terms;
   for (int k = 0; k < p.n_matrices; ++k) {
@@ -257,9 +263,10 @@ extern "C" void live_forward(const Life* life, int64_t lifetime, const REAL* the
 
 extern "C" void live_backward(const Life* life, int64_t lifetime, const REAL* theta,
                               REAL* const* born, REAL* const* matrices, REAL* const* adjoints,
-                              REAL* theta_bar, const REAL* stored, const REAL* checkpoints,
-                              double tolerance, int32_t reversible, double* drift,
-                              int64_t* recomputed) {
+                              REAL* theta_bar, REAL* inputs_bar, const REAL* stored,
+                              const REAL* checkpoints, double tolerance, int32_t reversible,
+                              double* drift, int64_t* recomputed) {
   rulesearch::live_backward<REAL>(*life, lifetime, theta, born, matrices, adjoints, theta_bar,
-                                  stored, checkpoints, tolerance, reversible, drift, recomputed);
+                                  inputs_bar, stored, checkpoints, tolerance, reversible, drift,
+                                  recomputed);
 }

@@ -39,11 +39,12 @@ struct Lifetime {
   };
   std::vector<Outers> outers;
   std::vector<T> u_bar, v_bar, product;
+  Elementwise<T> dense;
 
   Lifetime(const Program& program, int step_examples, T example_share, const T* theta, bool differentiate)
       : p(program), examples(step_examples), share(example_share), s{program, step_examples, theta},
         M(p.n_matrices), G(p.n_matrices), update_of(p.n_plastic), overlap(p.n_plastic),
-        known(p.n_ahead), outers(p.n_plastic) {
+        known(p.n_ahead), outers(p.n_plastic), dense(s, share, M, G) {
     std::vector<int> uses(p.n_matrices, 0);
     bool low_rank = true;
     int widest = 1;
@@ -69,7 +70,9 @@ struct Lifetime {
     rho.resize(stride(*std::max_element(p.rows, p.rows + p.n_matrices)));
   }
 
-  static bool is_low_rank(const Op& update) { return !update.mask_count && !update.other_count; }
+  static bool is_low_rank(const Op& update) {
+    return !update.mask_count && !update.other_count && update.rate < 0;
+  }
   static bool grows(const Op& update) {
     return is_low_rank(update) && (update.scale >= 0 || update.row_count);
   }
@@ -98,6 +101,7 @@ struct Lifetime {
         const Op& op = p.ops[k];
         if (op.kind == MATVEC || op.kind == MATVEC_T) product_forward(op, t - begin);
         else if (op.kind == UPDATE) update(op);
+        else if (op.kind == COLUMN) column(op);
         else s.forward(op);
       }
       if (stored) std::memcpy(stored + (t - begin) * stored_size(), s.y, sizeof(T) * stored_size());
@@ -131,8 +135,12 @@ struct Lifetime {
         if (op.kind == MATVEC) multiply_backward(op);
         else if (op.kind == MATVEC_T) multiply_transposed_backward(op);
         else if (op.kind == UPDATE) update_backward(op, t - begin, reverse);
+        else if (op.kind == COLUMN) column_backward(op);
         else s.backward(op);
       }
+      for (int e = 0; source.wants_input() && e < examples; ++e)
+        std::memcpy(source.input_adjoint(t, e), s.adjoint(p.x) + e * stride(p.x_size),
+                    sizeof(T) * p.x_size);
     }
     for (auto* matrices : {&M, &G})
       for (auto& matrix : *matrices) matrix.flush();
@@ -180,6 +188,19 @@ struct Lifetime {
       matrix.multiply_transposed(a, sa, out, so, examples);
   }
 
+  // The column of a matrix that stays as it is, for every example.
+  void column(const Op& op) {
+    for (int e = 0; e < examples; ++e)
+      std::memcpy(s.value(op.out) + e * stride(op.n), M[op.matrix].base, sizeof(T) * op.n);
+  }
+  void column_backward(const Op& op) {
+    T* sum = G[op.matrix].base;
+    for (int e = 0; sum && e < examples; ++e) {
+      const T* g = s.adjoint(op.out) + e * stride(op.n);
+      for (int i = 0; i < op.n; ++i) sum[i] += g[i];
+    }
+  }
+
   // What each row of a matrix grows by: rho = share sum_e (s_e + sum p_e)
   const T* row_growth(const Op& op) {
     std::fill(rho.begin(), rho.end(), T(0));
@@ -197,7 +218,7 @@ struct Lifetime {
   void update(const Op& op) {
     row_growth(op);
     if (!is_low_rank(op)) {
-      Elementwise<T>(s, op, rho.data(), share, M, G).forward();
+      dense.forward(op, rho.data());
       return;
     }
     Deferred<T>& matrix = M[op.matrix];
@@ -222,8 +243,9 @@ struct Lifetime {
     std::memcpy(s.y, stored, sizeof(T) * stored_size());
     fill(source, t);
     for (int k = 0; k < p.n_ops; ++k) {
-      const int kind = p.ops[k].kind;
-      if (kind != MATVEC && kind != MATVEC_T && kind != UPDATE) s.forward(p.ops[k]);
+      const Op& op = p.ops[k];
+      if (op.kind == COLUMN) column(op);
+      else if (op.kind != MATVEC && op.kind != MATVEC_T && op.kind != UPDATE) s.forward(op);
     }
   }
 
@@ -269,7 +291,7 @@ struct Lifetime {
   void update_backward(const Op& op, int64_t step, bool reverse) {
     row_growth(op);
     if (!is_low_rank(op)) {
-      Elementwise<T>(s, op, rho.data(), share, M, G).backward(reverse);
+      dense.backward(op, rho.data(), reverse);
       return;
     }
     Deferred<T>&matrix = M[op.matrix], &adjoint = G[op.matrix];

@@ -8,12 +8,13 @@
 
 namespace rulesearch {
 
-enum Kind { MATVEC, MATVEC_T, MULTIPLY, DOT, COEFFICIENT, COMBINE, APPLY, SUBTRACT, UPDATE };
+enum Kind { MATVEC, MATVEC_T, MULTIPLY, DOT, COEFFICIENT, COMBINE, APPLY, SUBTRACT, COLUMN, UPDATE };
 
 struct Op {  // values are offsets; -1 is none
   int32_t kind, out, a, b, matrix, n, m, function;
   int32_t first, count;  // entries of a coefficient or combination; outer products of an update
   int32_t rows, row_count, masks, mask_count, others, other_count, scale;  // of an update
+  int32_t rate;   // the matrix that an update is multiplied by, one by one
   int32_t ahead;  // which product with the step's input this is, known before the step is run
   int32_t wants_a, wants_b, wants_matrix;  // which adjoints are needed
 };

@@ -40,6 +40,7 @@ class Op:
     others: int
     other_count: int
     scale: int
+    rate: int
     ahead: int
     wants_a: int
     wants_b: int

@@ -69,6 +69,7 @@ def live_backward(
     checkpoints: Tensor,
     tolerance: float,
     reversible: bool,
+    inputs_bar: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Carry adjoints back, as :func:`rulesearch.compile.native.live_backward`."""
     plan, lifetimes = plan_of(tape), examples.shape[1]

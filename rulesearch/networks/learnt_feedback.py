@@ -1,0 +1,107 @@
+r"""Feedback that an outer loop learns, and that changes what the units do.
+
+A signal s at the output, the target or the error :math:`y^* - \hat y`, drives the units of each
+layer, whose activity is then partly the feedback's:
+
+.. math:: f_\ell = \varphi(B_\ell^T s + c_\ell), \qquad
+          y'_\ell = (1 - \beta_\ell)\, y_\ell + \beta_\ell f_\ell
+
+(FLP, section 4.1; a bias is added where the paper subtracts it). A local rule sees
+:math:`y'_\ell` as ``y_post`` and :math:`f_\ell` as ``e_post``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.networks.state import NetworkState
+
+__all__ = ["LearntFeedback"]
+
+_CHOICES = {
+    "source": ("error", "target"),
+    "activation": ("relu", "identity"),
+    "presynaptic": ("before", "after"),
+}
+
+
+@dataclass(frozen=True)
+class LearntFeedback:
+    """How learnt feedback acts.
+
+    Parameters
+    ----------
+    source : {'error', 'target'}
+        What it carries: target minus output, or the target itself.
+    activation : {'relu', 'identity'}
+        Of the fed-back signal.
+    clamp_output : bool
+        Set the output to the target, in place of feedback to it.
+    presynaptic : {'before', 'after'}
+        Whether a rule sees its presynaptic units as they were before feedback or after it.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown choice.
+    """
+
+    source: str = "error"
+    activation: str = "relu"
+    clamp_output: bool = False
+    presynaptic: str = "before"
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                hint = did_you_mean(str(value), known)
+                raise ConfigError(
+                    f"learnt feedback: {name} is one of {', '.join(known)}, not '{value}'{hint}"
+                )
+
+    def carried(self, state: NetworkState, output: Tensor, target: Tensor) -> list[Tensor]:
+        """What arrives at each layer but the input.
+
+        Parameters
+        ----------
+        output, target : Tensor (lifetimes, examples, n_out)
+
+        Returns
+        -------
+        list of Tensor (lifetimes, examples, n_l)
+            f_1 to f_L.
+        """
+        source = target - output if self.source == "error" else target
+        found = []
+        for weight, bias in zip(state.B, state.feedback_bias, strict=True):
+            drive = source @ weight + bias.unsqueeze(-2)
+            found.append(drive.relu() if self.activation == "relu" else drive)
+        return [*found[:-1], target] if self.clamp_output else found
+
+    def mixed(
+        self, state: NetworkState, activations: Sequence[Tensor], carried: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Activity after feedback.
+
+        Parameters
+        ----------
+        activations : sequence of Tensor (lifetimes, examples, n_l)
+            y_0 to y_L.
+        carried : sequence of Tensor
+            f_1 to f_L.
+
+        Returns
+        -------
+        list of Tensor (lifetimes, examples, n_l)
+            The input as it is, and y'_1 to y'_L.
+        """
+        found = [activations[0]]
+        for y, f, beta in zip(activations[1:], carried, state.mixing, strict=True):
+            found.append(torch.lerp(y, f, beta[:, None, None]))
+        return [*found[:-1], carried[-1]] if self.clamp_output else found
