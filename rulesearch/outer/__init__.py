@@ -1,21 +1,32 @@
 """Outer loops: what improves what a lifetime started from."""
 
+from rulesearch.outer.flp import OMNIGLOT, SINES, FLPSettings, flp_model
 from rulesearch.outer.meta_gradient import Evaluation, MetaGradient, Unrolled, evaluate
+from rulesearch.outer.meta_model import LifeOutcome, MetaModel
 from rulesearch.outer.meta_optimiser import MetaOptimiser, OptimiserState
+from rulesearch.outer.meta_training import MetaRates, MetaTraining
 from rulesearch.outer.penalty import L1, L2, NoPenalty, Penalty, ProximalL1
 from rulesearch.outer.scaling import term_scales
 
 __all__ = [
     "L1",
     "L2",
+    "OMNIGLOT",
+    "SINES",
     "Evaluation",
+    "FLPSettings",
+    "LifeOutcome",
     "MetaGradient",
+    "MetaModel",
     "MetaOptimiser",
+    "MetaRates",
+    "MetaTraining",
     "NoPenalty",
     "OptimiserState",
     "Penalty",
     "ProximalL1",
     "Unrolled",
     "evaluate",
+    "flp_model",
     "term_scales",
 ]

@@ -16,11 +16,11 @@ from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer import evaluate
+from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.report.result import Result
 from rulesearch.report.run_data import RunData
 from rulesearch.rules import Rule
 from rulesearch.search.config import load_config
-from rulesearch.search.phase import NETWORK, TASK, generators
 from rulesearch.search.settings import NetworkSpec
 from rulesearch.tasks import FewShot, TaskBatch, TaskFamily
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from rulesearch import __version__
 from rulesearch.errors import RunError
 from rulesearch.outer import term_scales
+from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.search.config import Experiment
-from rulesearch.search.phase import NETWORK, TASK, generators
 
 __all__ = ["check_same", "manifest_of"]
 

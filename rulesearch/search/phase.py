@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,34 +18,13 @@ from rulesearch.grammar import TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer import Evaluation, MetaGradient, MetaOptimiser, OptimiserState, Unrolled
+from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.search.workers import worker_threads
 from rulesearch.tasks import TaskBatch, TaskFamily
 
-__all__ = ["History", "Phase", "generators"]
+__all__ = ["History", "Phase"]
 
-TASK, NETWORK = 0, 1
 MEMORY = 600e6  # bytes that the lifetimes of one batch may take
-
-
-def generators(
-    seed: int, stream: int, what: int, lifetimes: Sequence[tuple[int, int]], update: int = 0
-) -> list[torch.Generator]:
-    """One generator per lifetime, from counters alone, so that a run resumes anywhere.
-
-    Parameters
-    ----------
-    seed, stream, what : int
-        Of the run; of the phase; TASK or NETWORK.
-    lifetimes : sequence of (int, int)
-        Seed and member of the meta-batch. Their draws depend neither on each other nor on lambda.
-    update : int
-    """
-
-    def one(row: int, member: int) -> torch.Generator:
-        entropy = np.random.SeedSequence([seed, stream, what, row, update, member])
-        return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
-
-    return [one(row, member) for row, member in lifetimes]
 
 
 @dataclass

@@ -95,8 +95,10 @@ class NetworkSpec(Spec):
     beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
     output: Literal["softmax", "linear"] | None = None
     feedback: Literal["random", "symmetric", "direct"] = "random"
-    feedback_init: Literal["uniform", "normal"] = "uniform"
+    feedback_init: Literal["uniform", "normal", "kaiming"] = "uniform"
+    weight_init: Literal["uniform", "normal", "kaiming"] = "uniform"
     detach_feedback: bool = False
+    bias: bool = False
 
     def build(self, tasks: TaskFamily) -> PlasticNetwork:
         """The network that fits the tasks."""

@@ -1,17 +1,24 @@
-"""What a lifetime is filled with: data sets and the few-shot tasks drawn from them."""
+"""What a lifetime is filled with: data sets, few-shot tasks drawn from them, and regressions."""
 
 from __future__ import annotations
 
-from rulesearch.tasks.base import ImageData, TaskBatch, TaskFamily
+from rulesearch.tasks.base import IMAGENET, ImageData, Normalisation, TaskBatch, TaskFamily
 from rulesearch.tasks.few_shot import FewShot
+from rulesearch.tasks.online_few_shot import OnlineFewShot
 from rulesearch.tasks.planted import LinearTeacher
 from rulesearch.tasks.registry import DataSetInfo, data_sets, fetch, load
+from rulesearch.tasks.sines import IncrementalSines, SineLifetimes
 
 __all__ = [
+    "IMAGENET",
     "DataSetInfo",
     "FewShot",
     "ImageData",
+    "IncrementalSines",
     "LinearTeacher",
+    "Normalisation",
+    "OnlineFewShot",
+    "SineLifetimes",
     "TaskBatch",
     "TaskFamily",
     "data_sets",

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import final
 
 import torch
 from torch import Tensor
 
-from rulesearch.errors import ConfigError, DataError, did_you_mean
+from rulesearch.errors import ConfigError
 from rulesearch.tasks.base import ImageData, TaskBatch
-from rulesearch.tasks.registry import load
+from rulesearch.tasks.episodes import HoldOut, episodes
 
 __all__ = ["FewShot"]
 
@@ -66,104 +64,76 @@ class FewShot:
         root: str | PathLike[str] | None = None,
         split: str | None = None,
         size: int | None = None,
-        hold_out: int | str | Sequence[int | str] = 0,
+        hold_out: HoldOut = 0,
         held_out: bool = False,
         replacement: bool = False,
         fixed_images: bool = False,
     ) -> None:
-        for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
-            if value < 1:
-                raise ConfigError(f"few-shot tasks: {name} must be at least 1, not {value}")
-        self._source: dict[str, object] | None = None
-        if isinstance(data, str):
-            place = None if root is None else str(Path(root).absolute())
-            self._source = {"data": data, "root": place, "split": split, "size": size}
-            data = load(data, root=root, split=split, size=size)
-        elif root is not None or split is not None or size is not None:
-            raise ConfigError("few-shot tasks: root, split and size need the name of a data set")
-        self._data = data
-        self._ways, self._shots, self._queries = ways, shots, queries
-        self._held_out, self._replacement, self._fixed = held_out, replacement, fixed_images
-        self._reserved = _indices(hold_out, data)
-        if held_out and not self._reserved:
-            raise ConfigError("few-shot tasks: held_out=True needs classes in hold_out")
-        self._classes = [c for c in range(data.n_classes) if (c in self._reserved) == held_out]
-        # Images sorted by class: those of class c are _order[_start[c] : _start[c] + _count[c]].
-        self._order = torch.argsort(data.labels, stable=True)
-        counts = torch.bincount(data.labels, minlength=data.n_classes)
-        self._count: list[int] = counts.tolist()
-        self._start: list[int] = (counts.cumsum(0) - counts).tolist()
-        self._check()
+        self._episodes = episodes(
+            data,
+            {"root": root, "split": split, "size": size},
+            ways=ways,
+            shots=shots,
+            queries=queries,
+            hold_out=hold_out,
+            held_out=held_out,
+            replacement=replacement,
+            fixed_images=fixed_images,
+        )
 
     @property
     def data(self) -> ImageData:
         """The images that tasks are drawn from."""
-        return self._data
+        return self._episodes.data
 
     @property
     def name(self) -> str:
         """Short name, as ``emnist-5way-50shot``."""
-        ending = "-held-out" if self._held_out else ""
-        return f"{self._data.name}-{self._ways}way-{self._shots}shot{ending}"
+        return self._episodes.name
 
     @property
     def n_in(self) -> int:
         """Pixels of an image."""
-        return int(self._data.images.shape[1])
+        return int(self.data.images.shape[1])
 
     @property
     def n_classes(self) -> int:
         """Classes of the whole data set, those held out included."""
-        return self._data.n_classes
+        return self.data.n_classes
 
     @property
     def n_out(self) -> int:
         """Outputs that a network needs: one per class of the whole data set."""
-        return self._data.n_classes
+        return self.data.n_classes
 
     @property
     def steps(self) -> int:
         """Training images in a lifetime."""
-        return self._ways * self._shots
+        return self._episodes.steps
 
     @property
     def classes(self) -> tuple[int, ...]:
         """Indices of the classes that tasks are drawn from."""
-        return tuple(self._classes)
+        return self._episodes.classes
 
     def __repr__(self) -> str:
-        return (
-            f"FewShot({self._data.name!r}, ways={self._ways}, shots={self._shots},"
-            f" queries={self._queries}, classes={len(self._classes)} of {self.n_classes})"
-        )
+        return f"FewShot({self._episodes})"
 
     def describe(self) -> dict[str, object]:
         """Return what a manifest needs to tell these tasks from any other, as JSON values."""
-        return {
-            "family": "few-shot",
-            "data": self._data.name,
-            "split": self._data.split,
-            "images": len(self._data.labels),
-            "shape": list(self._data.shape),
-            "n_classes": self.n_classes,
-            "fingerprint": self._data.fingerprint(),
-            **self._choices(),
-        }
+        return {"family": "few-shot", **self._episodes.describe(), **self._choices()}
 
     @property
     def arguments(self) -> dict[str, object] | None:
         """Arguments that make these tasks again; None for images of one's own."""
-        return None if self._source is None else {**self._source, **self._choices()}
+        source = self._episodes.source
+        return None if source is None else {**source, **self._choices()}
 
     def _choices(self) -> dict[str, object]:
         return {
-            "ways": self._ways,
-            "shots": self._shots,
-            "queries": self._queries,
-            "hold_out": sorted(self._reserved),
-            "held_out": self._held_out,
-            "replacement": self._replacement,
-            "fixed_images": self._fixed,
+            **self._episodes.choices,
+            "replacement": self._episodes.replacement,
+            "fixed_images": self._episodes.fixed_images,
         }
 
     def with_held_out(self) -> FewShot:
@@ -176,15 +146,16 @@ class FewShot:
         DataError
             If they are too few.
         """
+        of = self._episodes
         return FewShot(
-            self._data,
-            ways=self._ways,
-            shots=self._shots,
-            queries=self._queries,
-            hold_out=sorted(self._reserved),
+            of.data,
+            ways=of.ways,
+            shots=of.shots,
+            queries=of.queries,
+            hold_out=sorted(of.reserved),
             held_out=True,
-            replacement=self._replacement,
-            fixed_images=self._fixed,
+            replacement=of.replacement,
+            fixed_images=of.fixed_images,
         )
 
     def sample(
@@ -197,7 +168,7 @@ class FewShot:
         generators : sequence of torch.Generator
             One a lifetime, on the CPU.
         dtype : torch.dtype
-            Of the images, whose values lie in [0, 1].
+            Of the images, whose values lie in [0, 1] unless the data are normalised.
 
         Raises
         ------
@@ -207,79 +178,18 @@ class FewShot:
         if not generators:
             raise ConfigError("few-shot tasks: sample needs at least one generator")
         drawn = [self._draw(generator) for generator in generators]
-        train = self._order[torch.stack([images for images, _ in drawn], dim=1)]
-        query = self._order[torch.stack([images for _, images in drawn])]
+        train = torch.stack([images for images, _ in drawn], dim=1)
+        query = torch.stack([images for _, images in drawn])
+        data = self.data
         return TaskBatch(
-            x=self._pixels(train, dtype),
-            label=self._data.labels[train],
-            x_query=self._pixels(query, dtype),
-            label_query=self._data.labels[query],
+            x=data.examples(train, dtype),
+            label=data.labels[train],
+            x_query=data.examples(query, dtype),
+            label_query=data.labels[query],
         )
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return positions in _order of the training images (steps,) and queries."""
-        available, each = len(self._classes), self._shots + self._queries
-        if self._replacement:
-            choice = torch.randint(available, (self._ways,), generator=generator)
-        else:
-            choice = torch.randperm(available, generator=generator)[: self._ways]
-        images = []
-        for position, draws in Counter(choice.tolist()).items():
-            c = self._classes[position]
-            count, start = self._count[c], self._start[c]
-            if self._fixed:
-                chosen = torch.arange(each)
-            else:
-                chosen = torch.randperm(count, generator=generator)
-            apart = not self._fixed and draws * each <= count
-            for draw in range(draws):
-                first = draw * each if apart else 0
-                images.append(start + chosen[first : first + each])
-        table = torch.stack(images)
-        train = table[:, : self._shots].reshape(-1)
-        order = torch.randperm(len(train), generator=generator)
-        return train[order], table[:, self._shots :].reshape(-1)
-
-    def _pixels(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the images at `index`, (*index.shape, n_in), with values in [0, 1]."""
-        rows = self._data.images.index_select(0, index.reshape(-1)).view(*index.shape, -1)
-        # Converting and then dividing in place is twice as fast as a division that converts.
-        return rows.to(dtype).div_(255) if rows.dtype == torch.uint8 else rows.to(dtype)
-
-    def _check(self) -> None:
-        which = "held-out classes" if self._held_out else "classes"
-        if not self._classes or (self._ways > len(self._classes) and not self._replacement):
-            raise DataError(
-                f"data set '{self._data.name}': {self._ways}-way tasks need {self._ways} {which}"
-                f" but there are {len(self._classes)} (of {self.n_classes}); use fewer ways or"
-                f" {'hold out more' if self._held_out else 'hold out fewer'} classes"
-            )
-        need = self._shots + self._queries
-        fewest = min(self._classes, key=lambda c: self._count[c])
-        if self._count[fewest] < need:
-            raise DataError(
-                f"data set '{self._data.name}': class '{self._data.class_names[fewest]}' has"
-                f" {self._count[fewest]} images but shots + queries = {need}; use fewer shots or"
-                " queries, or more data"
-            )
-
-
-def _indices(hold_out: int | str | Sequence[int | str], data: ImageData) -> frozenset[int]:
-    """Return the indices of the classes that `hold_out` means."""
-    if isinstance(hold_out, int):
-        if not 0 <= hold_out <= data.n_classes:
-            raise ConfigError(
-                f"hold_out: data set '{data.name}' has {data.n_classes} classes, not {hold_out}"
-            )
-        return frozenset(range(data.n_classes - hold_out, data.n_classes))
-    if isinstance(hold_out, str):
-        hold_out = (hold_out,)
-    names = {name: index for index, name in enumerate(data.class_names)}
-    chosen = set()
-    for each in hold_out:
-        index = names.get(each) if isinstance(each, str) else each
-        if index is None or not 0 <= index < data.n_classes:
-            hint = did_you_mean(each, names) if isinstance(each, str) else ""
-            raise ConfigError(f"hold_out: data set '{data.name}' has no class {each!r}{hint}")
-        chosen.add(index)
-    return frozenset(chosen)
+        """Return rows of the training images (steps,), in random order, and of the queries."""
+        train, query = self._episodes.draw(generator)
+        order = torch.randperm(self.steps, generator=generator)
+        return train.flatten()[order], query.flatten()

@@ -1,4 +1,4 @@
-"""Images sorted into class folders, on disk or in a zip, as grey images of one size."""
+"""Images sorted into class folders, on disk or in a zip, as images of one size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_BYTES = 50 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class ClassFolders:
-    """Images (N, size, size) uint8, labels (N,) int64, and the class names in order."""
+    """Images (N, [3,] size, size) uint8, labels (N,) int64, and the class names in order."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -39,13 +39,18 @@ class ClassFolders:
 
 
 def read_image_folder(
-    root: Path, *, size: int = 28, cap: int | None = None, invert: bool = False
+    root: Path,
+    *,
+    size: int = 28,
+    cap: int | None = None,
+    colour: bool = False,
+    invert: bool = False,
 ) -> ClassFolders:
     """Read every class folder below `root`, a folder or a zip of folders.
 
     A class is a folder that itself holds images, at any depth; its name is its path below
     the folders common to all classes. Classes and images come in the order of their paths.
-    Images become grey (transparent pixels white) and `size` x `size` by area averaging.
+    Transparent pixels become white, and images `size` x `size` by area averaging.
 
     Parameters
     ----------
@@ -55,6 +60,8 @@ def read_image_folder(
         Height and width of the result, in pixels.
     cap : int, optional
         Most images a class; the first in path order are kept.
+    colour : bool
+        Red, green and blue, the channel before height and width, rather than grey.
     invert : bool
         Whether dark ink is to become bright.
 
@@ -72,12 +79,13 @@ def read_image_folder(
         members = [
             (path, label) for label, folder in enumerate(classes.values()) for path in folder[:cap]
         ]
-        images = np.empty((len(members), size, size), dtype=np.uint8)
+        shape = (3, size, size) if colour else (size, size)
+        images = np.empty((len(members), *shape), dtype=np.uint8)
         with warnings.catch_warnings():
             # An image of more pixels than Pillow's limit is refused, not only warned about.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             for row, (path, _) in zip(images, members, strict=True):
-                row[:] = _decode(read(path), size, f"{root}: {path}")
+                row[:] = _decode(read(path), size, colour, f"{root}: {path}")
     if invert:
         np.subtract(255, images, out=images)
     labels = np.array([label for _, label in members], dtype=np.int64)
@@ -164,14 +172,16 @@ def _check_bytes(place: str, n_bytes: int) -> None:
         )
 
 
-def _decode(content: bytes, size: int, place: str) -> NDArray[np.uint8]:
-    """Return the grey image (size, size) in the bytes of an image file."""
+def _decode(content: bytes, size: int, colour: bool, place: str) -> NDArray[np.uint8]:
+    """Return the image ([3,] size, size) in the bytes of an image file."""
     try:
         with Image.open(BytesIO(content), formats=_FORMATS) as image:
             mode = image.mode
             if mode in _EIGHT_BIT:
-                grey = _grey(image).resize((size, size), Image.Resampling.BOX)
-                return np.asarray(grey, dtype=np.uint8)
+                opaque = _on_paper(image).convert("RGB" if colour else "L")
+                resized = opaque.resize((size, size), Image.Resampling.BOX)
+                pixels = np.asarray(resized, dtype=np.uint8)
+                return pixels.transpose(2, 0, 1) if colour else pixels
     except Exception as error:  # Pillow's decoders raise errors without a common root
         raise DataError(
             f"{place}: not a sound image ({_line(error)}); remove or replace it"
@@ -179,12 +189,12 @@ def _decode(content: bytes, size: int, place: str) -> NDArray[np.uint8]:
     raise DataError(f"{place}: pixels of mode {mode}; save it with 8 bits a channel")
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    if "A" in image.getbands() or "transparency" in image.info:
-        colour = image.convert("RGBA")
-        paper = Image.new("RGBA", colour.size, "white")
-        return Image.alpha_composite(paper, colour).convert("L")
-    return image.convert("L")
+def _on_paper(image: Image.Image) -> Image.Image:
+    """Return the image as it looks on white."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    film = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", film.size, "white"), film)
 
 
 def _line(error: Exception) -> str:

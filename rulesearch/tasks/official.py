@@ -17,9 +17,29 @@ from rulesearch.tasks.files import Source
 from rulesearch.tasks.idx import read_idx_pair
 from rulesearch.tasks.image_folder import read_image_folder
 
-__all__ = ["OFFICIAL", "OfficialData", "image_data"]
+__all__ = ["OFFICIAL", "ImageForm", "OfficialData", "image_data"]
 
-_Read = Callable[["OfficialData", Sequence[Path], str, int | None], ImageData]
+
+@dataclass(frozen=True)
+class ImageForm:
+    """The form in which images are asked for; None leaves it to the data set.
+
+    Attributes
+    ----------
+    size : int, optional
+        Height and width, in pixels.
+    colour : bool
+        Red, green and blue rather than grey.
+    invert : bool, optional
+        Whether dark and bright change places.
+    """
+
+    size: int | None = None
+    colour: bool = False
+    invert: bool | None = None
+
+
+_Read = Callable[["OfficialData", Sequence[Path], str, ImageForm], ImageData]
 
 
 @dataclass(frozen=True)
@@ -46,25 +66,24 @@ def image_data(
     name: str,
     split: str,
 ) -> ImageData:
-    """Return images (N, height, width) and labels (N,) as an `ImageData`."""
-    count, height, width = images.shape
+    """Return images (N, [channels,] height, width) and labels (N,) as an `ImageData`."""
     return ImageData(
-        images=torch.from_numpy(images.reshape(count, -1).copy()),
+        images=torch.from_numpy(images.reshape(len(images), -1).copy()),
         labels=torch.from_numpy(labels),
         n_classes=len(class_names),
         class_names=class_names,
         name=name,
-        shape=(height, width),
+        shape=images.shape[1:],
         split=split,
     )
 
 
 def _read_digits(
-    data_set: OfficialData, _: Sequence[Path], split: str, size: int | None
+    data_set: OfficialData, _: Sequence[Path], split: str, form: ImageForm
 ) -> ImageData:
     from sklearn.datasets import load_digits  # takes a second to import
 
-    _refuse_size(data_set.name, size, 8)
+    _refuse_form(data_set.name, form, 8)
     bunch = load_digits()
     images = (bunch.images / 16).astype(np.float32)
     labels = bunch.target.astype(np.int64)
@@ -72,9 +91,9 @@ def _read_digits(
 
 
 def _read_idx(
-    data_set: OfficialData, paths: Sequence[Path], split: str, size: int | None
+    data_set: OfficialData, paths: Sequence[Path], split: str, form: ImageForm
 ) -> ImageData:
-    _refuse_size(data_set.name, size, 28)
+    _refuse_form(data_set.name, form, 28)
     images, labels = read_idx_pair(paths[0], paths[1], len(data_set.class_names))
     if data_set.transposed:
         images = images.transpose(0, 2, 1)
@@ -82,18 +101,31 @@ def _read_idx(
 
 
 def _read_omniglot(
-    data_set: OfficialData, paths: Sequence[Path], split: str, size: int | None
+    data_set: OfficialData, paths: Sequence[Path], split: str, form: ImageForm
 ) -> ImageData:
+    if form.colour:
+        raise ConfigError(
+            f"data set '{data_set.name}' is black and white; colour= is for image_folder"
+        )
     # Black ink on white paper: inverted, so that ink is 1 as in the other data sets.
-    folders = read_image_folder(paths[0], size=28 if size is None else size, invert=True)
+    folders = read_image_folder(
+        paths[0],
+        size=28 if form.size is None else form.size,
+        invert=True if form.invert is None else form.invert,
+    )
     return image_data(folders.images, folders.labels, folders.class_names, data_set.name, split)
 
 
-def _refuse_size(name: str, size: int | None, native: int) -> None:
-    if size not in (None, native):
+def _refuse_form(name: str, form: ImageForm, native: int) -> None:
+    if form.size not in (None, native):
         raise ConfigError(
             f"data set '{name}' has images of {native} x {native} pixels;"
             " size= is for omniglot and image_folder"
+        )
+    if form.colour or form.invert is not None:
+        raise ConfigError(
+            f"data set '{name}' is bright on black; colour= is for image_folder, and invert="
+            " for omniglot too"
         )
 
 

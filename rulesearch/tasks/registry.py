@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from rulesearch.errors import ConfigError, DataError, did_you_mean
-from rulesearch.tasks.base import ImageData
+from rulesearch.tasks.base import ImageData, Normalisation
 from rulesearch.tasks.files import data_folder, download, find
 from rulesearch.tasks.image_folder import read_image_folder
-from rulesearch.tasks.official import OFFICIAL, OfficialData, image_data
+from rulesearch.tasks.official import OFFICIAL, ImageForm, OfficialData, image_data
 
 __all__ = ["DataSetInfo", "data_sets", "fetch", "load"]
 
@@ -53,6 +54,9 @@ def load(
     root: str | PathLike[str] | None = None,
     split: str | None = None,
     size: int | None = None,
+    colour: bool = False,
+    invert: bool | None = None,
+    normalise: Sequence[Sequence[float]] | None = None,
 ) -> ImageData:
     """Load a data set, looking in `root`, ``RULESEARCH_DATA`` and the cache before downloading.
 
@@ -67,31 +71,30 @@ def load(
         ``image_folder`` a folder or zip of that name in `root`.
     size : int, optional
         Height and width in pixels that Omniglot and image folders are brought to (28).
+    colour : bool
+        Read an image folder as red, green and blue rather than grey.
+    invert : bool, optional
+        Whether dark and bright change places: by default they do in Omniglot, whose ink is
+        black, and do not in image folders.
+    normalise : pair of sequence of float, optional
+        Mean and standard deviation of each channel, as `rulesearch.tasks.IMAGENET`: examples
+        have values ``(x - mean) / std`` of those in [0, 1].
 
     Raises
     ------
     ConfigError
-        If the name, split or size is not one there is.
+        If the name or split is not one there is, or the images do not come in that form.
     DataError
         If files are missing and cannot be downloaded, or are corrupt.
     """
+    form = ImageForm(size, colour, invert)
     if name == "image_folder":
-        return _load_folder(root, split, size)
-    data_set = _named(name)
-    splits = data_set.splits
-    if split is not None:
-        if split not in splits:
-            raise ConfigError(
-                f"data set '{name}' has the splits {', '.join(splits)}, not '{split}'"
-                f"{did_you_mean(split, splits)}"
-            )
-        splits = {split: splits[split]}
-    folder = None if root is None else Path(root).expanduser()
-    found = find(name, splits, folder, flat=data_set.flat)
-    if found is None:
-        chosen = next(iter(splits))
-        found = chosen, download(name, splits[chosen])
-    return data_set.read(data_set, found[1], found[0], size)
+        data = _load_folder(root, split, form)
+    else:
+        data = _load_official(_named(name), root, split, form)
+    if normalise is None:
+        return data
+    return replace(data, normalisation=_normalisation(normalise))
 
 
 def fetch(name: str) -> list[Path]:
@@ -139,6 +142,17 @@ def data_sets() -> list[DataSetInfo]:
     return [*infos, DataSetInfo("image_folder", own, None, "-", "-", None, "yours", ())]
 
 
+def _normalisation(values: Sequence[Sequence[float]]) -> Normalisation:
+    try:
+        mean, std = (tuple(float(value) for value in part) for part in values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            "normalise: a pair is asked for, the means of the channels and their standard"
+            f" deviations, as ((0.5,), (0.5,)), not {values!r}"
+        ) from error
+    return Normalisation(mean, std)
+
+
 def _named(name: str) -> OfficialData:
     if name not in OFFICIAL:
         names = (*OFFICIAL, "image_folder")
@@ -154,9 +168,26 @@ def _whereabouts(data_set: OfficialData) -> str | None:
     return str(found[1][0].parent) if found[1] else "bundled with scikit-learn"
 
 
-def _load_folder(
-    root: str | PathLike[str] | None, split: str | None, size: int | None
+def _load_official(
+    data_set: OfficialData, root: str | PathLike[str] | None, split: str | None, form: ImageForm
 ) -> ImageData:
+    name, splits = data_set.name, data_set.splits
+    if split is not None:
+        if split not in splits:
+            raise ConfigError(
+                f"data set '{name}' has the splits {', '.join(splits)}, not '{split}'"
+                f"{did_you_mean(split, splits)}"
+            )
+        splits = {split: splits[split]}
+    folder = None if root is None else Path(root).expanduser()
+    found = find(name, splits, folder, flat=data_set.flat)
+    if found is None:
+        chosen = next(iter(splits))
+        found = chosen, download(name, splits[chosen])
+    return data_set.read(data_set, found[1], found[0], form)
+
+
+def _load_folder(root: str | PathLike[str] | None, split: str | None, form: ImageForm) -> ImageData:
     if root is None:
         raise ConfigError("data set 'image_folder' needs root=, a folder or zip of class folders")
     path = Path(root).expanduser()
@@ -167,7 +198,12 @@ def _load_folder(
         path = next((part for part in parts if part.exists()), parts[0])
     if not path.exists():
         raise DataError(f"data set 'image_folder': there is no '{path}'")
-    folders = read_image_folder(path, size=28 if size is None else size)
+    folders = read_image_folder(
+        path,
+        size=28 if form.size is None else form.size,
+        colour=form.colour,
+        invert=form.invert is True,
+    )
     return image_data(
         folders.images, folders.labels, folders.class_names, "image_folder", split or "all"
     )

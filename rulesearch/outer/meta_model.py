@@ -1,0 +1,162 @@
+"""Meta-parameters: how networks are born, fed back to, and how fast each weight learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rulesearch.errors import LearnerError
+from rulesearch.learners import PlasticityLearner
+from rulesearch.networks import NetworkState
+from rulesearch.outer.features import extract
+from rulesearch.tasks import TaskBatch
+
+__all__ = ["GROUPS", "LifeOutcome", "MetaModel"]
+
+GROUPS = {
+    "forward": ("features", "W", "bias"),
+    "feedback": ("B", "feedback_bias"),
+    "mixing": ("mixing",),
+    "rate": ("rate", "bias_rate"),
+    "theta": ("theta",),
+}
+"""Meta-parameters that are learnt at a common rate."""
+
+
+@dataclass(frozen=True, eq=False)
+class LifeOutcome:
+    """What came of lifetimes.
+
+    Attributes
+    ----------
+    loss : Tensor (lifetimes,)
+        On the queries: cross-entropy, or the mean squared error.
+    output : Tensor (lifetimes, queries, n_out)
+    state : NetworkState
+        At the end of life.
+    """
+
+    loss: Tensor
+    output: Tensor
+    state: NetworkState
+
+
+class MetaModel(nn.Module):
+    r"""What an outer loop learns, for several seeds side by side.
+
+    A lifetime starts from the initial W and b; a rule moves the weights of the plastic layers,
+
+    .. math:: W \leftarrow W + \alpha \circ \sum_r \theta_r F_r,
+
+    and layers below them, any module, are the same for all of it (FLP, section 4.1). Seeds never
+    mix: each has its own meta-parameters and its own tasks.
+
+    Parameters
+    ----------
+    learner : PlasticityLearner
+    born : NetworkState
+        Where the outer loop starts, a lifetime a seed; its parts are the meta-parameters.
+    features : sequence of Module
+        One a seed, from ``(examples, n_in)`` to ``(examples, network input)``; or none.
+    theta : Tensor (n_terms,), optional
+        Coefficients where the outer loop starts, by default the rule's own.
+
+    Raises
+    ------
+    LearnerError
+        If the state is not the network's, or there are not as many modules as seeds.
+    """
+
+    W: nn.ParameterList
+    B: nn.ParameterList
+    bias: nn.ParameterList
+    feedback_bias: nn.ParameterList
+    mixing: nn.ParameterList
+    rate: nn.ParameterList
+    bias_rate: nn.ParameterList
+
+    def __init__(
+        self,
+        learner: PlasticityLearner,
+        born: NetworkState,
+        features: Sequence[nn.Module] = (),
+        theta: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        learner.network.check(born)
+        if features and len(features) != born.lifetimes:
+            raise LearnerError(
+                f"there are {len(features)} feature modules for {born.lifetimes} seeds"
+            )
+        self.learner, self.seeds = learner, born.lifetimes
+        self.features = nn.ModuleList(features)
+        for name, part in born.parts():
+            setattr(self, name, nn.ParameterList([t.detach().clone() for t in part]))
+        if theta is None:
+            if learner.rule is None:
+                raise LearnerError("a pool has no coefficients of its own: give theta")
+            theta = torch.tensor(learner.rule.theta, dtype=born.W[0].dtype)
+        self.theta = nn.Parameter(theta.detach().expand(self.seeds, -1).clone())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the numbers."""
+        return self.theta.dtype
+
+    def group(self, name: str) -> list[nn.Parameter]:
+        """The meta-parameters of a group, see :data:`GROUPS`."""
+        wanted = GROUPS[name]
+        return [p for key, p in self.named_parameters() if key.split(".")[0] in wanted]
+
+    def by_seed(self) -> list[list[Tensor]]:
+        """Views of everything that belongs to a seed, a list a seed."""
+        shared = [p for key, p in self.named_parameters() if not key.startswith("features.")]
+        own = [list(m.parameters()) for m in self.features] or [[]] * self.seeds
+        return [[p[i] for p in shared] + list(own[i]) for i in range(self.seeds)]
+
+    def born(self, episodes: int = 1) -> NetworkState:
+        """Networks at birth, ``episodes`` a seed, those of a seed together."""
+
+        def expanded(t: Tensor) -> Tensor:
+            return t if episodes == 1 else t.repeat_interleave(episodes, 0)
+
+        names = [name for name, _ in NetworkState([], []).parts()]
+        return NetworkState(**{n: [expanded(t) for t in getattr(self, n)] for n in names})
+
+    def see(self, x: Tensor, lifetimes: int) -> Tensor:
+        """What the plastic layers see of examples ``(..., lifetimes, examples, n_in)``."""
+        if not self.features:
+            return x
+        episodes = lifetimes // self.seeds
+        parts = x.split(episodes, -3)
+        seen = [extract(module, part) for module, part in zip(self.features, parts, strict=True)]
+        return seen[0] if len(seen) == 1 else torch.cat(seen, -3)
+
+    def live(self, task: TaskBatch, state: NetworkState | None = None) -> NetworkState:
+        """Networks after their lifetimes; ``state`` instead of birth goes on with a life."""
+        x, lifetimes = task.x[:], task.x.shape[1]
+        if x.ndim == 3:
+            x = x.unsqueeze(2)
+        label = task.label.reshape(*x.shape[:3], *task.label.shape[task.x.ndim - 1 :])
+        episodes = lifetimes // self.seeds
+        if state is None:
+            state = self.born(episodes)
+        theta = self.theta.repeat_interleave(episodes, 0)
+        return self.learner.live(state, theta, self.see(x, lifetimes), label)
+
+    def forward(self, task: TaskBatch) -> LifeOutcome:
+        """Live, and lose on the queries; the number of lifetimes is a multiple of the seeds."""
+        return self.judge(self.live(task), task)
+
+    def judge(self, state: NetworkState, task: TaskBatch) -> LifeOutcome:
+        """Loss on the queries of networks as they are."""
+        network = self.learner.network
+        output = network(state, self.see(task.x_query, state.lifetimes))
+        if network.output == "linear":
+            loss = (output - task.label_query).square().mean((-1, -2))
+        else:
+            loss = network.loss(output, task.label_query)
+        return LifeOutcome(loss, output, state)

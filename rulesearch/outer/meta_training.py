@@ -1,0 +1,205 @@
+"""Meta-training: Adam on all meta-parameters, through whole lifetimes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError
+from rulesearch.outer.meta_model import GROUPS, MetaModel
+from rulesearch.outer.penalty import NoPenalty, Penalty
+from rulesearch.outer.seeds import TASK, generators
+from rulesearch.tasks import TaskFamily
+
+__all__ = ["MetaRates", "MetaTraining", "UpdateRecord"]
+
+
+@dataclass(frozen=True)
+class MetaRates:
+    """Adam's step of each group of meta-parameters (FLP, appendix B); 0 leaves a group as it is.
+
+    ``rate`` may be one a plastic layer, first to last. At ``milestones`` of the updates, that of
+    ``forward`` is multiplied by ``drop``.
+    """
+
+    forward: float = 1e-4
+    feedback: float = 1e-4
+    mixing: float = 1e-4
+    rate: float | tuple[float, ...] = 1e-8
+    theta: float = 0.0
+    milestones: tuple[int, ...] = ()
+    drop: float = 0.3
+
+
+@dataclass(frozen=True)
+class UpdateRecord:
+    """What a meta-update saw.
+
+    Attributes
+    ----------
+    loss : Tensor (seeds,)
+        On the queries, the mean over a seed's lifetimes.
+    rejected : Tensor (seeds,) bool
+        Whose gradient was not finite: they stay as they were.
+    """
+
+    loss: Tensor
+    rejected: Tensor
+
+
+@dataclass(eq=False)
+class MetaTraining:
+    """A meta-model and its optimiser; resumable after any update.
+
+    Parameters
+    ----------
+    model : MetaModel
+    tasks : TaskFamily
+    rates : MetaRates
+    seed : int
+        Of the run: tasks of an update follow from it, the model's seed and the update's number.
+    episodes : int
+        Lifetimes of a seed in an update.
+    penalty : Penalty
+        On theta, for the discovery of rules.
+
+    Raises
+    ------
+    ConfigError
+        If there are not as many rates as plastic layers.
+    """
+
+    model: MetaModel
+    tasks: TaskFamily
+    rates: MetaRates = field(default_factory=MetaRates)
+    seed: int = 0
+    episodes: int = 1
+    penalty: Penalty = field(default_factory=NoPenalty)
+    updates: int = 0
+
+    def __post_init__(self) -> None:
+        groups = [g for name in GROUPS for g in self._groups(name)]
+        learnt = [g for g in groups if g["lr"] > 0 and g["params"]]
+        for group in groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(group["lr"] > 0)
+        if not learnt:
+            raise ConfigError("meta-training: every rate is 0, and nothing would be learnt")
+        self._adam = torch.optim.Adam(learnt)
+
+    def _groups(self, name: str) -> list[dict[str, Any]]:
+        rate, parameters = getattr(self.rates, name), self.model.group(name)
+        if not isinstance(rate, Sequence):
+            return [{"params": parameters, "lr": rate, "name": name}]
+        layers = len(self.model.learner.network.connections)
+        if len(rate) != layers:
+            raise ConfigError(
+                f"meta-training: {len(rate)} values of {name} for {layers} plastic layers"
+            )
+        return [
+            {"params": parameters[k::layers], "lr": one, "name": name} for k, one in enumerate(rate)
+        ]
+
+    def update(self) -> UpdateRecord:
+        """Live a meta-batch, differentiate, and take one step."""
+        model, seeds = self.model, self.model.seeds
+        members = [(row, member) for row in range(seeds) for member in range(self.episodes)]
+        task = self.tasks.sample(generators(self.seed, 0, TASK, members, self.updates), model.dtype)
+        self._adam.zero_grad()
+        loss = model(task).loss.reshape(seeds, self.episodes).mean(1)
+        total = loss.sum()
+        if self.rates.theta:
+            with torch.no_grad():
+                slope = self.penalty.gradient(model.theta)
+            total = total + (model.theta * slope).sum()
+        total.backward()
+        rejected = self._not_finite(loss.detach())
+        kept = [[p.clone() for p in part] for part in self._of(rejected)]
+        for group in self._adam.param_groups:
+            if group["name"] == "forward":
+                group["lr"] = self._forward_rate()
+        self._adam.step()
+        self._shrink()
+        with torch.no_grad():
+            for part, old in zip(self._of(rejected), kept, strict=True):
+                for p, value in zip(part, old, strict=True):
+                    p.copy_(value)
+        self.updates += 1
+        return UpdateRecord(loss.detach(), rejected)
+
+    def _forward_rate(self) -> float:
+        passed = sum(self.updates >= m for m in self.rates.milestones)
+        return float(self.rates.forward * self.rates.drop**passed)
+
+    def _not_finite(self, loss: Tensor) -> Tensor:
+        """Seeds whose loss or gradient is not finite; their gradients become zero."""
+        bad = ~loss.isfinite()
+        shared = [
+            p.grad
+            for key, p in self.model.named_parameters()
+            if p.grad is not None and not key.startswith("features.")
+        ]
+        for g in shared:
+            bad |= ~g.reshape(len(g), -1).isfinite().all(1)
+        for i, module in enumerate(self.model.features):
+            grads = [p.grad for p in module.parameters() if p.grad is not None]
+            bad[i] |= not all(bool(g.isfinite().all()) for g in grads)
+            if bad[i]:
+                for g in grads:
+                    g.zero_()
+        for g in shared:
+            g[bad] = 0
+        return bad
+
+    def _of(self, rejected: Tensor) -> list[list[Tensor]]:
+        """Parameters of the seeds that were rejected."""
+        if not rejected.any():
+            return []
+        return [part for part, bad in zip(self.model.by_seed(), rejected, strict=True) if bad]
+
+    def _shrink(self) -> None:
+        """The proximal map of the penalty, in the metric of Adam's step."""
+        moments = self._adam.state.get(self.model.theta)
+        if not moments or not self.rates.theta:
+            return
+        group = next(g for g in self._adam.param_groups if g["name"] == "theta")
+        second = moments["exp_avg_sq"] / (1 - group["betas"][1] ** moments["step"])
+        step = group["lr"] / (second.sqrt() + group["eps"])
+        with torch.no_grad():
+            self.model.theta.copy_(self.penalty.proximal(self.model.theta, step))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next update needs, for a checkpoint."""
+        found = {f"model.{k}": v.detach() for k, v in self.model.named_parameters()}
+        names = {id(p): k for k, p in self.model.named_parameters()}
+        for parameter, moments in self._adam.state.items():
+            for key, value in moments.items():
+                found[f"adam.{names[id(parameter)]}.{key}"] = torch.as_tensor(value)
+        return found
+
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from a checkpoint made after so many updates.
+
+        Raises
+        ------
+        ConfigError
+            If it is of another model.
+        """
+        parameters = dict(self.model.named_parameters())
+        if {k for k in tensors if k.startswith("model.")} != {f"model.{k}" for k in parameters}:
+            raise ConfigError("the checkpoint is of another model")
+        with torch.no_grad():
+            for key, parameter in parameters.items():
+                parameter.copy_(tensors[f"model.{key}"])
+        for key, parameter in parameters.items():
+            moments = ("step", "exp_avg", "exp_avg_sq")
+            found = {m: tensors.get(f"adam.{key}.{m}") for m in moments}
+            if found["step"] is not None:
+                self._adam.state[parameter] = {
+                    m: v.clone() for m, v in found.items() if v is not None
+                }
+        self.updates = updates

@@ -1,0 +1,33 @@
+"""Random numbers from counters alone, so that a run resumes anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+__all__ = ["NETWORK", "TASK", "TEST", "generators"]
+
+TASK, NETWORK, TEST = 0, 1, 2
+
+
+def generators(
+    seed: int, stream: int, what: int, lifetimes: Sequence[tuple[int, int]], update: int = 0
+) -> list[torch.Generator]:
+    """One generator per lifetime.
+
+    Parameters
+    ----------
+    seed, stream, what : int
+        Of the run; of the phase; TASK, NETWORK or TEST.
+    lifetimes : sequence of (int, int)
+        Seed and member of the meta-batch. Their draws depend neither on each other nor on lambda.
+    update : int
+    """
+
+    def one(row: int, member: int) -> torch.Generator:
+        entropy = np.random.SeedSequence([seed, stream, what, row, update, member])
+        return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+
+    return [one(row, member) for row, member in lifetimes]
