@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
+from rulesearch.outer.clipping import UsualNorm
 from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
 from rulesearch.outer.seeds import TASK, generators
@@ -18,12 +19,16 @@ from rulesearch.tasks import TaskFamily
 __all__ = ["MetaRates", "MetaTraining", "UpdateRecord"]
 
 
+CALMER = 0.9  # what is left of a seed's rates after a lifetime that diverged
+
+
 @dataclass(frozen=True)
 class MetaRates:
     """Adam's step of each group of meta-parameters (FLP, appendix B); 0 leaves a group as it is.
 
     ``rate`` may be one a plastic layer, first to last. At ``milestones`` of the updates, that of
-    ``forward`` is multiplied by ``drop``.
+    ``forward`` is multiplied by ``drop``. With ``clip`` a gradient is at most so many times its
+    usual norm, see :class:`rulesearch.outer.clipping.UsualNorm`; the paper does not clip.
     """
 
     forward: float = 1e-4
@@ -31,6 +36,7 @@ class MetaRates:
     mixing: float = 1e-4
     rate: float | tuple[float, ...] = 1e-8
     theta: float = 0.0
+    clip: float | None = None
     milestones: tuple[int, ...] = ()
     drop: float = 0.3
 
@@ -44,7 +50,8 @@ class UpdateRecord:
     loss : Tensor (seeds,)
         On the queries, the mean over a seed's lifetimes.
     rejected : Tensor (seeds,) bool
-        Whose gradient was not finite: they stay as they were.
+        Whose loss or gradient was not finite: they stay as they were, but with a tenth off the
+        rates that are learnt, for they would diverge again.
     """
 
     loss: Tensor
@@ -90,6 +97,7 @@ class MetaTraining:
         if not learnt:
             raise ConfigError("meta-training: every rate is 0, and nothing would be learnt")
         self._adam = torch.optim.Adam(learnt)
+        self._usual = None if self.rates.clip is None else UsualNorm(self.rates.clip)
 
     def _groups(self, name: str) -> list[dict[str, Any]]:
         rate, parameters = getattr(self.rates, name), self.model.group(name)
@@ -118,6 +126,9 @@ class MetaTraining:
             total = total + (model.theta * slope).sum()
         total.backward()
         rejected = self._not_finite(loss.detach())
+        if self._usual is not None:
+            for key, gradient in self._gradients():
+                self._usual.clip(key, gradient, rejected[_seeds_of(key, seeds)])
         kept = [[p.clone() for p in part] for part in self._of(rejected)]
         for group in self._adam.param_groups:
             if group["name"] == "forward":
@@ -128,6 +139,9 @@ class MetaTraining:
             for part, old in zip(self._of(rejected), kept, strict=True):
                 for p, value in zip(part, old, strict=True):
                     p.copy_(value)
+            for rate in self.model.group("rate"):
+                if rate.requires_grad:
+                    rate[rejected] *= CALMER
         self.updates += 1
         return UpdateRecord(loss.detach(), rejected)
 
@@ -135,24 +149,19 @@ class MetaTraining:
         passed = sum(self.updates >= m for m in self.rates.milestones)
         return float(self.rates.forward * self.rates.drop**passed)
 
+    def _gradients(self) -> list[tuple[str, Tensor]]:
+        """Names and gradients, ``(seeds, ...)``; those of features, a seed each, by themselves."""
+        own = [(key, p.grad) for key, p in self.model.named_parameters() if p.grad is not None]
+        return [(key, g[None] if key.startswith("features.") else g) for key, g in own]
+
     def _not_finite(self, loss: Tensor) -> Tensor:
         """Seeds whose loss or gradient is not finite; their gradients become zero."""
         bad = ~loss.isfinite()
-        shared = [
-            p.grad
-            for key, p in self.model.named_parameters()
-            if p.grad is not None and not key.startswith("features.")
-        ]
-        for g in shared:
-            bad |= ~g.reshape(len(g), -1).isfinite().all(1)
-        for i, module in enumerate(self.model.features):
-            grads = [p.grad for p in module.parameters() if p.grad is not None]
-            bad[i] |= not all(bool(g.isfinite().all()) for g in grads)
-            if bad[i]:
-                for g in grads:
-                    g.zero_()
-        for g in shared:
-            g[bad] = 0
+        owned = [(_seeds_of(key, len(bad)), g) for key, g in self._gradients()]
+        for seeds, g in owned:
+            bad[seeds] |= ~g.reshape(len(g), -1).isfinite().all(1)
+        for seeds, g in owned:
+            g[bad[seeds]] = 0
         return bad
 
     def _of(self, rejected: Tensor) -> list[list[Tensor]]:
@@ -179,7 +188,8 @@ class MetaTraining:
         for parameter, moments in self._adam.state.items():
             for key, value in moments.items():
                 found[f"adam.{names[id(parameter)]}.{key}"] = torch.as_tensor(value)
-        return found
+        usual = {} if self._usual is None else self._usual.usual
+        return found | {f"usual.{key}": value for key, value in usual.items()}
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Go on from a checkpoint made after so many updates.
@@ -202,4 +212,17 @@ class MetaTraining:
                 self._adam.state[parameter] = {
                     m: v.clone() for m, v in found.items() if v is not None
                 }
+        if self._usual is not None:
+            part = len("usual.")
+            self._usual.usual = {
+                k[part:]: v.clone() for k, v in tensors.items() if k.startswith("usual.")
+            }
         self.updates = updates
+
+
+def _seeds_of(key: str, seeds: int) -> slice:
+    """Which seeds a parameter belongs to."""
+    if not key.startswith("features."):
+        return slice(0, seeds)
+    seed = int(key.split(".")[1])
+    return slice(seed, seed + 1)
