@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rulesearch.errors import RuleSearchError
     from rulesearch.grammar import Grammar, Term, TermPool
     from rulesearch.learners import Indexed, PlasticityLearner
-    from rulesearch.networks import NetworkState, PlasticNetwork
+    from rulesearch.networks import LearntFeedback, NetworkState, PlasticNetwork
     from rulesearch.outer import L1, L2, NoPenalty, ProximalL1
     from rulesearch.report.result import Result
     from rulesearch.rules import Rule
@@ -26,6 +26,7 @@ __all__ = [
     "L2",
     "Grammar",
     "Indexed",
+    "LearntFeedback",
     "NetworkState",
     "NoPenalty",
     "PlasticNetwork",
@@ -46,7 +47,7 @@ _HOMES = {
     "rulesearch.errors": ("RuleSearchError",),
     "rulesearch.grammar": ("Grammar", "Term", "TermPool"),
     "rulesearch.rules": ("Rule",),
-    "rulesearch.networks": ("NetworkState", "PlasticNetwork"),
+    "rulesearch.networks": ("LearntFeedback", "NetworkState", "PlasticNetwork"),
     "rulesearch.learners": ("Indexed", "PlasticityLearner"),
     "rulesearch.outer": ("L1", "L2", "NoPenalty", "ProximalL1"),
     "rulesearch.report.result": ("Result",),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lives import MASKS, NETWORKS, OJA, assert_same_gradients, coefficients, lifetimes, terms
 from torch import Tensor
 
 from rulesearch.grammar import Grammar, Term, TermPool
@@ -120,6 +121,48 @@ def test_only_the_halves_that_drift_are_recomputed() -> None:
     assert_close(adjoints(learner, theta, 120, 1), adjoints(oracle, theta, 120, 1))
     report: Any = learner.report
     assert report.recomputed.tolist() == [2, 0]  # the second lifetime's weights hardly change
+    assert report.drift[0] > 1e-9 > report.drift[1]
+
+
+@pytest.mark.parametrize(("examples", "store"), [(1, False), (17, True)])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_with_rates_and_biases(
+    name: str, examples: int, store: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Biases learn where the terms have no B, of which biases have none."""
+    monkeypatch.setattr(memory, "MEMORY", 2**29 if store else 0)
+    pool, theta = program(name)
+    network = PlasticNetwork((7, 5, 4), bias=True)
+    life = lifetimes(network, 8, examples, plastic_bias="feedback" not in name)
+    report, _ = assert_same_gradients("fused", network, pool, theta / 4, life, checkpoint_every=3)
+    invertible = name not in ("powers of weights", "feedback in a core")
+    assert report.recomputed.tolist() == ([0, 0] if invertible else [3, 3])
+
+
+@pytest.mark.parametrize("store", [True, False])
+@pytest.mark.parametrize("name", ["error", "target"])
+def test_halves_of_a_segment_with_every_part(
+    name: str, store: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adjoints of what stays as it is are put back, too, before a segment is taken again."""
+    monkeypatch.setattr(memory, "MEMORY", 2**29 if store else 0)
+    life, pool = lifetimes(NETWORKS[name], 75, 1), terms(*MASKS)
+    report, _ = assert_same_gradients(
+        "fused", NETWORKS[name], pool, coefficients(pool, size=0.01), life, 1e-8,
+        checkpoint_every=70, drift_tolerance=1e-300,
+    )  # fmt: skip
+    assert bool((report.recomputed >= 1).all())
+
+
+def test_only_the_lifetime_whose_rates_are_strong_is_recomputed() -> None:
+    """A decay of nearly all of W at each step rebuilds little more than a step."""
+    network, pool = NETWORKS["error"], terms(*OJA, "-W")
+    state, x, label = lifetimes(network, 50, 1)
+    for rate in (*state.rate, *state.bias_rate):
+        rate[0], rate[1] = 0.95, 0.001
+    theta = torch.tensor([0.01, 1.0], dtype=torch.float64)
+    report, _ = assert_same_gradients("fused", network, pool, theta, (state, x, label))
+    assert report.recomputed.tolist() == [1, 0]
     assert report.drift[0] > 1e-9 > report.drift[1]
 
 

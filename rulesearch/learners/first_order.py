@@ -34,10 +34,10 @@ def live_first_order(
     share: float,
 ) -> NetworkState:
     """Live; shapes as in :func:`rulesearch.learners.unrolled.live_unrolled`."""
-    born = plastic_matrices(state)
+    born, rate = plastic_matrices(state), rates(state)
     with torch.no_grad():
         asked = [torch.zeros_like(w) for w in born]
-        current, rate = state.detach(), rates(state)
+        current = state.detach()
         factors, wanted = compile_torch(program), program.inputs
         for t in range(x.shape[0]):
             weights = plastic_matrices(current)

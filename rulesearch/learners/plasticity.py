@@ -174,15 +174,15 @@ class PlasticityLearner:
         LearnerError
             If shapes do not fit, a label is outside the output, biases learn by a term that
             they cannot have, the activation cannot be differentiated twice where a gradient is
-            wanted, or the gradient of a table of inputs is.
+            wanted, or the gradient of a table of inputs or of targets is.
         """
-        theta = self._coefficients(state, theta)
         self.network.check(state)
+        theta = self._coefficients(state, theta)
         if state.W[0].dtype not in _TOLERANCE:
             raise LearnerError(f"lifetimes run in float32 or float64, not {state.W[0].dtype}")
         x, label = check_examples(self.network, state.W[0], x, label)
         share = 1.0 if self.reduction == "sum" else 1 / x.shape[2]
-        self._check_state(state, theta, x)
+        self._check_state(state, theta, x, label)
         if self.method == "autograd":
             self.report = LifetimeReport("unrolled")
             return live_unrolled(self.network, self.pool, state, theta, x, label, share)
@@ -268,12 +268,18 @@ class PlasticityLearner:
             )
         return theta.expand(state.lifetimes, self.n_terms)
 
-    def _check_state(self, state: NetworkState, theta: Tensor, x: Tensor | Indexed) -> None:
+    def _check_state(
+        self, state: NetworkState, theta: Tensor, x: Tensor | Indexed, label: Tensor
+    ) -> None:
         if state.bias_rate and "B" in self._needed:
             raise LearnerError("a term needs B, which biases do not have: leave bias_rate empty")
         inputs = x.table if isinstance(x, Indexed) else x
         if not torch.is_grad_enabled():
             return
+        if label.requires_grad and self.method != "autograd":
+            raise LearnerError(
+                "targets want a gradient, which only method='autograd' has: detach them"
+            )
         if self.method == "first-order":
             if theta.requires_grad:
                 raise LearnerError("the first-order meta-gradient tells nothing of theta")

@@ -201,7 +201,6 @@ class PlasticNetwork:
         }
         if self.feedback != "symmetric":
             expected["B"] = self.feedback_shapes
-        lifetimes, like = state.lifetimes, state.W[0]
         for name, tensors in state.parts():
             if name not in expected:
                 continue
@@ -211,6 +210,7 @@ class PlasticNetwork:
                     f"state.{name} has {len(tensors)} {'matrices' if name in 'WB' else 'tensors'}, "
                     f"the network {len(shapes)} {'connections' if shapes else 'such'}"
                 )
+            lifetimes, like = state.lifetimes, state.W[0]  # W has been counted: it comes first
             for k, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
                 if tuple(tensor.shape) != (lifetimes, *shape):
                     raise LearnerError(
