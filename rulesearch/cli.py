@@ -16,11 +16,12 @@ import typer
 from rich.console import Console
 
 from rulesearch import __version__
-from rulesearch.errors import RuleSearchError
+from rulesearch.errors import RuleSearchError, RunError
 from rulesearch.grammar import Grammar
 
 if TYPE_CHECKING:
     from rulesearch.report.result import Result
+    from rulesearch.reproduce import Plan
 
 __all__ = ["app", "main"]
 
@@ -122,8 +123,12 @@ def search(
 def resume(run: RunArgument) -> None:
     """Continue a run that was interrupted or killed; it ends as if it had not been."""
     from rulesearch.report.progress import TerminalProgress
+    from rulesearch.reproduce.plan import is_reproduction, load_plan
     from rulesearch.search.run import resume_search
 
+    if is_reproduction(run):
+        _reproduce(load_plan(run), run)
+        return
     try:
         with TerminalProgress() as progress:
             result = resume_search(run, [progress])
@@ -148,9 +153,17 @@ def _print_result(result: Result) -> None:
 
 @app.command()
 def show(run: RunArgument, latex: LatexOption = False, as_json: JsonOption = False) -> None:
-    """Show a finished run: its table, or its rule in LaTeX, or everything as JSON."""
-    from rulesearch.report.result import Result
+    """Show a run: its table, or its rule in LaTeX, or everything as JSON.
 
+    Of a reproduction, which may be under way, the table in LaTeX.
+    """
+    from rulesearch.report.result import Result
+    from rulesearch.reproduce.command import print_run
+    from rulesearch.reproduce.plan import is_reproduction
+
+    if is_reproduction(run):
+        print_run(run, latex, as_json)
+        return
     result = Result.load(run)
     if as_json:
         print(json.dumps(result.content, indent=1))
@@ -164,7 +177,10 @@ def show(run: RunArgument, latex: LatexOption = False, as_json: JsonOption = Fal
 def report(run: RunArgument) -> None:
     """Write report.html, one self-contained page, and the figures as SVG and PDF."""
     from rulesearch.report.page import write_report
+    from rulesearch.reproduce.plan import is_reproduction
 
+    if is_reproduction(run):
+        raise RunError(f"{run} is a reproduction, which has no page; 'rulesearch show {run}'")
     print(write_report(run))
 
 
@@ -207,6 +223,47 @@ def evaluate(
     print(f"{family!r}: {lifetimes} lifetimes of {family.steps} steps, {list(network.sizes)}")
     scores = evaluate_rules(contenders(result, rule, network), family, lifetimes, seed)
     print(score_table(scores))
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A reproduction's name; or 'list', to see them.")
+    ],
+    scale: Annotated[
+        str, typer.Option(help="small: minutes on a laptop; full: the paper's own sizes.")
+    ] = "small",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as updates=1000."),
+    ] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option("--rows", metavar="ROW", help="Only these; may be given several times."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="RUN", help="The run folder to make, or to go on with."),
+    ] = None,
+) -> None:
+    """Run a paper's table or figure again, its figures beside ours."""
+    from rulesearch.reproduce.command import list_reproductions
+    from rulesearch.reproduce.plan import make_plan, run_folder
+
+    if name == "list":
+        list_reproductions()
+        return
+    plan = make_plan(name, scale, set_ or (), rows or ())
+    _reproduce(plan, out or run_folder(plan))
+
+
+def _reproduce(plan: Plan, run: Path) -> None:
+    from rulesearch.reproduce.command import run_and_print
+
+    try:
+        run_and_print(plan, run)
+    except KeyboardInterrupt:
+        _interrupted(run)
 
 
 @app.command()

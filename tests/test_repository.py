@@ -37,6 +37,7 @@ LAYERS = [
     {"analysis"},
     {"report"},
     {"search"},
+    {"reproduce"},
     {"bench"},
     {"cli"},
 ]

@@ -194,10 +194,13 @@ class PlasticityLearner:
         steps, lifetimes, per_step, _ = x.shape
         every = self._every((steps, lifetimes, per_step), x.dtype)
         tolerance = self.drift_tolerance or _TOLERANCE[x.dtype]
-        unfit = not_fusible(self.program)
-        path = "general" if unfit else "torch" if reason else "fused"
+        general = bool(not_fusible(self.program))
+        if reason and (form != Form() or self.network.bias or self.network.learns_feedback):
+            general = True
+            reason += "; the tape in torch has no rates, biases, learnt feedback or input gradient"
+        path = "general" if general else "torch" if reason else "fused"
         self.report = report = LifetimeReport(path, reason)
-        if unfit:
+        if general:
             return live_reversible(
                 self.network, self.program, state, theta, x, label, share, every, tolerance, report
             )

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from rulesearch.errors import ConfigError
 
 __all__ = ["conv_features", "extract", "mlp_features"]
 
-ROWS = 3200  # examples whose activations are held at once
+ROWS = 800  # examples whose activations are held at once: about what stays in cache
 
 
 def extract(module: nn.Module, x: Tensor) -> Tensor:
@@ -23,7 +23,8 @@ def extract(module: nn.Module, x: Tensor) -> Tensor:
     Parameters
     ----------
     module : Module
-        From ``(examples, n_in)`` to ``(examples, n_features)``.
+        From ``(examples, n_in)`` to ``(examples, n_features)``, each example by itself and
+        nothing left to chance; ``x`` has no part in the gradient.
     x : Tensor (..., n_in)
 
     Returns
@@ -32,10 +33,38 @@ def extract(module: nn.Module, x: Tensor) -> Tensor:
     """
     flat = x.reshape(-1, x.shape[-1])
     if len(flat) <= ROWS:
-        parts = [module(flat)]
+        found = module(flat)
     else:
-        parts = [checkpoint(module, part, use_reentrant=False) for part in flat.split(ROWS)]
-    return torch.cat(parts).reshape(*x.shape[:-1], -1)
+        found = _BySlices.apply(module, flat, *module.parameters())
+    return found.reshape(*x.shape[:-1], -1)
+
+
+class _BySlices(torch.autograd.Function):
+    """A module over slices that end up in one tensor, of which torch's own would make two."""
+
+    @staticmethod
+    def forward(ctx: Any, module: nn.Module, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.module = module
+        ctx.save_for_backward(x, *parameters)
+        slices = x.split(ROWS)
+        first = module(slices[0])
+        found = first.new_empty(len(x), first.shape[-1])
+        found[:ROWS] = first
+        for part, target in zip(slices[1:], found.split(ROWS)[1:], strict=True):
+            target.copy_(module(part))
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        total = [torch.zeros_like(p) for p in parameters]
+        for part, bar in zip(x.split(ROWS), adjoint.split(ROWS), strict=True):
+            with torch.enable_grad():
+                again = ctx.module(part)
+            for sum_, share in zip(total, torch.autograd.grad(again, parameters, bar), strict=True):
+                sum_ += share
+        return (None, None, *total)
 
 
 def mlp_features(sizes: Sequence[int], generator: torch.Generator) -> nn.Module:

@@ -1,0 +1,205 @@
+"""FLP's Figure 2 and the inner learning curves of its appendix C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase, SubFigure
+from matplotlib.ticker import MaxNLocator
+
+from rulesearch.report.run_data import Floats
+from rulesearch.report.style import GREY, LINES, STYLE, WIDTH, label_ends, layer_colours
+
+__all__ = ["Anatomy", "InnerCurves", "figure2", "learning_curves"]
+
+COLOURS = {
+    "Feature reuse (1)": LINES[3],
+    "FLP (2)": LINES[2],
+    "FLP (3)": LINES[0],
+    "Gradient (3)": LINES[1],
+}
+FAINT: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
+ROW = 2.15  # inches
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What Figure 2 is drawn from: means over lifetimes, a row a seed; what is empty is left out.
+
+    Attributes
+    ----------
+    usual, frozen : mapping to array, (seeds,)
+        By plastic layers: test error of networks that learn, and of a linear readout of the same
+        networks at birth.
+    interference : mapping to array, (seeds, functions - 1)
+        By the network's title: change of the outputs for earlier sines.
+    alignment : mapping to array, (seeds, steps, layers)
+        By title: cosine of updates and the negative gradient.
+    magnitude : mapping to array, (seeds, steps, layers)
+        By title: norm of updates.
+    layers : tuple of str
+        Names of the plastic layers of the last two, first to last.
+    """
+
+    usual: Mapping[int, Floats]
+    frozen: Mapping[int, Floats]
+    interference: Mapping[str, Floats]
+    alignment: Mapping[str, Floats]
+    magnitude: Mapping[str, Floats]
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InnerCurves:
+    """Learning within a lifetime under one condition: means over lifetimes, a row a seed.
+
+    Attributes
+    ----------
+    online : mapping to array, (seeds, steps)
+        By the network's title: error for a step's examples before they are learnt.
+    query : mapping to array, (seeds, points)
+        Error on all queries, at equal distances from birth to the end of life.
+    """
+
+    online: Mapping[str, Floats]
+    query: Mapping[str, Floats]
+
+
+Draw = Callable[[Anatomy, Sequence[Axes]], None]
+
+
+@rc_context(STYLE)
+def figure2(data: Anatomy) -> Figure:
+    """Draw the panels of FLP's Figure 2 that there is data for."""
+    plates: list[list[tuple[Draw, int, Mapping[Any, Floats]]]] = [
+        [(_readout, 1, data.usual), (_interference, 1, data.interference)],
+        [(_alignment, 1, data.alignment)],
+        [(_magnitude, len(data.layers), data.magnitude)],
+    ]
+    rows = [[(draw, count) for draw, count, known in row if known] for row in plates]
+    rows = [row for row in rows if row]
+    figure = Figure(figsize=(WIDTH, ROW * len(rows)), layout="constrained")
+    for row, part in zip(rows, _split(figure, len(rows)), strict=True):
+        for (draw, count), place in zip(row, _split(part, 1, len(row)), strict=True):
+            draw(data, place.subplots(1, count, sharey=True, squeeze=False)[0])
+    return figure
+
+
+@rc_context(STYLE)
+def learning_curves(data: Mapping[str, InnerCurves]) -> Figure:
+    """Draw how errors fall within a lifetime, a row a condition."""
+    figure = Figure(figsize=(WIDTH, ROW * len(data)), layout="constrained")
+    for part, (condition, curves) in zip(_split(figure, len(data)), data.items(), strict=True):
+        online, query = part.subplots(1, 2, sharey=True)
+        steps = next(iter(curves.online.values())).shape[-1]
+        for title, rows in curves.online.items():
+            _line(online, np.arange(steps), rows, COLOURS[title], width=0.9)
+        ends = []
+        for title, rows in curves.query.items():
+            x = np.linspace(0, steps, rows.shape[-1])
+            ends.append((_line(query, x, rows, COLOURS[title]), title, COLOURS[title]))
+        _logarithmic(online, [*curves.online.values(), *curves.query.values()])
+        for ax in (online, query):
+            ax.set_xlim(0, steps)
+            ax.set_xlabel("step")
+        online.set_ylabel("mean squared error")
+        online.set_title(f"{condition}: each batch before it is learnt")
+        query.set_title(f"{condition}: queries of all sines")
+        label_ends(query, ends)
+    return figure
+
+
+def _split(figure: FigureBase, rows: int, columns: int = 1) -> list[SubFigure]:
+    """Parts whose panels are laid out each part by itself."""
+    return list(np.ravel(figure.subfigures(rows, columns, squeeze=False)))
+
+
+def _readout(data: Anatomy, axes: Sequence[Axes]) -> None:
+    (ax,) = axes
+    _letter(ax, "A", "error after learning, and of features at birth")
+    ends = []
+    for errors, colour, text in (
+        (data.usual, LINES[1], "after learning"),
+        (data.frozen, LINES[0], "best readout at birth"),
+    ):
+        x = np.array(sorted(errors))
+        rows = np.stack([errors[layers] for layers in x], axis=1)
+        ends.append((_line(ax, x, rows, colour, marker="o"), text, colour))
+    _logarithmic(ax, [*data.usual.values(), *data.frozen.values()])
+    ax.set(xlim=(x[0] - 0.2, x[-1] + 0.2), xticks=x, xlabel="plastic layers")
+    ax.set_ylabel("mean squared error")
+    label_ends(ax, ends)
+
+
+def _interference(data: Anatomy, axes: Sequence[Axes]) -> None:
+    (ax,) = axes
+    _letter(ax, "B", "interference of a new sine with earlier ones")
+    ends = []
+    for title, rows in data.interference.items():
+        x = np.arange(2, rows.shape[-1] + 2)
+        ends.append((_line(ax, x, rows, COLOURS[title]), title, COLOURS[title]))
+    _logarithmic(ax, list(data.interference.values()))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlim=(x[0], x[-1]), xlabel="sines met", ylabel="squared change of outputs")
+    label_ends(ax, ends)
+
+
+def _alignment(data: Anatomy, axes: Sequence[Axes]) -> None:
+    (ax,) = axes
+    (title, values), colours = next(iter(data.alignment.items())), layer_colours(len(data.layers))
+    _letter(ax, "C", f"{title}, continual: cosine of updates and the negative gradient")
+    steps = values.shape[1]
+    ends = []
+    for k, (layer, colour) in enumerate(zip(data.layers, colours, strict=True)):
+        ends.append((_line(ax, np.arange(steps), values[..., k], colour, 0.9), layer, colour))
+    ax.axhline(0, color="black", linewidth=0.4, zorder=0)
+    functions = data.interference[title].shape[-1] + 1
+    for sine in range(1, functions):
+        ax.axvline(sine * steps / functions, color=GREY, lw=0.4, ls=(0, (1, 3)), zorder=0)
+    low, high = ax.get_ylim()
+    ax.set(xlim=(0, steps - 1), ylim=(max(low, -1), min(high, 1)), xlabel="step", ylabel="cosine")
+    label_ends(ax, ends)
+
+
+def _magnitude(data: Anatomy, axes: Sequence[Axes]) -> None:
+    for k, (ax, layer) in enumerate(zip(axes, data.layers, strict=True)):
+        ends = []
+        for title, values in data.magnitude.items():
+            x, colour = np.arange(values.shape[1]), COLOURS[title]
+            ends.append((_line(ax, x, values[..., k], colour, 0.9), title, colour))
+        ax.set_title(layer)
+        ax.set(xlim=(0, x[-1]), xlabel="step")
+    _letter(axes[0], "D", f"size of updates, iid: {data.layers[0]}")
+    axes[0].set_ylabel(r"$\|\Delta W\|$")
+    _logarithmic(ax, list(data.magnitude.values()))
+    label_ends(ax, ends)  # only beside the last panel
+
+
+def _letter(ax: Axes, letter: str, title: str) -> None:
+    ax.set_title(rf"$\mathbf{{{letter}}}$  {title}")
+
+
+def _line(
+    ax: Axes, x: Any, rows: Floats, colour: str, width: float = 1.3, marker: str = ""
+) -> float:
+    """Draw the mean of the seeds over each of them, faint, and return its last value."""
+    if len(rows) > 1:
+        ax.plot(x, rows.T, color=colour, marker=marker, markersize=2, **FAINT)
+    mean = np.ma.masked_invalid(rows).mean(0).filled(np.nan)
+    ax.plot(x, mean, color=colour, linewidth=width, marker=marker, markersize=4, zorder=2)
+    return float(mean[-1])
+
+
+def _logarithmic(ax: Axes, drawn: Sequence[Floats]) -> None:
+    """Logarithmic limits that hold everything positive, but not what is out by decades."""
+    values = np.concatenate([rows.ravel() for rows in drawn])
+    values = values[np.isfinite(values) & (values > 0)]
+    ax.set_yscale("log")
+    if values.size:
+        low, high = np.quantile(values, [0.002, 0.998])
+        ax.set_ylim(low / 1.5, high * 1.5)

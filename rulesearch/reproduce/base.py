@@ -1,0 +1,157 @@
+"""What a reproduction is: a paper's table, and the jobs whose figures stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.search.settings import Count, Spec
+
+__all__ = ["Job", "Measured", "Published", "Reproduction", "Row", "RunSettings", "Training"]
+
+Measured = Mapping[str, Tensor]
+"""What a job measures: ``error`` (seeds, lifetimes), and whatever a figure is drawn from."""
+
+
+class RunSettings(Spec):
+    """What every reproduction can be told.
+
+    Attributes
+    ----------
+    updates : int
+        Meta-updates of each job.
+    seeds : int
+        Independent meta-trainings of each job, run as one batch.
+    episodes : int
+        Lifetimes of a seed in an update.
+    lifetimes : int
+        Test lifetimes of each seed.
+    seed : int
+        Everything random follows from it.
+    checkpoint_every : int
+        Updates between checkpoints.
+    """
+
+    updates: Count
+    seeds: Count
+    episodes: Count = 1
+    lifetimes: Count = 50
+    seed: Annotated[int, Field(ge=0)] = 0
+    checkpoint_every: Count = 20
+
+
+class Training(Protocol):
+    """An outer loop under way: see :class:`rulesearch.outer.MetaTraining`."""
+
+    updates: int
+
+    @property
+    def model(self) -> nn.Module:
+        """The meta-parameters."""
+
+    def update(self) -> UpdateRecord:
+        """Take one step."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step needs."""
+
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from what ``tensors`` gave after so many updates."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row under one condition: a meta-training, and what is measured after it.
+
+    Attributes
+    ----------
+    row, condition : str
+        Where in the table its error stands.
+    updates : int
+    begin : callable
+        Makes the training at its start, from the meta-parameters (``state_dict``) of the jobs
+        in `needs`, by their names.
+    measure : callable
+        On tasks that the training never met.
+    needs : tuple of str
+        Names of jobs to be finished before.
+    """
+
+    row: str
+    condition: str
+    updates: int
+    begin: Callable[[Mapping[str, Mapping[str, Tensor]]], Training]
+    measure: Callable[[Training], Measured]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As ``flp-3-iid``."""
+        return f"{self.row}-{self.condition}"
+
+
+class Published(NamedTuple):
+    """A figure of the paper, with its standard error where one is told."""
+
+    value: float
+    sem: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: its key, its title, and the paper's figures by condition."""
+
+    key: str
+    title: str
+    published: Mapping[str, Published] = field(default_factory=dict)
+
+
+S = TypeVar("S", bound=RunSettings)
+
+
+@dataclass(frozen=True)
+class Reproduction(Generic[S]):
+    """A paper's table or figure, and how to run it.
+
+    Attributes
+    ----------
+    name : str
+        What it is asked for by, as ``flp-table1``.
+    title : str
+    source : str
+        Paper and table, where the published figures stand.
+    unit : str
+        What the figures are.
+    rows : tuple of Row
+    conditions : mapping
+        Key and title of each pair of columns.
+    settings : type
+        Of its settings, whose defaults are the paper's.
+    scales : mapping
+        ``small`` and ``full``: named sets of settings.
+    jobs : callable
+        The jobs that settings ask for, each after those that it needs. Loads data, so that
+        what is missing is told before anything runs.
+    notes : tuple of str
+        What a reader of the table should know.
+    draw : callable, optional
+        Writes figures and their numbers into the run folder, from what every job measured.
+    """
+
+    name: str
+    title: str
+    source: str
+    unit: str
+    rows: tuple[Row, ...]
+    conditions: Mapping[str, str]
+    settings: type[S]
+    scales: Mapping[str, Mapping[str, Any]]
+    jobs: Callable[[S], Sequence[Job]]
+    notes: tuple[str, ...] = ()
+    draw: Callable[[Mapping[str, Measured], Path], None] | None = None

@@ -1,0 +1,51 @@
+"""What ``rulesearch reproduce`` does: list, run with progress, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from rulesearch.reproduce.outcome import Outcome
+from rulesearch.reproduce.plan import Plan
+from rulesearch.reproduce.progress import JobProgress
+from rulesearch.reproduce.registry import REPRODUCTIONS
+from rulesearch.reproduce.run import load_outcome, reproduce
+from rulesearch.reproduce.tables import latex, print_outcome
+
+__all__ = ["list_reproductions", "print_run", "run_and_print"]
+
+WIDE = 150  # columns of a table that goes into a file
+
+
+def list_reproductions() -> None:
+    """Print every reproduction with its rows."""
+    width = max(map(len, REPRODUCTIONS))
+    for each in REPRODUCTIONS.values():
+        rows = ", ".join(row.key for row in each.rows)
+        print(f"{each.name:<{width}}  {each.title}\n{'':<{width}}  rows: {rows}")
+
+
+def run_and_print(plan: Plan, run: Path) -> None:
+    """Begin or continue a run, showing progress, and print its table."""
+    with JobProgress() as progress:
+        outcome = reproduce(plan, run, [progress])
+    _print_table(outcome, run)
+
+
+def print_run(run: Path, as_latex: bool, as_json: bool) -> None:
+    """Print the table of a run as far as it got, or the same in LaTeX or JSON."""
+    outcome = load_outcome(run)
+    if as_json:
+        print(json.dumps(outcome.content, indent=1))
+    elif as_latex:
+        print(latex(outcome.content), end="")
+    else:
+        _print_table(outcome, run)
+
+
+def _print_table(outcome: Outcome, run: Path) -> None:
+    print_outcome(outcome.content, Console(width=None if sys.stdout.isatty() else WIDE))
+    print(f"\n{run}: result.json, table.md, table.tex, jobs/")

@@ -1,0 +1,176 @@
+"""Jobs of FLP's tables: meta-train a network of FLP, then let it live on tasks that are new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
+from rulesearch.outer.seeds import TEST, generators
+from rulesearch.reproduce.base import Job, RunSettings, Training
+from rulesearch.search.settings import Size
+from rulesearch.tasks import TaskFamily
+
+__all__ = [
+    "AT_ONCE",
+    "FLPRunSettings",
+    "Tasks",
+    "by_gradient",
+    "by_oml",
+    "flp_job",
+    "lifetime_errors",
+    "restored",
+]
+
+AT_ONCE = 20  # test lifetimes side by side: what they hold is in proportion
+
+
+class FLPRunSettings(RunSettings):
+    """What FLP's reproductions can be told.
+
+    Attributes
+    ----------
+    forward, feedback : float
+        Adam's step of forward weights and of feedback.
+    clip : float or None
+        Largest meta-gradient, as a multiple of its usual norm; the paper does not clip.
+    gradient_start, gradient_rate : float
+        Of the rates of gradient descent: their first value, and Adam's step.
+    oml_rate : float
+        Fixed rate of OML.
+    """
+
+    forward: Size = 1e-4
+    feedback: Size = 1e-4
+    clip: Annotated[float, Field(gt=0)] | None = None
+    gradient_start: Size
+    gradient_rate: Size = 1e-4
+    oml_rate: Size
+
+
+class Tasks(NamedTuple):
+    """Where a network is meta-trained, and where it is tested."""
+
+    train: TaskFamily
+    test: TaskFamily
+
+
+def by_gradient(flp: FLPSettings, start: float, rate: float, *, exact: bool) -> FLPSettings:
+    """The baseline: gradient descent with a learnt rate for each weight and bias.
+
+    Parameters
+    ----------
+    start, rate : float
+        Of alpha: its first value, and the step of Adam that learns it.
+    exact : bool
+        Whether the meta-gradient is exact or first-order.
+    """
+    return replace(
+        flp,
+        learning="gradient",
+        method="reversible" if exact else "first-order",
+        rate=start,
+        rates=replace(flp.rates, feedback=0.0, mixing=0.0, rate=rate),
+    )
+
+
+def by_oml(flp: FLPSettings, rate: float) -> FLPSettings:
+    """OML: gradient descent at one fixed rate, and a first-order meta-gradient."""
+    return replace(
+        flp,
+        learning="oml",
+        method="first-order",
+        rate=rate,
+        rates=replace(flp.rates, feedback=0.0, mixing=0.0, rate=0.0),
+    )
+
+
+def flp_job(
+    place: tuple[str, str],
+    flp: FLPSettings,
+    tasks: Tasks,
+    run: RunSettings,
+    like: tuple[str, FLPSettings] | None = None,
+) -> Job:
+    """One row under one condition.
+
+    Parameters
+    ----------
+    place : (str, str)
+        Row and condition.
+    like : (str, FLPSettings), optional
+        Row, and its settings, whose meta-trained forward weights are where this one starts.
+    """
+    row, condition = place
+    source = None if like is None else (f"{like[0]}-{condition}", like[1])
+    return Job(
+        row,
+        condition,
+        run.updates,
+        partial(_begin, flp, tasks.train, run, source),
+        partial(_measure, tasks.test, run),
+        needs=() if source is None else (source[0],),
+    )
+
+
+def restored(flp: FLPSettings, run: RunSettings, trained: Mapping[str, Tensor]) -> MetaModel:
+    """The meta-model of a finished job."""
+    model = flp_model(flp, run.seeds, run.seed)
+    model.load_state_dict(dict(trained))
+    return model
+
+
+def lifetime_errors(model: MetaModel, tasks: TaskFamily, lifetimes: int, seed: int) -> Tensor:
+    """Errors after fresh lifetimes.
+
+    Parameters
+    ----------
+    lifetimes : int
+        Of each seed.
+    seed : int
+        Of the run.
+
+    Returns
+    -------
+    Tensor (seeds, lifetimes)
+        Mean squared error on the queries; in classification the percentage of queries whose
+        largest output is not their class.
+    """
+    size, found = max(1, AT_ONCE // model.seeds), []
+    for begin in range(0, lifetimes, size):
+        some = range(begin, min(begin + size, lifetimes))
+        members = [(row, member) for row in range(model.seeds) for member in some]
+        task = tasks.sample(generators(seed, 0, TEST, members), model.dtype)
+        with torch.no_grad():
+            outcome = model(task)
+        if model.learner.network.output == "linear":
+            error = outcome.loss
+        else:
+            wrong = outcome.output.argmax(-1) != task.label_query
+            error = 100 * wrong.to(model.dtype).mean(-1)
+        found.append(error.reshape(model.seeds, -1))
+    return torch.cat(found, 1)
+
+
+def _begin(
+    flp: FLPSettings,
+    tasks: TaskFamily,
+    run: RunSettings,
+    like: tuple[str, FLPSettings] | None,
+    trained: Mapping[str, Mapping[str, Tensor]],
+) -> MetaTraining:
+    source = None if like is None else restored(like[1], run, trained[like[0]])
+    model = flp_model(flp, run.seeds, run.seed, like=source)
+    return MetaTraining(model, tasks, flp.rates, run.seed, run.episodes)
+
+
+def _measure(tasks: TaskFamily, run: RunSettings, training: Training) -> dict[str, Tensor]:
+    model = training.model
+    assert isinstance(model, MetaModel)
+    return {"error": lifetime_errors(model, tasks, run.lifetimes, run.seed)}

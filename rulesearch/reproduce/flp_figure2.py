@@ -1,0 +1,231 @@
+"""FLP, Figure 2 and appendix C: how its networks learn, next to gradient descent."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rulesearch.analysis.flp_control import plastic_from_reuse
+from rulesearch.analysis.flp_interference import interference
+from rulesearch.analysis.flp_life import query_curve
+from rulesearch.analysis.flp_readout import frozen_readout_error
+from rulesearch.analysis.flp_updates import follow_updates
+from rulesearch.errors import RunError
+from rulesearch.files import write_atomically
+from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
+from rulesearch.outer.seeds import TEST, generators
+from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
+from rulesearch.report.run_data import Floats
+from rulesearch.report.style import figure_bytes
+from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.flp import AT_ONCE, Tasks, by_gradient, flp_job, restored
+from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
+from rulesearch.tasks import IncrementalSines
+
+__all__ = ["FLP_FIGURE2"]
+
+REUSE, CONTROL = "feature-reuse-1", "plastic-reuse-3"
+PLASTIC = {REUSE: 1, "flp-2": 2, "flp-3": 3}
+DRAWN = (*PLASTIC, "gradient-3")
+ROWS = (
+    *(row for row in FLP_TABLE1.rows if row.key in DRAWN),
+    Row(CONTROL, "FLP (3) on frozen feature reuse"),
+)
+TITLES = {row.key: row.title for row in ROWS}
+
+
+def _jobs(settings: SineSettings) -> Sequence[Job]:
+    flp = {row: sine_network(settings, layers) for row, layers in PLASTIC.items()}
+    deepest = flp["flp-3"]
+    descent = by_gradient(deepest, settings.gradient_start, settings.gradient_rate, exact=True)
+    jobs = []
+    for condition, tasks in sine_tasks(settings).items():
+        for row, network in flp.items():
+            job = flp_job((row, condition), network, tasks, settings)
+            jobs.append(_measured_by(job, network, tasks, settings))
+        job = flp_job(("gradient-3", condition), descent, tasks, settings, like=("flp-3", deepest))
+        jobs.append(_measured_by(job, descent, tasks, settings))
+    tasks = sine_tasks(settings)["iid"]
+    frozen = replace(deepest, rates=replace(deepest.rates, forward=0.0))
+    job = replace(
+        flp_job((CONTROL, "iid"), frozen, tasks, settings),
+        begin=partial(_begin_control, frozen, flp[REUSE], tasks, settings),
+        needs=(f"{REUSE}-iid",),
+    )
+    return [*jobs, _measured_by(job, frozen, tasks, settings)]
+
+
+def _measured_by(job: Job, network: FLPSettings, tasks: Tasks, run: RunSettings) -> Job:
+    test = tasks.test
+    assert isinstance(test, IncrementalSines)
+    return replace(job, measure=partial(_measure, network, test, run))
+
+
+def _begin_control(
+    frozen: FLPSettings,
+    reuse: FLPSettings,
+    tasks: Tasks,
+    run: RunSettings,
+    trained: Mapping[str, Mapping[str, Tensor]],
+) -> MetaTraining:
+    before = restored(reuse, run, trained[f"{REUSE}-iid"])
+    model = plastic_from_reuse(before, frozen, run.seed)
+    return MetaTraining(model, tasks.train, frozen.rates, run.seed, run.episodes)
+
+
+def _measure(
+    network: FLPSettings, tasks: IncrementalSines, run: RunSettings, training: Training
+) -> dict[str, Tensor]:
+    """All analyses, on the lifetimes that the table's errors are from.
+
+    In double precision, for updates are differences of weights that they hardly change.
+    """
+    model = flp_model(network, run.seeds, run.seed, dtype=torch.float64)
+    model.load_state_dict(training.model.state_dict())
+    size, parts = max(1, AT_ONCE // model.seeds), []
+    for begin in range(0, run.lifetimes, size):
+        some = range(begin, min(begin + size, run.lifetimes))
+        members = [(row, member) for row in range(model.seeds) for member in some]
+        parts.append(_analyses(model, tasks, generators(run.seed, 0, TEST, members)))
+    found = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+    count, depth = len(model.W), len(network.widths) - 1
+    return {**found, "layers": torch.arange(depth - count + 1, depth + 1)}
+
+
+def _analyses(
+    model: MetaModel, tasks: IncrementalSines, draws: Sequence[torch.Generator]
+) -> dict[str, Tensor]:
+    task = tasks.sample(draws, model.dtype)
+    curve = query_curve(model, task, _between(tasks.batches))
+    updates = follow_updates(model, task)
+    found = {
+        "error": curve[..., -1],
+        "query": curve,
+        "online": updates.loss,
+        "alignment": updates.alignment,
+        "magnitude": updates.magnitude,
+        "frozen": frozen_readout_error(model, task),
+    }
+    if tasks.order == "continual":
+        found["interference"] = interference(model, tasks, task)
+    return found
+
+
+def _between(batches: int) -> int:
+    """Steps between points of a curve: four or more a sine, if its steps can be divided so."""
+    return max(n for n in range(1, max(batches // 4, 1) + 1) if batches % n == 0)
+
+
+def _draw(measured: Mapping[str, Measured], run: Path) -> None:
+    """Write ``figures/``: both figures as SVG and PDF, and the numbers drawn."""
+    folder = run / "figures"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+    anatomy, curves = _anatomy(measured), _curves(measured)
+    numbers = {
+        "figure2": asdict(anatomy),
+        "learning_curves": {condition: asdict(each) for condition, each in curves.items()},
+    }
+    write_atomically(folder / "numbers.json", json.dumps(_plain(numbers)) + "\n")
+    for name, figure in (
+        ("figure2", figure2(anatomy)),
+        ("learning_curves", learning_curves(curves)),
+    ):
+        for form in ("svg", "pdf"):
+            write_atomically(folder / f"{name}.{form}", figure_bytes(figure, form))
+
+
+def _anatomy(measured: Mapping[str, Measured]) -> Anatomy:
+    depth = [layer for job in measured.values() for layer in job["layers"].tolist()]
+    deepest = range(min(depth), max(depth) + 1)
+    return Anatomy(
+        usual=_by_layers(_means(measured, "error", "iid", PLASTIC)),
+        frozen=_by_layers(_means(measured, "frozen", "iid", PLASTIC)),
+        interference=_titled(_means(measured, "interference", "continual", DRAWN)),
+        alignment=_titled(_means(measured, "alignment", "continual", ["flp-3"])),
+        magnitude=_titled(_means(measured, "magnitude", "iid", ["flp-3", "gradient-3"])),
+        layers=tuple("readout" if n == max(depth) else f"layer {n}" for n in deepest),
+    )
+
+
+def _curves(measured: Mapping[str, Measured]) -> dict[str, InnerCurves]:
+    """By the title of each condition that was run."""
+    both = {
+        title: InnerCurves(
+            _titled(_means(measured, "online", condition, DRAWN)),
+            _titled(_means(measured, "query", condition, DRAWN)),
+        )
+        for condition, title in FLP_TABLE1.conditions.items()
+    }
+    return {title: curves for title, curves in both.items() if curves.online}
+
+
+def _means(
+    measured: Mapping[str, Measured], quantity: str, condition: str, rows: Iterable[str]
+) -> dict[str, Floats]:
+    """Over the lifetimes of each seed that did not diverge, of the rows that were run."""
+    found = {}
+    for row in rows:
+        job = measured.get(f"{row}-{condition}")
+        if job is not None:
+            alive = [e.isfinite() for e in job["error"]]
+            means = [v[a].nanmean(0) for v, a in zip(job[quantity], alive, strict=True)]
+            found[row] = torch.stack(means).numpy()
+    return found
+
+
+def _titled(rows: Mapping[str, Floats]) -> dict[str, Floats]:
+    return {TITLES[row]: values for row, values in rows.items()}
+
+
+def _by_layers(rows: Mapping[str, Floats]) -> dict[int, Floats]:
+    return {PLASTIC[row]: values for row, values in rows.items()}
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: arrays as lists of six digits, and None for what is not finite."""
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+FLP_FIGURE2 = Reproduction(
+    name="flp-figure2",
+    title="FLP, Figure 2 and appendix C: how incremental sines are learnt",
+    source=f"{FLP_TABLE1.source}; Figure 2 has no numbers",
+    unit=FLP_TABLE1.unit,
+    rows=ROWS,
+    conditions=FLP_TABLE1.conditions,
+    settings=SineSettings,
+    scales=FLP_TABLE1.scales,
+    jobs=_jobs,
+    notes=(
+        "The number of plastic layers is in parentheses.",
+        "FLP (3) on frozen feature reuse begins as the meta-trained feature reuse (1), whose "
+        "forward weights stay as they are; feedback, mixing and rates of all three layers are "
+        "meta-trained (section 7.1).",
+        "What the paper leaves open: in A readouts are least-squares fits with a bias, to all "
+        "training examples; in B inputs are fresh; in C the gradient is of the same examples at "
+        "the same weights; in D norms are Frobenius's. Biases have no part in C and D.",
+        "The figures and their numbers are in the run's folder figures/.",
+    ),
+    draw=_draw,
+)
+"""The reproduction of the paper's Figure 2."""

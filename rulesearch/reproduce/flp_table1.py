@@ -1,0 +1,160 @@
+"""FLP, Table 1: ten sines learnt in one lifetime, in random order or one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rulesearch.outer import SINES, FLPSettings, MetaRates
+from rulesearch.reproduce.base import Job, Published, Reproduction, Row
+from rulesearch.reproduce.flp import FLPRunSettings, Tasks, by_gradient, by_oml, flp_job
+from rulesearch.search.settings import Count, Size
+from rulesearch.tasks import IncrementalSines
+
+__all__ = ["FLP_TABLE1", "SineSettings", "sine_network", "sine_tasks"]
+
+
+class SineSettings(FLPRunSettings):
+    """Settings of the regression tasks.
+
+    Attributes
+    ----------
+    hidden : tuple of int
+        Units of the hidden layers; the last two layers of weights below the output are plastic
+        in FLP (3).
+    functions, batches, examples : int
+        Sines of a lifetime, steps on each, examples of a step.
+    order : {'iid', 'mixed'}
+        Of the iid condition: whole batches of one sine in random order, as in the released
+        code, or examples of all sines in every batch.
+    pool : int or None
+        Sines that meta-training draws from, 400 in the released code; None draws fresh ones.
+        Test lifetimes are always of fresh ones.
+    mixing, rate : float
+        Adam's step of FLP's mixing and rates.
+    milestones : tuple of int
+        Updates from which on ``forward`` is 0.3 times what it was before.
+    oml_rate : float
+        On half the squared error: the default is 0.003 on the whole.
+    """
+
+    hidden: Annotated[tuple[Count, ...], Field(min_length=3)] = SINES.widths[1:-1]
+    functions: Count = 10
+    batches: Count = 40
+    examples: Count = 32
+    order: Literal["iid", "mixed"] = "iid"
+    pool: Count | None = None
+    mixing: Size = 1e-4
+    rate: Size = 1e-8
+    milestones: tuple[Count, ...] = ()
+    gradient_start: Size = 2e-3
+    oml_rate: Size = 6e-3
+
+
+GRADIENT = {"iid": Published(0.00057, 2e-5), "continual": Published(0.069, 0.02)}
+ROWS = (
+    Row(
+        "feature-reuse-1",
+        "Feature reuse (1)",
+        {"iid": Published(0.050, 7e-3), "continual": Published(0.035, 3e-3)},
+    ),
+    Row(
+        "flp-2",
+        "FLP (2)",
+        {"iid": Published(0.00093, 3e-5), "continual": Published(0.0016, 6e-5)},
+    ),
+    Row(
+        "flp-3",
+        "FLP (3)",
+        {"iid": Published(0.00051, 8e-5), "continual": Published(0.0068, 2e-3)},
+    ),
+    Row("gradient-3", "Gradient (3)", GRADIENT),
+    Row("gradient-3-first-order", "Gradient (3), first order", GRADIENT),
+    Row("gradient-3-random", "Gradient (3), random"),
+    Row("gradient-3-random-first-order", "Gradient (3), random, first order"),
+    Row("oml-3", "Original OML (3)", {"iid": Published(0.072), "continual": Published(0.40)}),
+)
+
+
+def sine_tasks(settings: SineSettings) -> dict[str, Tasks]:
+    """Tasks of each condition."""
+
+    def tasks(order: Literal["continual", "iid", "mixed"]) -> Tasks:
+        test = IncrementalSines(
+            settings.functions, settings.batches, settings.examples, settings.examples, order
+        )
+        return Tasks(replace(test, pool=settings.pool, pool_seed=settings.seed), test)
+
+    return {"iid": tasks(settings.order), "continual": tasks("continual")}
+
+
+def sine_network(settings: SineSettings, plastic_layers: int) -> FLPSettings:
+    """The network of FLP with so many plastic layers."""
+    rates = MetaRates(
+        settings.forward,
+        settings.feedback,
+        settings.mixing,
+        settings.rate,
+        clip=settings.clip,
+        milestones=settings.milestones,
+    )
+    widths = (settings.functions + 1, *settings.hidden, 1)
+    return replace(SINES, widths=widths, plastic_layers=plastic_layers, rates=rates)
+
+
+def _jobs(settings: SineSettings) -> Sequence[Job]:
+    flp = sine_network(settings, 3)
+    start, rate = settings.gradient_start, settings.gradient_rate
+    exact = by_gradient(flp, start, rate, exact=True)
+    first_order = by_gradient(flp, start, rate, exact=False)
+    trained = ("flp-3", flp)
+    networks: dict[str, tuple[FLPSettings, tuple[str, FLPSettings] | None]] = {
+        "feature-reuse-1": (sine_network(settings, 1), None),
+        "flp-2": (sine_network(settings, 2), None),
+        "flp-3": (flp, None),
+        "gradient-3": (exact, trained),
+        "gradient-3-first-order": (first_order, trained),
+        "gradient-3-random": (exact, None),
+        "gradient-3-random-first-order": (first_order, None),
+        "oml-3": (by_oml(flp, settings.oml_rate), None),
+    }
+    return [
+        flp_job((row, condition), network, tasks, settings, like)
+        for row, (network, like) in networks.items()
+        for condition, tasks in sine_tasks(settings).items()
+    ]
+
+
+FLP_TABLE1 = Reproduction(
+    name="flp-table1",
+    title="FLP, Table 1: incremental sines",
+    source="Lindsey and Litwin-Kumar 2020, Table 1 (20,000 episodes, 2 seeds)",
+    unit="mean squared error",
+    rows=ROWS,
+    conditions={"iid": "iid", "continual": "continual"},
+    settings=SineSettings,
+    scales={
+        "small": {
+            "updates": 300,
+            "seeds": 2,
+            "hidden": [64, 64, 64, 64, 64, 192, 64, 64],
+            "batches": 10,
+            "forward": 1e-3,
+            "feedback": 1e-3,
+            "mixing": 1e-3,
+            "rate": 1e-6,
+        },
+        "full": {"updates": 20_000, "seeds": 2},
+    },
+    jobs=_jobs,
+    notes=(
+        "The number of plastic layers is in parentheses.",
+        "Gradient (3) starts from the forward weights of FLP (3), as the paper's does, unless it "
+        "says random. The paper's text differentiates exactly, its released code to first order.",
+        "The paper's Original OML is as published by others; ours is trained here.",
+    ),
+)
+"""The reproduction of the paper's Table 1."""

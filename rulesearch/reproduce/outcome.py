@@ -1,0 +1,100 @@
+"""What a reproduction found, beside what the paper reports."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from rulesearch.files import write_atomically
+from rulesearch.reproduce.base import Published
+from rulesearch.reproduce.plan import Plan
+from rulesearch.reproduce.tables import latex, markdown
+
+__all__ = ["Finished", "Outcome"]
+
+
+class Finished(NamedTuple):
+    """What a finished job left: meta-parameters, what was measured, and how long it took."""
+
+    model: Mapping[str, Tensor]
+    measured: Mapping[str, Tensor]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A reproduction's figures; those of jobs still to come are missing."""
+
+    plan: Plan
+    finished: Mapping[str, Finished]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """As plain data: what ``result.json`` holds."""
+        r, settings = self.plan.reproduction, self.plan.settings
+        found = {
+            (row.key, condition): self._figure(f"{row.key}-{condition}")
+            for row in r.rows
+            for condition in r.conditions
+            if f"{row.key}-{condition}" in self.finished
+        }
+        conditions = {c: title for c, title in r.conditions.items() if c in {c for _, c in found}}
+        return {
+            "schema": "reproduction-1",
+            "reproduction": r.name,
+            "title": r.title,
+            "source": r.source,
+            "unit": r.unit,
+            "scale": self.plan.scale,
+            "settings": settings.model_dump(mode="json"),
+            "notes": list(r.notes),
+            "conditions": conditions,
+            "rows": [
+                {
+                    "row": row.key,
+                    "title": row.title,
+                    "paper": {c: _published(row.published.get(c)) for c in conditions},
+                    "ours": {c: found.get((row.key, c)) for c in conditions},
+                }
+                for row in r.rows
+                if any(key == row.key for key, _ in found)
+            ],
+        }
+
+    def _figure(self, job: str) -> dict[str, Any]:
+        """Mean over a seed's lifetimes, then over seeds, with the standard error of the latter."""
+        done, settings = self.finished[job], self.plan.settings
+        error = done.measured["error"].double()
+        alive = error.isfinite()
+        means = [float(e[a].mean()) for e, a in zip(error, alive, strict=True) if a.any()]
+        n = len(means)
+        mean = math.fsum(means) / n if n else None
+        sem = None
+        if mean is not None and n > 1:
+            sem = math.sqrt(math.fsum((m - mean) ** 2 for m in means) / (n - 1) / n)
+        return {
+            "value": mean,
+            "sem": sem,
+            "seeds": means,
+            "lifetimes": error.shape[1],
+            "diverged": int((~alive).sum()),
+            "episodes": settings.updates * settings.episodes,
+            "minutes": round(done.seconds / 60, 2),
+        }
+
+    def save(self, run: Path) -> None:
+        """Write ``result.json``, ``table.md`` and ``table.tex``."""
+        content = self.content
+        write_atomically(run / "result.json", json.dumps(content, indent=1) + "\n")
+        write_atomically(run / "table.md", markdown(content))
+        write_atomically(run / "table.tex", latex(content))
+
+
+def _published(figure: Published | None) -> dict[str, float | None] | None:
+    return None if figure is None else figure._asdict()

@@ -1,0 +1,174 @@
+"""Which reproduction is run, at which scale and with which settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+
+from rulesearch import __version__
+from rulesearch.errors import ConfigError, Place, RunError, did_you_mean
+from rulesearch.grammar.parser import TextPlace
+from rulesearch.grammar.reader import Document, read_document
+from rulesearch.grammar.validation import validate
+from rulesearch.reproduce.base import Job, Reproduction, RunSettings
+from rulesearch.reproduce.registry import find_reproduction
+
+__all__ = ["Plan", "is_reproduction", "load_plan", "make_plan", "run_folder"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A reproduction, ready to run.
+
+    Attributes
+    ----------
+    rows : tuple of str
+        Keys of the rows asked for; none means all.
+    """
+
+    reproduction: Reproduction[Any]
+    scale: str
+    settings: RunSettings
+    rows: tuple[str, ...] = ()
+
+    def jobs(self) -> list[Job]:
+        """The jobs of the rows asked for, and those that they need; loads data.
+
+        Raises
+        ------
+        ConfigError, DataError
+            If settings do not fit together, or data cannot be had.
+        """
+        jobs = list(self.reproduction.jobs(self.settings))
+        wanted = {job.name for job in jobs if not self.rows or job.row in self.rows}
+        for job in reversed(jobs):  # a job stands after those that it needs
+            if job.name in wanted:
+                wanted.update(job.needs)
+        return [job for job in jobs if job.name in wanted]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """As plain data: what ``config.yaml`` holds."""
+        return {
+            "reproduction": self.reproduction.name,
+            "scale": self.scale,
+            "rows": list(self.rows),
+            "settings": self.settings.model_dump(mode="json"),
+        }
+
+    def to_yaml(self) -> str:
+        """Everything that :func:`load_plan` needs to make it again."""
+        text = StringIO()
+        writer: Any = YAML(typ="safe", pure=True)
+        writer.default_flow_style = False
+        writer.sort_base_mapping_type_on_output = False
+        writer.dump(self.content, text)
+        return text.getvalue()
+
+    def manifest(self) -> dict[str, Any]:
+        """What a run that begins now says of itself."""
+        return {
+            "reproduction": self.reproduction.name,
+            "scale": self.scale,
+            "rulesearch": __version__,
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+        }
+
+
+def make_plan(
+    name: str, scale: str = "small", overrides: Sequence[str] = (), rows: Sequence[str] = ()
+) -> Plan:
+    """Make a plan of names and overrides.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        ``key=value``, values in YAML: ``updates=1000``.
+    rows : sequence of str
+        Keys of rows; by default all.
+
+    Raises
+    ------
+    ConfigError, GrammarError
+        For an unknown name, scale, row or setting, or a value that makes no sense.
+    """
+    reproduction = find_reproduction(name)
+    scales = reproduction.scales
+    if scale not in scales:
+        raise ConfigError(
+            f"{name}: scale is {' or '.join(scales)}, not '{scale}'{did_you_mean(scale, scales)}"
+        )
+    _check_rows(reproduction, rows)
+    data: dict[str, Any] = dict(scales[scale])
+    places: dict[tuple[str | int, ...], TextPlace] = {}
+    for override in overrides:
+        key, separator, value = (part.strip() for part in override.partition("="))
+        if not separator or not key:
+            raise ConfigError(f"--set {override}: write key=value, as updates=1000")
+        here = f"--set {key}"
+        data[key] = read_document(value, here).data
+        places[(key,)] = TextPlace(Place(here, 1, 1), exact=False)
+    document = Document(data, name, places, {})
+    settings = validate(reproduction.settings, document, "settings are a mapping")
+    return Plan(reproduction, scale, settings, tuple(rows))
+
+
+def load_plan(run: Path) -> Plan:
+    """Read the plan of a run.
+
+    Raises
+    ------
+    RunError, GrammarError, ConfigError
+        If the folder is no reproduction, or its ``config.yaml`` is damaged.
+    """
+    path = run / "config.yaml"
+    try:
+        document = read_document(path.read_bytes(), str(path))
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    data = document.data
+    keys = ("reproduction", "scale", "rows", "settings")
+    if not isinstance(data, dict) or set(data) != set(keys) or not isinstance(data["rows"], list):
+        raise RunError(f"{path}: holds no reproduction ({', '.join(keys)})")
+    reproduction = find_reproduction(str(data["reproduction"]))
+    _check_rows(reproduction, data["rows"])
+    settings = validate(reproduction.settings, document.part("settings"), "settings are a mapping")
+    return Plan(reproduction, str(data["scale"]), settings, tuple(data["rows"]))
+
+
+def is_reproduction(run: Path) -> bool:
+    """Whether a run folder is a reproduction's rather than a search's."""
+    try:
+        manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # whoever opens it as a search says what is wrong
+    return isinstance(manifest, dict) and "reproduction" in manifest
+
+
+def run_folder(plan: Plan, under: Path = Path("runs")) -> Path:
+    """Return the first of ``NAME-SCALE``, ``NAME-SCALE-2``, ... that is this plan's or free."""
+    name = f"{plan.reproduction.name}-{plan.scale}"
+    paths = (under / (name if n == 1 else f"{name}-{n}") for n in count(1))
+    return next(path for path in paths if not path.exists() or _is_of(path, plan))
+
+
+def _is_of(run: Path, plan: Plan) -> bool:
+    config = run / "config.yaml"
+    return is_reproduction(run) and config.is_file() and config.read_text() == plan.to_yaml()
+
+
+def _check_rows(reproduction: Reproduction[Any], rows: Sequence[str]) -> None:
+    known = [row.key for row in reproduction.rows]
+    for row in rows:
+        if row not in known:
+            hint = did_you_mean(str(row), known) or f"; there are {', '.join(known)}"
+            raise ConfigError(f"{reproduction.name}: unknown row '{row}'{hint}")

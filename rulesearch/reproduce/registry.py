@@ -1,0 +1,31 @@
+"""The reproductions by name. A new one is a file of its own and a line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.reproduce.base import Reproduction
+from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
+from rulesearch.reproduce.flp_table1 import FLP_TABLE1
+from rulesearch.reproduce.flp_table2 import FLP_TABLE2
+
+__all__ = ["REPRODUCTIONS", "find_reproduction"]
+
+REPRODUCTIONS: dict[str, Reproduction[Any]] = {
+    each.name: each for each in (FLP_TABLE1, FLP_TABLE2, FLP_FIGURE2)
+}
+
+
+def find_reproduction(name: str) -> Reproduction[Any]:
+    """Return the reproduction of a name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    if name not in REPRODUCTIONS:
+        hint = did_you_mean(name, REPRODUCTIONS) or f"; there are {', '.join(REPRODUCTIONS)}"
+        raise ConfigError(f"unknown reproduction '{name}'{hint}")
+    return REPRODUCTIONS[name]

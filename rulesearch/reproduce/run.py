@@ -1,0 +1,199 @@
+"""A reproduction from start to end: job after job, resumable after any update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from rulesearch.errors import RunError
+from rulesearch.files import write_atomically
+from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.reproduce.base import Job, Training
+from rulesearch.reproduce.outcome import Finished, Outcome
+from rulesearch.reproduce.plan import Plan, load_plan
+from rulesearch.search.events import EventSink
+from rulesearch.search.folder import Checkpoint, RunFolder
+
+__all__ = ["load_outcome", "reproduce", "resume_reproduction"]
+
+SECONDS = "seconds"  # a checkpoint's word for the time spent before it
+
+
+def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> Outcome:
+    """Run a plan in a run folder, or go on where the folder stands.
+
+    Raises
+    ------
+    RunError
+        If the folder is of something else, or cannot be written.
+    KeyboardInterrupt
+        After a checkpoint: the same call resumes where it was.
+    """
+    path = Path(out)
+    jobs = plan.jobs()
+    if not (path / "manifest.json").is_file():
+        with RunFolder.create(path, plan.to_yaml(), plan.manifest()) as folder:
+            return _Run(plan, jobs, folder, tuple(sinks), None).run()
+    _check_same(plan, load_plan(path), path)
+    with RunFolder.open(path) as folder:
+        return _Run(plan, jobs, folder, tuple(sinks), folder.restore()).run()
+
+
+def resume_reproduction(run: str | Path, sinks: Sequence[EventSink] = ()) -> Outcome:
+    """Go on with a run; it ends in the same bits as one that was never interrupted."""
+    return reproduce(load_plan(Path(run)), run, sinks)
+
+
+def load_outcome(run: str | Path) -> Outcome:
+    """Return what a run has found so far.
+
+    Raises
+    ------
+    RunError
+        If it is no reproduction, or no job of it is finished.
+    """
+    path = Path(run)
+    plan = load_plan(path)
+    files = {file.stem: file for file in sorted((path / "jobs").glob("*.safetensors"))}
+    if not files:
+        raise RunError(f"{path} has no result yet; continue it with 'rulesearch resume {path}'")
+    return Outcome(plan, {name: _read(file) for name, file in files.items()})
+
+
+def _check_same(plan: Plan, begun: Plan, path: Path) -> None:
+    """Raise RunError where a run began with something else."""
+    now, before = ({**p.content, **p.content["settings"]} for p in (plan, begun))
+    for key in now.keys() - {"settings"} | before.keys() - {"settings"}:
+        if now.get(key) != before.get(key):
+            raise RunError(
+                f"{path} began with {key}={before.get(key)}, not {now.get(key)}; choose another "
+                f"folder with --out, or continue it as it is with 'rulesearch resume {path}'"
+            )
+
+
+@dataclass
+class _Run:
+    plan: Plan
+    jobs: Sequence[Job]
+    folder: RunFolder
+    sinks: tuple[EventSink, ...]
+    checkpoint: Checkpoint | None
+    finished: dict[str, Finished] = field(default_factory=dict)
+
+    def run(self) -> Outcome:
+        path = self.folder.path
+        try:
+            (path / "jobs").mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror}") from None
+        finished = sum(self._file(job.name).is_file() for job in self.jobs)
+        jobs = len(self.jobs)
+        self._tell({"event": "run", "run": str(path), "jobs": jobs, "finished": finished})
+        for number, job in enumerate(self.jobs, 1):
+            file = self._file(job.name)
+            if not file.is_file():
+                self._tell(
+                    {
+                        "event": "job",
+                        "job": job.name,
+                        "number": number,
+                        "jobs": jobs,
+                        "updates": job.updates,
+                        "done": self._done(job),
+                    }
+                )
+                self._run_job(job, file)
+            self.finished[job.name] = _read(file)
+            Outcome(self.plan, self.finished).save(path)
+        if self.plan.reproduction.draw is not None:
+            measured = {name: done.measured for name, done in self.finished.items()}
+            self.plan.reproduction.draw(measured, path)
+        return Outcome(self.plan, self.finished)
+
+    def _file(self, name: str) -> Path:
+        return self.folder.path / "jobs" / f"{name}.safetensors"
+
+    def _done(self, job: Job) -> int:
+        reached = self.checkpoint
+        return reached.update if reached is not None and reached.phase == job.name else 0
+
+    def _run_job(self, job: Job, file: Path) -> None:
+        started = time.perf_counter()
+        needed = {name: self.finished[name].model for name in job.needs}
+        training = job.begin(needed)
+        done = self._done(job)
+        if done and self.checkpoint is not None:
+            tensors = dict(self.checkpoint.tensors)
+            started -= float(tensors.pop(SECONDS))
+            training.load(tensors, done)
+        self._train(job, training, started)
+        self._tell({"event": "measuring", "job": job.name})
+        measured = job.measure(training)
+        content = {
+            SECONDS: _seconds_since(started),
+            **{f"model.{k}": v.detach() for k, v in training.model.state_dict().items()},
+            **{f"measured.{k}": v for k, v in measured.items()},
+        }
+        write_atomically(file, save({k: v.contiguous() for k, v in content.items()}))
+
+    def _train(self, job: Job, training: Training, started: float) -> None:
+        every = self.plan.settings.checkpoint_every
+        reached: Checkpoint | None = None  # and not yet saved
+        try:
+            while training.updates < job.updates:
+                self._note(job, training.updates, training.update())
+                # Copies, for an interrupt may come in the middle of the next update.
+                tensors = {k: v.clone() for k, v in training.tensors().items()}
+                tensors[SECONDS] = _seconds_since(started)
+                reached = Checkpoint(job.name, training.updates, self.folder.size, tensors)
+                if training.updates % every == 0 or training.updates == job.updates:
+                    self.folder.save(reached)
+                    reached = None
+        except KeyboardInterrupt:
+            if reached is not None:
+                self.folder.save(reached)
+            raise
+
+    def _note(self, job: Job, update: int, record: UpdateRecord) -> None:
+        losses = zip(record.loss.tolist(), record.loss.isfinite().tolist(), strict=True)
+        event = {
+            "event": "update",
+            "phase": job.name,
+            "update": update,
+            "loss": [loss if finite else None for loss, finite in losses],
+            "rejected": record.rejected.tolist(),
+        }
+        self.folder.append(event)
+        self._tell(event)
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
+        for sink in self.sinks:
+            sink(event)
+
+
+def _seconds_since(started: float) -> Tensor:
+    return torch.tensor(time.perf_counter() - started, dtype=torch.float64)
+
+
+def _read(file: Path) -> Finished:
+    """What a finished job left."""
+    try:
+        tensors = load(file.read_bytes())
+        seconds = float(tensors.pop(SECONDS))
+    except (OSError, KeyError, SafetensorError) as error:
+        raise RunError(
+            f"{file} cannot be read ({error}); remove it, and its job is run anew"
+        ) from None
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+
+    return Finished(part("model."), part("measured."), seconds)

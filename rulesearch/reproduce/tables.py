@@ -1,0 +1,113 @@
+"""The paper's figures beside ours: for the terminal, in Markdown and in LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["latex", "markdown", "print_outcome"]
+
+Content = Mapping[str, Any]
+NONE = "-"
+
+
+def print_outcome(content: Content, console: Console) -> None:
+    """Print the table and what was run."""
+    table = Table(title=content["title"], title_justify="left", title_style="bold")
+    for k, heading in enumerate(_headings(content, "\n")):
+        table.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    for row in _rows(content):
+        table.add_row(*row)
+    console.print(table)
+    for line in _remarks(content):
+        console.print(line, highlight=False, markup=False)
+
+
+def markdown(content: Content) -> str:
+    """The same as a Markdown page."""
+    headings = _headings(content, ": ")
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *_rows(content)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    remarks = "\n".join(f"- {line}" for line in _remarks(content))
+    return f"# {content['title']}\n\n{table}\n\n{remarks}\n"
+
+
+def latex(content: Content) -> str:
+    """The same as a LaTeX ``tabular`` that needs only the booktabs package."""
+    conditions = [_escaped(title) for title in content["conditions"].values()]
+    unit = _escaped(content["unit"])
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        *(f"% {line}" for line in _remarks(content)),
+        rf"\begin{{tabular}}{{l{'rr' * len(conditions)}r}}",
+        r"\toprule",
+        "".join(rf" & \multicolumn{{2}}{{c}}{{{title}}}" for title in conditions) + r" & \\",
+        " & ".join([unit, *["paper", "ours"] * len(conditions), r"minutes \\"]),
+        r"\midrule",
+        *(" & ".join(map(_escaped, row)) + r" \\" for row in _rows(content)),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _headings(content: Content, between: str) -> list[str]:
+    pairs = [
+        f"{title}{between}{whose}"
+        for title in content["conditions"].values()
+        for whose in ("paper", "ours")
+    ]
+    return [content["unit"], *pairs, "minutes"]
+
+
+def _rows(content: Content) -> Iterable[list[str]]:
+    for row in content["rows"]:
+        cells = [row["title"]]
+        for condition in content["conditions"]:
+            cells += [_figure(row["paper"][condition]), _figure(row["ours"][condition])]
+        minutes = [ours["minutes"] for ours in row["ours"].values() if ours is not None]
+        yield [*cells, f"{sum(minutes):.1f}"]
+
+
+def _figure(figure: Mapping[str, Any] | None) -> str:
+    """``0.0016 (6e-5)``: a value and its standard error."""
+    if figure is None or figure["value"] is None:
+        return NONE
+    error = f" ({_short(figure['sem'], 1)})" if figure["sem"] is not None else ""
+    mark = "*" if figure.get("diverged") else ""
+    return _short(figure["value"], 3) + error + mark
+
+
+def _short(value: float, digits: int) -> str:
+    """So many significant digits; ``6e-5`` rather than ``6e-05``."""
+    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def _remarks(content: Content) -> Iterable[str]:
+    """What was run, and what a reader should know."""
+    settings = content["settings"]
+    yield f"Paper: {content['source']}."
+    episodes = settings["updates"] * settings["episodes"]
+    yield (
+        f"Ours: {content['scale']} scale, {episodes:,} episodes (updates={settings['updates']}, "
+        f"episodes={settings['episodes']}), seeds={settings['seeds']}, "
+        f"{settings['lifetimes']} test lifetimes a seed; in parentheses the standard error over "
+        "seeds."
+    )
+    yield from content["notes"]
+    for row in content["rows"]:
+        for condition, ours in row["ours"].items():
+            if ours is not None and ours["diverged"]:
+                lived = ours["lifetimes"] * settings["seeds"]
+                yield (
+                    f"* {row['title']}, {content['conditions'][condition]}: {ours['diverged']} of "
+                    f"{lived} test lifetimes diverged and are left out of the mean."
+                )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")

@@ -1,0 +1,447 @@
+"""What FLP's Figure 2 measures, against the same written out step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rulesearch.analysis import flp_control, flp_interference, flp_life, flp_readout, flp_updates
+from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.networks import NetworkState
+from rulesearch.outer import OMNIGLOT, FLPSettings, MetaModel, MetaRates, MetaTraining, flp_model
+from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
+from rulesearch.reproduce import flp_figure2
+from rulesearch.reproduce.flp import lifetime_errors, restored
+from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
+from rulesearch.reproduce.flp_table1 import SineSettings, sine_network, sine_tasks
+from rulesearch.reproduce.plan import Plan
+from rulesearch.reproduce.run import reproduce
+from rulesearch.tasks import IncrementalSines, TaskBatch
+
+SEEDS, LIVES = 2, 3
+TASKS = IncrementalSines(functions=4, batches=3, examples=5, queries=6, order="continual")
+STEPS = TASKS.steps
+WIDTHS = (TASKS.n_in, 9, 8, 7, 1)
+MODELS: dict[str, FLPSettings] = {
+    "reuse": FLPSettings(WIDTHS, 1),
+    "flp": FLPSettings(WIDTHS, 3),
+    "gradient": FLPSettings(WIDTHS, 3, learning="gradient"),
+}
+
+TINY = SineSettings(
+    updates=2, seeds=2, lifetimes=3, hidden=(7, 7, 7), functions=4, batches=4, examples=3,
+    forward=1e-2, rate=1e-4,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors: threads would only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def model_of(settings: FLPSettings, rate: float | None = None) -> MetaModel:
+    """A model in which nothing is zero, as after meta-training; or all of whose rates are equal."""
+    model = flp_model(settings, SEEDS, seed=3, dtype=torch.float64)
+    g = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=g, dtype=torch.float64)
+            if "rate" in name.split(".")[0]:
+                parameter.copy_(2e-3 * noise if rate is None else torch.full_like(noise, rate))
+            elif name != "theta":
+                parameter.add_(0.1 * noise)
+    return model
+
+
+def task_of(tasks: IncrementalSines = TASKS, count: int = SEEDS * LIVES) -> TaskBatch:
+    return tasks.sample([torch.Generator().manual_seed(i) for i in range(count)], torch.float64)
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> MetaModel:
+    return model_of(MODELS[request.param])
+
+
+def life(model: MetaModel, task: TaskBatch, steps: int) -> NetworkState:
+    """Networks after so many steps, lived from birth in one go."""
+    if not steps:
+        return model.born(task.x.shape[1] // model.seeds)
+    return model.live(replace(task, x=task.x[:steps], label=task.label[:steps]))
+
+
+def answers(model: MetaModel, state: NetworkState, i: int, x: Tensor, W: list[Tensor]) -> Tensor:
+    """Outputs of lifetime i for x (examples, n_in) with weights W of its plastic layers."""
+    if model.features:
+        x = model.features[i // LIVES](x)
+    for k, weight in enumerate(W):
+        x = x @ weight.T + state.bias[k][i]
+        x = x if k == len(W) - 1 else x.relu()
+    return x
+
+
+def same(found: Tensor, wanted: Any, tolerance: float = 1e-9) -> None:
+    np.testing.assert_allclose(
+        found.numpy(), np.asarray(wanted), rtol=tolerance, atol=tolerance * 1e-3
+    )
+
+
+def test_stages_are_a_life_cut_into_pieces(model: MetaModel) -> None:
+    task = task_of()
+    for number, state in enumerate(flp_life.stages(model, task, TASKS.batches)):
+        whole = life(model, task, number * TASKS.batches)
+        for piece, weight in zip(state.W + state.bias, whole.W + whole.bias, strict=True):
+            torch.testing.assert_close(piece, weight, rtol=1e-11, atol=1e-13)
+    assert number == TASKS.functions
+
+
+@pytest.mark.parametrize("every", [0, 5, STEPS + 1])
+def test_stages_divide_a_life(every: int) -> None:
+    with pytest.raises(ConfigError, match=f"a lifetime of {STEPS} steps has no stages of {every}"):
+        flp_life.query_curve(model_of(MODELS["flp"]), task_of(), every)
+
+
+def test_query_curve_is_the_query_error_on_the_way(model: MetaModel) -> None:
+    task = task_of()
+    curve = flp_life.query_curve(model, task, 4)
+    assert curve.shape == (SEEDS, LIVES, 1 + STEPS // 4)
+    for point in range(curve.shape[2]):
+        state = life(model, task, 4 * point)
+        for i in range(SEEDS * LIVES):
+            output = answers(model, state, i, task.x_query[i], [w[i] for w in state.W])
+            error = (output - task.label_query[i]).square().mean()
+            same(curve[i // LIVES, i % LIVES, point], error.detach())
+    same(curve[..., -1].flatten(), model(task).loss.detach())
+
+
+def test_updates_are_differences_and_gradients_autograds(model: MetaModel) -> None:
+    task = task_of()
+    updates = flp_updates.follow_updates(model, task)
+    layers = len(model.W)
+    assert updates.loss.shape == (SEEDS, LIVES, STEPS)
+    assert updates.alignment.shape == updates.magnitude.shape == (SEEDS, LIVES, STEPS, layers)
+    states = [life(model, task, t).detach() for t in range(STEPS + 1)]
+    for t, (before, after) in enumerate(pairwise(states)):
+        for i in range(SEEDS * LIVES):
+            place = (i // LIVES, i % LIVES, t)
+            leaves = [w[i].clone().requires_grad_() for w in before.W]
+            output = answers(model, before, i, task.x[t, i], leaves)
+            loss = (output - task.label[t, i]).square().mean()
+            same(updates.loss[place], loss.detach())
+            for k, gradient in enumerate(torch.autograd.grad(loss, leaves)):
+                change = (after.W[k][i] - before.W[k][i]).numpy()
+                descent = -gradient.numpy()
+                length = np.sqrt((change**2).sum())
+                same(updates.magnitude[(*place, k)], length, 1e-7)
+                cosine = (change * descent).sum() / length / np.sqrt((descent**2).sum())
+                same(updates.alignment[(*place, k)], cosine, 1e-7)
+    # Updates with rates of both signs are not along the gradient: the comparison told something.
+    assert updates.alignment.abs().mean() < 0.9
+    assert updates.alignment.min() < 0 < updates.alignment.max()
+
+
+def test_gradient_descent_descends_the_gradient() -> None:
+    updates = flp_updates.follow_updates(model_of(MODELS["gradient"], rate=1e-2), task_of())
+    assert updates.alignment.shape[-1] == 3
+    same(updates.alignment, torch.ones_like(updates.alignment))
+    assert updates.magnitude.min() > 0
+
+
+def test_no_update_has_no_direction() -> None:
+    updates = flp_updates.follow_updates(model_of(MODELS["flp"], rate=0.0), task_of())
+    assert updates.alignment.isnan().all()
+    assert (updates.magnitude == 0).all()
+
+
+def test_a_step_may_have_one_example(model: MetaModel) -> None:
+    single = task_of(replace(TASKS, examples=1))
+    flat = replace(single, x=single.x[:, :, 0], label=single.label[:, :, 0])
+    for with_one, without in zip(
+        vars(flp_updates.follow_updates(model, single)).values(),
+        vars(flp_updates.follow_updates(model, flat)).values(),
+        strict=True,
+    ):
+        torch.testing.assert_close(with_one, without, rtol=0, atol=0, equal_nan=True)
+    both = [flp_readout.frozen_readout_error(model, task) for task in (single, flat)]
+    torch.testing.assert_close(*both, rtol=0, atol=0)
+
+
+def test_interference_is_the_change_for_earlier_sines(model: MetaModel) -> None:
+    task = task_of()
+    found = flp_interference.interference(model, TASKS, task)
+    assert found.shape == (SEEDS, LIVES, TASKS.functions - 1)
+    for learnt in range(1, TASKS.functions):
+        before = life(model, task, learnt * TASKS.batches)
+        after = life(model, task, (learnt + 1) * TASKS.batches)
+        for i in range(SEEDS * LIVES):
+            # by the slot code, not by the place in the list
+            old = task.x_query[i][task.x_query[i][:, :learnt].sum(1) == 1]
+            assert len(old) == learnt * TASKS.queries
+            changed = answers(model, after, i, old, [w[i] for w in after.W])
+            changed = changed - answers(model, before, i, old, [w[i] for w in before.W])
+            wanted = changed.square().mean().detach()
+            same(found[i // LIVES, i % LIVES, learnt - 1], wanted, 1e-7)
+
+
+def test_what_does_not_learn_does_not_interfere() -> None:
+    found = flp_interference.interference(model_of(MODELS["flp"], rate=0.0), TASKS, task_of())
+    assert found.shape == (SEEDS, LIVES, TASKS.functions - 1)
+    assert (found == 0).all()
+
+
+@pytest.mark.parametrize("order", ["iid", "mixed"])
+def test_interference_wants_sines_in_turn(order: Any) -> None:
+    tasks = replace(TASKS, order=order)
+    with pytest.raises(ConfigError, match=f"the order is '{order}'; use order='continual'"):
+        flp_interference.interference(model_of(MODELS["flp"]), tasks, task_of(tasks))
+
+
+def test_frozen_readout_is_least_squares(model: MetaModel) -> None:
+    task = task_of(replace(TASKS, order="iid", examples=20))
+    found = flp_readout.frozen_readout_error(model, task)
+    assert found.shape == (SEEDS, LIVES)
+    assert isinstance(task.x, Tensor)
+    born = model.born(LIVES).detach()
+    for i in range(SEEDS * LIVES):
+
+        def inputs(x: Tensor, i: int = i) -> Any:
+            """Of the readout: the last layer but one of the network at birth, and a one."""
+            with torch.no_grad():
+                h = model.features[i // LIVES](x) if model.features else x
+                for k in range(len(born.W) - 1):
+                    h = (h @ born.W[k][i].T + born.bias[k][i]).relu()
+            return np.hstack([h.numpy(), np.ones((len(h), 1))])
+
+        seen = inputs(task.x[:, i].flatten(0, 1))
+        readout = np.linalg.lstsq(seen, task.label[:, i].flatten(0, 1).numpy(), rcond=None)[0]
+        error = inputs(task.x_query[i]) @ readout - task.label_query[i].numpy()
+        same(found[i // LIVES, i % LIVES], (error**2).mean(), 1e-4)
+
+
+def test_frozen_readout_bears_silent_units() -> None:
+    model = model_of(MODELS["flp"])
+    with torch.no_grad():
+        model.bias[1].fill_(-1e3)  # relu leaves nothing: the best readout answers the mean
+    task = task_of()
+    assert isinstance(task.x, Tensor)
+    means = task.label.mean((0, 2))
+    wanted = (task.label_query - means[:, None]).square().mean((1, 2))
+    same(flp_readout.frozen_readout_error(model, task).flatten(), wanted, 1e-6)
+
+
+def test_frozen_readout_wants_a_linear_output() -> None:
+    settings = replace(OMNIGLOT, image=None, channels=(), strides=(), widths=(5, 4, 3))
+    with pytest.raises(LearnerError, match="output='linear'"):
+        flp_readout.frozen_readout_error(flp_model(settings, SEEDS), task_of())
+
+
+def test_plasticity_is_added_to_feature_reuse() -> None:
+    """It starts as feature reuse left off; then all but the forward weights learn."""
+    reuse = model_of(MODELS["reuse"])
+    settings = replace(MODELS["flp"], rates=MetaRates(forward=0.0, rate=1e-5))
+    model = flp_control.plastic_from_reuse(reuse, settings, seed=1)
+    assert len(model.W) == 3
+    task = task_of()
+    torch.testing.assert_close(model(task).loss, reuse(task).loss, rtol=1e-11, atol=0)
+    assert (reuse(task).loss - reuse.judge(reuse.born(LIVES), task).loss).abs().max() > 1e-3
+
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    training = MetaTraining(model, TASKS, settings.rates, seed=2)
+    for _ in range(2):
+        assert not training.update().rejected.any()
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    learnt = {"B", "feedback_bias", "mixing", "rate"}
+    assert moved == {f"{name}.{k}" for name in learnt for k in range(3)}
+
+
+def test_only_feature_reuse_is_given_plasticity() -> None:
+    with pytest.raises(ConfigError, match="has 1 plastic layer, this one 3"):
+        flp_control.plastic_from_reuse(model_of(MODELS["flp"]), MODELS["flp"])
+    other = replace(MODELS["flp"], widths=(TASKS.n_in, 9, 8, 6, 1))
+    with pytest.raises(ConfigError, match="other layers"):
+        flp_control.plastic_from_reuse(model_of(MODELS["reuse"]), other)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole reproduction, of networks that can hardly learn."""
+    path = tmp_path_factory.mktemp("runs") / "figure2"
+    reproduce(Plan(FLP_FIGURE2, "small", TINY), path)
+    return path
+
+
+def numbers(run: Path) -> Any:
+    return json.loads((run / "figures" / "numbers.json").read_text())
+
+
+def test_a_reproduction_draws_what_it_measured(run: Path) -> None:
+    found = numbers(run)
+    done = measured_in(run)
+    anatomy, curves = found["figure2"], found["learning_curves"]
+    assert anatomy["layers"] == ["layer 2", "layer 3", "readout"]  # of four
+    drawn = [
+        (anatomy["usual"]["1"], "feature-reuse-1-iid", "error", ()),
+        (anatomy["frozen"]["2"], "flp-2-iid", "frozen", ()),
+        (anatomy["interference"]["Gradient (3)"], "gradient-3-continual", "interference", (3,)),
+        (anatomy["alignment"]["FLP (3)"], "flp-3-continual", "alignment", (16, 3)),
+        (anatomy["magnitude"]["Gradient (3)"], "gradient-3-iid", "magnitude", (16, 3)),
+        (curves["iid"]["online"]["FLP (2)"], "flp-2-iid", "online", (16,)),
+        (curves["continual"]["query"]["FLP (3)"], "flp-3-continual", "query", (17,)),
+    ]
+    for shown, job, quantity, shape in drawn:
+        measured = done[job][quantity]
+        assert measured.shape == (TINY.seeds, TINY.lifetimes, *shape)
+        same(measured.mean(1), shown, 1e-5)
+    assert set(curves) == {"iid", "continual"}
+    files = {f"{name}.{form}" for name in ("figure2", "learning_curves") for form in ("svg", "pdf")}
+    assert {file.name for file in (run / "figures").iterdir()} == files | {"numbers.json"}
+
+
+def test_its_analyses_are_of_the_trained_networks_on_the_tables_lifetimes(run: Path) -> None:
+    done = measured_in(run)
+    file = run / "jobs" / "flp-3-iid.safetensors"
+    trained = {k.removeprefix("model."): v for k, v in load_file(file).items() if "model." in k}
+    model = restored(sine_network(TINY, 3), TINY, trained)
+    errors = lifetime_errors(model, sine_tasks(TINY)["iid"].test, TINY.lifetimes, TINY.seed)
+    same(done["flp-3-iid"]["error"], errors, 1e-3)
+    untrained = flp_model(sine_network(TINY, 3), TINY.seeds, TINY.seed)
+    untrained_errors = lifetime_errors(
+        untrained, sine_tasks(TINY)["iid"].test, TINY.lifetimes, TINY.seed
+    )
+    assert not torch.allclose(errors, untrained_errors, rtol=1e-2)
+
+
+def test_its_control_goes_on_from_feature_reuse() -> None:
+    """Of this job's forward weights nothing changes, and it needs the job that made them."""
+    jobs = {job.name: job for job in FLP_FIGURE2.jobs(TINY)}
+    control = jobs["plastic-reuse-3-iid"]
+    assert control.needs == ("feature-reuse-1-iid",)
+    reuse = learning_reuse()
+    training = control.begin({"feature-reuse-1-iid": reuse.state_dict()})
+    assert isinstance(training, MetaTraining)
+    task = sine_tasks(TINY)["iid"].test.sample(
+        [torch.Generator().manual_seed(i) for i in range(TINY.seeds)]
+    )
+    torch.testing.assert_close(training.model(task).loss, reuse(task).loss)
+    training.update()
+    assert torch.equal(training.model.W[-1], reuse.W[0])
+    assert not torch.equal(training.model.rate[-1], reuse.rate[0])
+
+
+def learning_reuse() -> MetaModel:
+    """A feature-reuse network that learns."""
+    model = flp_model(sine_network(TINY, 1), TINY.seeds, seed=9)
+    with torch.no_grad():
+        model.rate[0].fill_(1e-3)
+    return model
+
+
+def measured_in(run: Path) -> dict[str, dict[str, Tensor]]:
+    """What each job measured, by its name."""
+    return {
+        file.stem: {
+            key.removeprefix("measured."): tensor
+            for key, tensor in load_file(file).items()
+            if key.startswith("measured.")
+        }
+        for file in (run / "jobs").iterdir()
+    }
+
+
+def test_rows_that_were_not_run_are_not_drawn(run: Path, tmp_path: Path) -> None:
+    plan = Plan(FLP_FIGURE2, "small", TINY, ("plastic-reuse-3",))
+    reproduce(plan, tmp_path / "run")
+    found = numbers(tmp_path / "run")
+    anatomy = found["figure2"]
+    assert anatomy["usual"] == {"1": numbers(run)["figure2"]["usual"]["1"]}
+    assert not any(anatomy[part] for part in ("interference", "alignment", "magnitude"))
+    assert set(found["learning_curves"]) == {"iid"}
+
+
+def test_lifetimes_that_diverged_are_left_out() -> None:
+    rows = torch.arange(12, dtype=torch.float64).reshape(2, 3, 2)
+    error = torch.tensor([[1.0, np.inf, 3.0], [np.nan, np.nan, np.nan]], dtype=torch.float64)
+    measured = {"flp-2-iid": {"error": error, "online": rows}}
+    means = flp_figure2._means(measured, "online", "iid", ["flp-2", "flp-3"])
+    np.testing.assert_array_equal(means["flp-2"], [[2.0, 3.0], [np.nan, np.nan]])
+    assert set(means) == {"flp-2"}
+    assert flp_figure2._plain(means) == {"flp-2": [[2.0, 3.0], [None, None]]}
+
+
+def anatomy_of(seeds: int) -> Anatomy:
+    g = np.random.default_rng(0)
+    titles = ("FLP (3)", "Gradient (3)")
+    return Anatomy(
+        usual={n: g.random(seeds) for n in (1, 2, 3)},
+        frozen={n: g.random(seeds) for n in (1, 2, 3)},
+        interference={title: g.random((seeds, 3)) for title in titles},
+        alignment={"FLP (3)": g.random((seeds, 16, 3)) - 0.5},
+        magnitude={title: g.random((seeds, 16, 3)) for title in titles},
+        layers=("layer 3", "layer 4", "readout"),
+    )
+
+
+def plotted(figure: Figure) -> list[Any]:
+    """Values of the prominent lines of each panel."""
+    return [
+        [line.get_ydata() for line in ax.lines if line.get_linewidth() > 0.8 and line.get_zorder()]
+        for ax in figure.axes
+    ]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_figure2_shows_means_over_seeds(seeds: int) -> None:
+    data = anatomy_of(seeds)
+    a, b, c, *d = plotted(figure2(data))
+    pairs = zip(
+        (*a, *b, *c, *(line for panel in d for line in panel)),
+        (
+            [np.mean(data.usual[n]) for n in (1, 2, 3)],
+            [np.mean(data.frozen[n]) for n in (1, 2, 3)],
+            *(rows.mean(0) for rows in data.interference.values()),
+            *(data.alignment["FLP (3)"].mean(0)[:, k] for k in range(3)),
+            *(rows.mean(0)[:, k] for k in range(3) for rows in data.magnitude.values()),
+        ),
+        strict=True,
+    )
+    for shown, wanted in pairs:
+        np.testing.assert_allclose(shown, wanted)
+    assert len(d) == 3
+
+
+def test_figure2_leaves_out_what_is_not_known() -> None:
+    data = replace(anatomy_of(2), alignment={}, interference={})
+    assert len(figure2(data).axes) == 1 + 3
+    assert len(figure2(replace(data, magnitude={})).axes) == 1
+
+
+def test_a_seed_that_is_lost_leaves_the_others() -> None:
+    data = anatomy_of(2)
+    data.interference["FLP (3)"][1] = np.nan
+    _, interference_panel, *_ = plotted(figure2(data))
+    np.testing.assert_allclose(interference_panel[0], data.interference["FLP (3)"][0])
+
+
+def test_learning_curves_run_from_birth_to_the_end() -> None:
+    g = np.random.default_rng(1)
+    online, query = g.random((2, 8)), g.random((2, 5))
+    figure = learning_curves({"iid": InnerCurves({"FLP (2)": online}, {"FLP (2)": query})})
+    left, right = figure.axes
+    np.testing.assert_allclose(left.lines[-1].get_ydata(), online.mean(0))
+    mean = next(line for line in right.lines if line.get_linewidth() > 0.8)
+    np.testing.assert_allclose(mean.get_ydata(), query.mean(0))
+    np.testing.assert_array_equal(mean.get_xdata(), [0, 2, 4, 6, 8])

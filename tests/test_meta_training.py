@@ -1,0 +1,439 @@
+"""Meta-training: its gradient is autograd's, seeds never mix, and it goes on to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.outer import (
+    OMNIGLOT,
+    SINES,
+    FLPSettings,
+    MetaModel,
+    MetaRates,
+    MetaTraining,
+    ProximalL1,
+    features,
+    flp_model,
+)
+from rulesearch.outer.clipping import UsualNorm
+from rulesearch.outer.meta_training import CALMER
+from rulesearch.outer.seeds import TASK, generators
+from rulesearch.tasks import ImageData, IncrementalSines, OnlineFewShot, TaskBatch
+
+WIDE = torch.float64
+RATES = MetaRates(1e-2, 1e-2, 1e-2, 1e-3)
+SINE = replace(SINES, widths=(4, 6, 5, 4, 1), rate=0.02, rates=RATES)
+IMAGE = replace(
+    OMNIGLOT,
+    widths=(18, 6, 4),
+    image=(1, 8, 8),
+    channels=(3, 2),
+    strides=(1, 1),
+    mixing=0.7,
+    rate=0.05,
+    rates=RATES,
+)
+IMAGE = replace(IMAGE, widths=(2 * 4 * 4, 6, 4))
+SETTINGS = {
+    "flp": SINE,
+    "feature reuse": replace(SINE, plastic_layers=1),
+    "all plastic": replace(SINE, plastic_layers=4),
+    "gradient": replace(SINE, learning="gradient"),
+    "clamped": IMAGE,
+    "clamped gradient": replace(IMAGE, learning="gradient"),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors: threads would only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def sines(**options: Any) -> IncrementalSines:
+    return IncrementalSines(
+        **{"functions": 3, "batches": 2, "examples": 3, "queries": 2, **options}
+    )
+
+
+def images() -> OnlineFewShot:
+    """Five classes of eight random images, 8 x 8."""
+    draw = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (40, 64), generator=draw, dtype=torch.uint8)
+    labels = torch.arange(5).repeat(8)
+    data = ImageData(pixels, labels, 5, tuple("abcde"), "noise", (8, 8))
+    return OnlineFewShot(data, ways=3, shots=2, queries=2, outputs=4)
+
+
+def tasks_of(settings: FLPSettings) -> IncrementalSines | OnlineFewShot:
+    return sines() if settings.image is None else images()
+
+
+def training_of(settings: FLPSettings, seeds: int = 2, **options: Any) -> MetaTraining:
+    model = flp_model(settings, seeds, dtype=WIDE)
+    return MetaTraining(model, tasks_of(settings), settings.rates, **options)
+
+
+def task_of(settings: FLPSettings, seeds: int, episodes: int = 1, update: int = 0) -> TaskBatch:
+    members = [(row, member) for row in range(seeds) for member in range(episodes)]
+    return tasks_of(settings).sample(generators(0, 0, TASK, members, update), WIDE)
+
+
+def gradients(model: MetaModel, task: TaskBatch, episodes: int = 1) -> dict[str, Tensor | None]:
+    model.zero_grad()
+    (model(task).loss.sum() / episodes).backward()
+    found = {key: p.grad for key, p in model.named_parameters()}
+    return {key: None if g is None else g.clone() for key, g in found.items()}
+
+
+def values(model: MetaModel) -> dict[str, Tensor]:
+    return {key: p.detach().clone() for key, p in model.named_parameters()}
+
+
+# -- the gradient --
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_meta_gradient_is_autograds(name: str) -> None:
+    settings = SETTINGS[name]
+    task = task_of(settings, 2, episodes=2)
+    found = gradients(flp_model(settings, 2, dtype=WIDE), task)
+    oracle = flp_model(replace(settings, method="autograd"), 2, dtype=WIDE)
+    expected = gradients(oracle, task)
+    moved = {key for key, g in expected.items() if g is not None and g.any()}
+    wanted = {"W", "bias", "rate"} | ({"features"} if settings.plastic_layers < 4 else set())
+    wanted |= {"bias_rate"} if settings.learning == "gradient" else {"B"}
+    assert wanted <= {key.split(".")[0] for key in moved}
+    for key in moved:
+        actual, exact = found[key], expected[key]
+        assert actual is not None
+        assert exact is not None
+        torch.testing.assert_close(actual, exact, rtol=1e-8, atol=1e-10 * float(exact.abs().max()))
+
+
+def test_a_step_is_adams_at_the_rate_of_each_group() -> None:
+    """Adam's first step is the sign of the gradient times the rate, but for its epsilon."""
+    rates = MetaRates(0.03, 0.02, 0.01, (0.1, 0.2, 0.3))
+    settings = replace(SINE, rates=rates)
+    slope = gradients(flp_model(settings, 2, dtype=WIDE), task_of(settings, 2))
+    training = training_of(settings)
+    before = values(training.model)
+    training.update()
+    after = values(training.model)
+    of = {
+        "features": 0.03, "W": 0.03, "bias": 0.03, "B": 0.02, "feedback_bias": 0.02,
+        "mixing": 0.01, "rate.0": 0.1, "rate.1": 0.2, "rate.2": 0.3, "theta": 0.0,
+    }  # fmt: skip
+    for key, start in before.items():
+        g = slope[key]
+        rate = of.get(key, of.get(key.split(".")[0]))
+        assert g is not None
+        assert rate is not None
+        torch.testing.assert_close(after[key], start - rate * g / (g.abs() + 1e-8))
+
+
+def test_features_learn_from_support_and_query() -> None:
+    """Central differences of one weight of the convolutions, and that both paths count."""
+    settings = IMAGE
+    model, task = flp_model(settings, 1, dtype=WIDE), task_of(settings, 1)
+    key = "features.0.0.1.weight"
+    slope = gradients(model, task)[key]
+    assert slope is not None
+    weight = dict(model.named_parameters())[key]
+    place = tuple(int(i) for i in torch.unravel_index(slope.abs().argmax(), slope.shape))
+
+    def loss(step: float, where: str) -> float:
+        """Loss with the weight moved where features of the support, the query, or both are."""
+        with torch.no_grad():
+            start = float(weight[place])
+            weight[place] = start + step * (where in ("support", "both"))
+            state = model.live(task)
+            weight[place] = start + step * (where in ("query", "both"))
+            found = float(model.judge(state, task).loss.sum())
+            weight[place] = start
+        return found
+
+    def central(where: str, step: float = 1e-6) -> float:
+        return (loss(step, where) - loss(-step, where)) / (2 * step)
+
+    assert central("both") == pytest.approx(float(slope[place]), rel=1e-5)
+    support, query = central("support"), central("query")
+    assert support != 0 != query
+    assert support + query == pytest.approx(float(slope[place]), rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 10_000])
+def test_features_computed_again_are_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(SINE, plastic_layers=2)
+    task = task_of(settings, 2)
+    expected = gradients(flp_model(settings, 2, dtype=WIDE), task)
+    monkeypatch.setattr(features, "ROWS", rows)
+    found = gradients(flp_model(settings, 2, dtype=WIDE), task)
+    assert found.keys() == expected.keys()
+    for key, g in expected.items():
+        torch.testing.assert_close(found[key], g, rtol=1e-10, atol=1e-12)
+
+
+def test_the_first_order_gradient_is_another() -> None:
+    settings = replace(SINE, learning="gradient")
+    task = task_of(settings, 1)
+    exact = gradients(training_of(settings, 1).model, task)["rate.0"]
+    first = gradients(training_of(replace(settings, method="first-order"), 1).model, task)["rate.0"]
+    assert exact is not None
+    assert first is not None
+    assert first.any()
+    assert not torch.allclose(first, exact, rtol=1e-3)
+
+
+# -- seeds --
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Tasks made beforehand, one after another, those of some seeds."""
+
+    batches: Sequence[TaskBatch]
+    rows: slice
+    taken: list[int]
+
+    n_in, n_out, steps, name = 4, 1, 6, "listed"
+
+    def describe(self) -> dict[str, object]:
+        return {}
+
+    def sample(self, given: Sequence[torch.Generator], dtype: torch.dtype) -> TaskBatch:
+        batch = self.batches[len(self.taken)]
+        self.taken.append(1)
+        assert isinstance(batch.x, Tensor)
+        of = self.rows
+        return TaskBatch(
+            batch.x[:, of], batch.label[:, of], batch.x_query[of], batch.label_query[of]
+        )
+
+
+def test_seeds_never_mix() -> None:
+    """Two seeds side by side end where each ends alone."""
+    batches = [task_of(SINE, 2, update=update) for update in range(4)]
+    both = flp_model(SINE, 2, dtype=WIDE)
+    born, modules = both.born(), list(both.features)
+    alone = [
+        MetaModel(
+            both.learner,
+            replace(born, **{name: [t[i : i + 1] for t in part] for name, part in born.parts()}),
+            [deepcopy(modules[i])],
+        )
+        for i in range(2)
+    ]
+    together = MetaTraining(both, Listed(batches, slice(None), []), RATES)
+    losses = torch.stack([together.update().loss for _ in batches])
+    assert not torch.allclose(losses[:, 0], losses[:, 1])
+    for i, model in enumerate(alone):
+        single = MetaTraining(model, Listed(batches, slice(i, i + 1), []), RATES)
+        found = torch.stack([single.update().loss for _ in batches])
+        torch.testing.assert_close(found[:, 0], losses[:, i], rtol=1e-10, atol=0)
+        for mine, theirs in zip(model.by_seed()[0], both.by_seed()[i], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_seeds_draws_are_its_own() -> None:
+    """Initial values and tasks of a seed do not depend on how many there are."""
+    one, three = flp_model(SINE, 1, dtype=WIDE), flp_model(SINE, 3, dtype=WIDE)
+    for mine, theirs in zip(one.by_seed()[0], three.by_seed()[0], strict=True):
+        assert torch.equal(mine, theirs)
+    assert not torch.equal(three.W[0][0], three.W[0][1])
+    few, many = task_of(SINE, 1), task_of(SINE, 3)
+    assert torch.equal(few.x_query[0], many.x_query[0])
+    assert not torch.equal(many.x_query[0], many.x_query[1])
+
+
+def test_a_seed_that_diverges_stays_as_it_was() -> None:
+    """But for its rates, which made it diverge."""
+    training = training_of(SINE, seeds=3)
+    training.update()
+    with torch.no_grad():
+        training.model.W[0][1] = 1e200
+    before = values(training.model)
+    record = training.update()
+    assert record.rejected.tolist() == [False, True, False]
+    after = values(training.model)
+    for key, old in before.items():
+        part, *rest = key.split(".")
+        if part == "features":
+            assert after[key].equal(old) == (rest[0] == "1"), key
+        elif part != "theta":
+            rejected = CALMER * old[1] if part == "rate" else old[1]
+            assert after[key][1].equal(rejected), key
+            assert not after[key][0].equal(old[0]), key
+            assert not after[key][2].equal(old[2]), key
+    assert all(v.isfinite().all() for v in after.values())
+
+
+# -- clipping --
+
+
+def test_an_unusual_gradient_is_clipped() -> None:
+    """The first is usual by definition; of one a thousand times as long, twice that is left."""
+    usual = UsualNorm(2.0)
+    first = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    none = torch.tensor([False, False])
+    again = first.clone()
+    usual.clip("W", again, none)
+    assert again.equal(first)
+    large = 1000 * first
+    usual.clip("W", large, none)
+    torch.testing.assert_close(large, 2 * first)
+    torch.testing.assert_close(usual.usual["W"], torch.tensor([5.25, 1.05]))
+    usual.clip("W", torch.zeros(2, 2), torch.tensor([True, False]))
+    torch.testing.assert_close(usual.usual["W"], torch.tensor([5.25, 0.9975]))
+
+
+def test_clipping_reaches_every_parameter() -> None:
+    """Of a seed whose loss is enormous once, and of no other."""
+    batches = [task_of(SINE, 2, update=update) for update in range(2)]
+    batches[1].label_query[0] *= 1e6
+
+    def squares(clip: float | None) -> list[dict[str, float]]:
+        """Adam's mean squares after each update, of every parameter of each seed."""
+        model, rates = flp_model(SINE, 2, dtype=WIDE), replace(RATES, clip=clip)
+        training, found = MetaTraining(model, Listed(batches, slice(None), []), rates), []
+        for _ in batches:
+            training.update()
+            moments = {k: v for k, v in training.tensors().items() if k.endswith("exp_avg_sq")}
+            whole = {k: float(v.sum()) for k, v in moments.items() if "features" in k}
+            split = {
+                f"{k}[{i}]": float(v[i].sum())
+                for k, v in moments.items()
+                if k not in whole
+                for i in range(2)
+            }
+            found.append(whole | split)
+        return found
+
+    (before, clipped), (_, free) = squares(1e3), squares(None)
+    for key, old in before.items():
+        if key.endswith("[1]") or key.startswith("adam.features.1"):
+            assert clipped[key] == free[key]
+        else:  # a norm a thousand times the first one's, and before clipping far more
+            assert clipped[key] / old == pytest.approx(0.999 + 1e6), key
+            assert free[key] > 10 * clipped[key], key
+
+
+# -- going on --
+
+
+@pytest.mark.parametrize("clip", [None, 1.01])
+@pytest.mark.parametrize("name", ["flp", "gradient", "clamped"])
+def test_a_checkpoint_goes_on_to_the_same_bits(name: str, clip: float | None) -> None:
+    settings = replace(SETTINGS[name], rates=replace(RATES, clip=clip))
+    through = training_of(settings, episodes=2)
+    losses = [through.update().loss for _ in range(5)]
+    broken = training_of(settings, episodes=2)
+    for _ in range(2):
+        broken.update()
+    kept = {key: t.clone() for key, t in broken.tensors().items()}
+    broken.update()  # goes on by itself: what was kept does not
+    resumed = training_of(settings, episodes=2)
+    resumed.load(kept, 2)
+    again = [resumed.update().loss for _ in range(3)]
+    assert [t.tolist() for t in again] == [t.tolist() for t in losses[2:]]
+    expected, found = through.tensors(), resumed.tensors()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(t, found[key]) for key, t in expected.items())
+
+
+def test_a_checkpoint_of_another_model_is_refused() -> None:
+    other = training_of(replace(SINE, plastic_layers=2))
+    with pytest.raises(ConfigError, match="of another model"):
+        training_of(SINE).load(other.tensors(), 1)
+
+
+# -- what moves --
+
+
+@pytest.mark.parametrize("still", ["forward", "feedback", "mixing", "rate"])
+def test_a_group_of_rate_0_does_not_move(still: str) -> None:
+    training = training_of(replace(SINE, rates=replace(RATES, **{still: 0.0})))
+    before = values(training.model)
+    for _ in range(2):
+        training.update()
+    moved = {
+        key.split(".")[0] for key, v in values(training.model).items() if not v.equal(before[key])
+    }
+    groups = {
+        "forward": {"features", "W", "bias"},
+        "feedback": {"B", "feedback_bias"},
+        "mixing": {"mixing"},
+        "rate": {"rate"},
+    }
+    assert moved == set().union(*(g for name, g in groups.items() if name != still))
+
+
+def test_the_forward_rate_drops_at_milestones() -> None:
+    """A rate that drops to nothing: forward weights move before the milestone and not after."""
+    training = training_of(replace(SINE, rates=replace(RATES, milestones=(1,), drop=0.0)))
+    trail = [values(training.model)]
+    for _ in range(2):
+        training.update()
+        trail.append(values(training.model))
+    born, first, second = trail
+    assert not first["W.0"].equal(born["W.0"])
+    assert second["W.0"].equal(first["W.0"])
+    assert not second["B.0"].equal(first["B.0"])
+
+
+def test_theta_is_learnt_and_shrunk() -> None:
+    rates = MetaRates(0.0, 0.0, 0.0, 0.0, theta=1e-2)
+    free = training_of(replace(SINE, rates=rates))
+    taxed = training_of(replace(SINE, rates=rates), penalty=ProximalL1(1e6))
+    for training in (free, taxed):
+        training.update()
+    assert free.model.theta.ne(1).all()
+    assert taxed.model.theta.eq(0).all()
+
+
+def test_settings_that_make_no_sense() -> None:
+    with pytest.raises(ConfigError, match="every rate is 0"):
+        training_of(replace(SINE, rates=MetaRates(0.0, 0.0, 0.0, 0.0)))
+    with pytest.raises(ConfigError, match="2 values of rate for 3 plastic layers"):
+        training_of(replace(SINE, rates=replace(RATES, rate=(1.0, 2.0))))
+    with pytest.raises(ConfigError, match="4 layers, of which 1 or more"):
+        replace(SINE, plastic_layers=5)
+    with pytest.raises(ConfigError, match="learning is one of"):
+        replace(SINE, learning="hope")
+    with pytest.raises(ConfigError, match="larger image"):
+        flp_model(replace(IMAGE, image=(1, 4, 4)))
+    model = flp_model(SINE, 2)
+    with pytest.raises(LearnerError, match="1 feature modules for 2 seeds"):
+        MetaModel(model.learner, model.born(), list(model.features)[:1])
+
+
+# -- starting from another --
+
+
+def test_a_baseline_starts_from_forward_weights() -> None:
+    """Layers keep their weights whether they are plastic or not, and the function is the same."""
+    source = flp_model(SINE, 2, dtype=WIDE)
+    gradient = replace(SINE, learning="gradient", plastic_layers=2)
+    model = flp_model(gradient, 2, seed=5, like=source, dtype=WIDE)
+    x = torch.randn(2, 7, 4, dtype=WIDE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = source.learner.network(source.born(), source.see(x, 2))
+        found = model.learner.network(model.born(), model.see(x, 2))
+    torch.testing.assert_close(found, expected)
+    with torch.no_grad():  # weights are copied, not shared
+        for t in source.parameters():
+            t.zero_()
+        torch.testing.assert_close(model.learner.network(model.born(), model.see(x, 2)), expected)
+    with pytest.raises(ConfigError, match="other layers"):
+        flp_model(replace(SINE, widths=(4, 6, 5, 5, 1)), 2, like=source)
