@@ -33,7 +33,7 @@ from rulesearch.paths import cache_dir
 
 __all__ = ["Examples", "engine_unavailable", "live_backward", "live_forward"]
 
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp-simd", "-std=c++17")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp-simd", "-pthread", "-std=c++17")
 
 
 def _sources() -> dict[str, str]:
@@ -117,6 +117,12 @@ def _workers(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="rulesearch")
 
 
+def _threads_each(lifetimes: int) -> int:
+    """How many of torch's threads are left for each of the lifetimes that run at once."""
+    threads = torch.get_num_threads()
+    return max(1, threads // max(1, min(lifetimes, threads)))
+
+
 def _each(lifetimes: int, call: Callable[[int], None]) -> None:
     """Run ``call(lifetime)`` for all, on as many threads as torch may use."""
     threads = min(torch.get_num_threads(), lifetimes)
@@ -193,6 +199,7 @@ class Examples:
         return Life(
             ctypes.addressof(tape.program), *self.shape, self.every, _address(self.x),
             _address(self.index), _address(target), _address(label), self.share,
+            _threads_each(self.shape[1]),
         )  # fmt: skip
 
 

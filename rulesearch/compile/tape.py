@@ -56,6 +56,7 @@ class Life(ctypes.Structure):
         + [(name, ctypes.c_int64) for name in ("steps", "lifetimes", "examples", "every")]
         + [(name, ctypes.c_void_p) for name in ("x", "index", "target", "label")]
         + [("share", ctypes.c_double)]
+        + [("threads", ctypes.c_int64)]
     )
 
 

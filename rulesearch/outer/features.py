@@ -32,10 +32,11 @@ def extract(module: nn.Module, x: Tensor) -> Tensor:
     Tensor (..., n_features)
     """
     flat = x.reshape(-1, x.shape[-1])
+    found: Tensor
     if len(flat) <= ROWS:
         found = module(flat)
     else:
-        found = _BySlices.apply(module, flat, *module.parameters())
+        found = _BySlices.apply(module, flat, *module.parameters())  # type: ignore[no-untyped-call]
     return found.reshape(*x.shape[:-1], -1)
 
 
@@ -47,7 +48,7 @@ class _BySlices(torch.autograd.Function):
         ctx.module = module
         ctx.save_for_backward(x, *parameters)
         slices = x.split(ROWS)
-        first = module(slices[0])
+        first: Tensor = module(slices[0])
         found = first.new_empty(len(x), first.shape[-1])
         found[:ROWS] = first
         for part, target in zip(slices[1:], found.split(ROWS)[1:], strict=True):

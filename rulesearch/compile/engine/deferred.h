@@ -7,8 +7,8 @@
 // vectors at every product, and one pass adds them all.
 #pragma once
 #include <cstring>
-#include <vector>
 
+#include "numbers.h"
 #include "panels.h"
 #include "program.h"
 
@@ -20,8 +20,8 @@ struct Deferred {
   int n = 0, m = 0;
   int pending = 0, capacity = 0;  // of outer products; with capacity 0 they are added at once
   bool grown = false;
-  std::vector<T> growth, u, v;  // u and v: one outer product a row
-  std::vector<T> scratch, coefficients;
+  Numbers<T> growth, u, v;  // u and v: one outer product a row
+  Numbers<T> scratch, coefficients;
 
   size_t size() const { return (size_t)n * m; }
 

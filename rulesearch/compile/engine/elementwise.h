@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "deferred.h"
+#include "numbers.h"
 #include "vectors.h"
 
 namespace rulesearch {
@@ -57,8 +58,8 @@ struct Elementwise {
   static constexpr int BLOCK = 16;  // rows
 
   int height = 0;                // of the block
-  std::vector<T> growth, shift;  // of its weights: D = growth o M + shift
-  std::vector<T> pull;           // share A o G, the adjoint of D
+  Numbers<T> growth, shift;  // of its weights: D = growth o M + shift
+  Numbers<T> pull;           // share A o G, the adjoint of D
 
   T* row(std::vector<Deferred<T>>& matrices, int k, int i) const {
     return matrices[k].base + i * (int64_t)matrices[k].m;

@@ -9,22 +9,13 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#endif
 
 #include "lifetime.h"
+#include "numbers.h"
+#include "subnormals.h"
+#include "team.h"
 
 namespace rulesearch {
-
-// Subnormal numbers cost a hundred times a normal one; flush them while we run.
-struct FlushSubnormals {
-#if defined(__SSE__)
-  unsigned saved = _mm_getcsr();
-  FlushSubnormals() { _mm_setcsr(saved | 0x8040); }
-  ~FlushSubnormals() { _mm_setcsr(saved); }
-#endif
-};
 
 // What Python passes: the examples of all lifetimes, and how they are lived.
 struct Life {
@@ -35,6 +26,7 @@ struct Life {
   const void* target;    // (steps, lifetimes, examples, n), or null where labels are given
   const int64_t* label;  // (steps, lifetimes, examples)
   double share;          // of an example in the update
+  int64_t threads;       // that live one lifetime together
 };
 
 // The examples of one lifetime, and room for the adjoints of the inputs if they are wanted.
@@ -70,7 +62,8 @@ constexpr int64_t FEW_STEPS = 32;  // whose weights may all be kept
 template <class T>
 void live_forward(const Life& life, int64_t lifetime, const T* theta, T* const* matrices, T* stored,
                   T* checkpoints) {
-  FlushSubnormals flush;
+  const FlushSubnormals flush;
+  const Team team(life.threads);
   const Program& p = *life.program;
   Lifetime<T> run(p, (int)life.examples, T(life.share), theta + lifetime * p.n_terms, false);
   for (int k = 0; k < p.n_matrices; ++k) run.set_matrix(k, matrices[k] + lifetime * p.size(k));
@@ -93,7 +86,7 @@ void live_forward(const Life& life, int64_t lifetime, const T* theta, T* const* 
 
 template <class T>
 struct Backward {
-  using Weights = std::vector<T>;  // of all plastic matrices, one after the other
+  using Weights = Numbers<T>;  // of all plastic matrices, one after the other
 
   const Life& life;
   const Program& p;
@@ -134,7 +127,7 @@ struct Backward {
 
  private:
   Weights last;            // of the segment, in case it is taken again
-  std::vector<T> adjoints; // likewise: theta_bar and every G
+  Numbers<T> adjoints; // likewise: theta_bar and every G
 
   // The same where W cannot be rebuilt: it is recomputed half-way, or for few steps at each.
   void halves(int64_t begin, int64_t end, const Weights& from, const Weights& to, const T* stored) {
@@ -197,7 +190,8 @@ void live_backward(const Life& life, int64_t lifetime, const T* theta, T* const*
                    T* const* matrices, T* const* adjoints, T* theta_bar, T* inputs_bar,
                    const T* stored, const T* checkpoints, double tolerance, int32_t reversible, double* drift,
                    int64_t* recomputed) {
-  FlushSubnormals flush;
+  const FlushSubnormals flush;
+  const Team team(life.threads);
   const Program& p = *life.program;
   Backward<T> back(life, lifetime, theta, inputs_bar, tolerance, reversible);
   Lifetime<T>& run = back.run;
@@ -206,7 +200,7 @@ void live_backward(const Life& life, int64_t lifetime, const T* theta, T* const*
     run.set_adjoint(k, adjoints[k] ? adjoints[k] + lifetime * p.size(k) : nullptr);
     if (k >= p.n_plastic) run.set_matrix(k, matrices[k] + lifetime * p.size(k));
   }
-  std::vector<T> first;
+  Numbers<T> first;
   const auto gather = [&](T* const* whole) {
     first.clear();
     for (int k = 0; k < p.n_plastic; ++k) {
@@ -218,7 +212,7 @@ void live_backward(const Life& life, int64_t lifetime, const T* theta, T* const*
   back.load(first);
   recomputed[lifetime] = 0;
   const int64_t segments = (life.steps + life.every - 1) / life.every, size = run.stored_size();
-  std::vector<T> again(stored ? 0 : std::min(life.every, life.steps) * size);
+  Numbers<T> again(stored ? 0 : std::min(life.every, life.steps) * size);
   for (int64_t segment = segments - 1; segment >= 0; --segment) {
     const int64_t begin = segment * life.every, end = std::min(begin + life.every, life.steps);
     if (segment) {

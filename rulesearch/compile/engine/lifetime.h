@@ -12,12 +12,15 @@
 
 #include "deferred.h"
 #include "elementwise.h"
+#include "numbers.h"
+#include "team.h"
 #include "vectors.h"
 
 namespace rulesearch {
 
 constexpr int CHUNK_PRODUCTS = 24;  // outer products of a matrix that a chunk may defer
 constexpr int MANY_EXAMPLES = 16;   // from here a step alone makes a pass worth its cost
+constexpr int64_t VECTOR_WORK = 8;  // multiplications that a number of a frame costs, or so
 
 template <class T>
 struct Lifetime {
@@ -28,17 +31,17 @@ struct Lifetime {
   Vectors<T> s;
   std::vector<Deferred<T>> M, G;         // W of each connection, then B of each; their adjoints
   std::vector<const Op*> update_of;      // of each plastic matrix
-  std::vector<std::vector<T>> overlap;   // sum_j G_ij M_ij, where an update makes M grow
-  std::vector<T> rho;
-  std::vector<T> inputs;                 // of the chunk
-  std::vector<std::vector<T>> known;     // matrices times inputs
-  std::vector<T> frames, bar;
+  std::vector<Numbers<T>> overlap;   // sum_j G_ij M_ij, where an update makes M grow
+  Numbers<T> rho;
+  Numbers<T> inputs;                 // of the chunk
+  std::vector<Numbers<T>> known;     // matrices times inputs
+  Numbers<T> frames, bar;
 
   struct Outers {  // of a chunk, backward: U, V and their products G V, G^T U
-    std::vector<T> u, v, gv, gu;
+    Numbers<T> u, v, gv, gu;
   };
   std::vector<Outers> outers;
-  std::vector<T> u_bar, v_bar, product;
+  Numbers<T> u_bar, v_bar, product;
   Elementwise<T> dense;
 
   Lifetime(const Program& program, int step_examples, T example_share, const T* theta, bool differentiate)
@@ -96,12 +99,12 @@ struct Lifetime {
     multiply_inputs(source, begin, end);
     for (int64_t t = begin; t < end; ++t) {
       s.y = frames.data();
-      fill(source, t);
+      fill(s, source, t);
       for (int k = 0; k < p.n_ops; ++k) {
         const Op& op = p.ops[k];
         if (op.kind == MATVEC || op.kind == MATVEC_T) product_forward(op, t - begin);
         else if (op.kind == UPDATE) update(op);
-        else if (op.kind == COLUMN) column(op);
+        else if (op.kind == COLUMN) column(s, op);
         else s.forward(op);
       }
       if (stored) std::memcpy(stored + (t - begin) * stored_size(), s.y, sizeof(T) * stored_size());
@@ -113,6 +116,7 @@ struct Lifetime {
   template <class Source>
   void replay(const Source& source, int64_t t, const T* stored) {
     rebuild(source, t, 0, stored);
+    s.y = frames.data();
     for (int k = 0; k < p.n_plastic; ++k) update(*update_of[k]);
     for (int k = 0; k < p.n_plastic; ++k) M[k].flush();
   }
@@ -123,8 +127,10 @@ struct Lifetime {
   // brought to before them; otherwise it is a single step and M the weights before it.
   template <class Source>
   void backward(const Source& source, int64_t begin, int64_t end, const T* stored, bool reverse) {
-    for (int64_t t = begin; t < end; ++t)
-      rebuild(source, t, t - begin, stored + (t - begin) * stored_size());
+    split(VECTOR_WORK * frame_size() * (end - begin), end - begin, 1, [&](int64_t from, int64_t to) {
+      for (int64_t step = from; step < to; ++step)
+        rebuild(source, begin + step, step, stored + step * stored_size());
+    });
     for (int k = 0; k < p.n_plastic; ++k)
       if (is_low_rank(*update_of[k])) begin_chunk(*update_of[k], end - begin);
     for (int64_t t = end - 1; t >= begin; --t) {
@@ -167,10 +173,10 @@ struct Lifetime {
   }
 
   template <class Source>
-  void fill(const Source& source, int64_t t) {
+  void fill(const Vectors<T>& to, const Source& source, int64_t t) const {
     for (int e = 0; e < examples; ++e) {
-      std::memcpy(s.value(p.x) + e * stride(p.x_size), source.input(t, e), sizeof(T) * p.x_size);
-      source.target(t, e, s.value(p.target) + e * stride(p.target_size), p.target_size);
+      std::memcpy(to.value(p.x) + e * stride(p.x_size), source.input(t, e), sizeof(T) * p.x_size);
+      source.target(t, e, to.value(p.target) + e * stride(p.target_size), p.target_size);
     }
   }
 
@@ -189,9 +195,9 @@ struct Lifetime {
   }
 
   // The column of a matrix that stays as it is, for every example.
-  void column(const Op& op) {
+  void column(const Vectors<T>& to, const Op& op) const {
     for (int e = 0; e < examples; ++e)
-      std::memcpy(s.value(op.out) + e * stride(op.n), M[op.matrix].base, sizeof(T) * op.n);
+      std::memcpy(to.value(op.out) + e * stride(op.n), M[op.matrix].base, sizeof(T) * op.n);
   }
   void column_backward(const Op& op) {
     T* sum = G[op.matrix].base;
@@ -237,15 +243,17 @@ struct Lifetime {
                  stride(op.m), examples, factor);
   }
 
+  // All vectors of a step, from what was stored; steps do not depend on each other.
   template <class Source>
   void rebuild(const Source& source, int64_t t, int64_t step, const T* stored) {
-    s.y = frames.data() + step * frame_size();
-    std::memcpy(s.y, stored, sizeof(T) * stored_size());
-    fill(source, t);
+    Vectors<T> to = s;
+    to.y = frames.data() + step * frame_size();
+    std::memcpy(to.y, stored, sizeof(T) * stored_size());
+    fill(to, source, t);
     for (int k = 0; k < p.n_ops; ++k) {
       const Op& op = p.ops[k];
-      if (op.kind == COLUMN) column(op);
-      else if (op.kind != MATVEC && op.kind != MATVEC_T && op.kind != UPDATE) s.forward(op);
+      if (op.kind == COLUMN) column(to, op);
+      else if (op.kind != MATVEC && op.kind != MATVEC_T && op.kind != UPDATE) to.forward(op);
     }
   }
 
@@ -256,8 +264,10 @@ struct Lifetime {
     if (grows(op)) {
       auto& rows = overlap[op.matrix];
       rows.resize(op.n);
-      for (int i = 0; i < op.n; ++i)
-        rows[i] = dot(adjoint.base + (int64_t)i * op.m, matrix.base + (int64_t)i * op.m, op.m);
+      split(p.size(op.matrix), op.n, 1, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i)
+          rows[i] = dot(adjoint.base + i * op.m, matrix.base + i * op.m, op.m);
+      });
     }
     if (!room) return;
     const int64_t sn = stride(op.n), sm = stride(op.m);
@@ -265,7 +275,7 @@ struct Lifetime {
     Outers& o = outers[op.matrix];
     o.u.resize(count * sn); o.gv.assign(count * sn, 0);
     o.v.resize(count * sm); o.gu.assign(count * sm, 0);
-    std::vector<T> later(op.n, 1), grown(count * sn);
+    Numbers<T> later(op.n, 1), grown(count * sn);
     for (int64_t t = steps - 1; t >= 0; --t) {
       s.y = frames.data() + t * frame_size();
       for (int k = 0; k < width; ++k) {
@@ -321,7 +331,7 @@ struct Lifetime {
   }
 
   // rows_i -= sum_k u_k,i (G v_k)_i: what the update's outer products add to the overlap
-  void subtract_outers(const Op& op, std::vector<T>& rows) const {
+  void subtract_outers(const Op& op, Numbers<T>& rows) const {
     for (int k = 0; k < op.count * examples; ++k) {
       const T* u = s.value(p.entries[op.first + k / examples].scalar) + k % examples * stride(op.n);
       const T* ub = u_bar.data() + k * stride(op.n);

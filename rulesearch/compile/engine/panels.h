@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "team.h"
+
 // Arrays that unrolled loops index become registers, and arguments never pass through memory.
 #define UNROLL _Pragma("GCC unroll 16")
 #define INLINE __attribute__((always_inline))
@@ -160,9 +162,11 @@ void multiply(const T* W, int n, int m, int64_t ldw, const T* x, int64_t x_strid
               int64_t out_stride, int count) {
   constexpr int R = std::min(kWide, Simd<T>::lanes);
   const int columns = count > 4 ? kColumns<T> : m;  // W passes once: better in long strides
-  for (int j = 0; j < m; j += columns)
-    multiply_all<T, R>({W + j, ldw}, n, std::min(m - j, columns), {x + j, x_stride},
-                       {out, out_stride}, count);
+  split((int64_t)n * m * count, n, R, [&](int64_t begin, int64_t end) {
+    for (int j = 0; j < m; j += columns)
+      multiply_all<T, R>({W + begin * ldw + j, ldw}, int(end - begin), std::min(m - j, columns),
+                         {x + j, x_stride}, {out + begin, out_stride}, count);
+  });
 }
 
 // ---- C <- diag(growth) C + sum_k a_k b_k^T
@@ -244,14 +248,29 @@ void add_products(Panel<T> C, int n, int m, const T* growth, Left<T> a, Panel<co
 template <class T>
 void multiply_transposed(const T* W, int n, int m, int64_t ldw, const T* y, int64_t y_stride,
                          T* out, int64_t out_stride, int count) {
-  add_products<T>({out, out_stride}, count, m, nullptr, {y, y_stride, 1}, {W, ldw}, n);
+  const int64_t work = (int64_t)n * m * count;
+  if (count >= sharers(work) * (kWide / 2)) {
+    split(work, count, kWide / 2, [&](int64_t begin, int64_t end) {
+      add_products<T>({out + begin * out_stride, out_stride}, int(end - begin), m, nullptr,
+                      {y + begin * y_stride, y_stride, 1}, {W, ldw}, n);
+    });
+  } else {  // cores that write to the same rows, if in other columns, disturb each other
+    constexpr int line = 64 / sizeof(T);
+    split(work, m, line, [&](int64_t begin, int64_t end) {
+      add_products<T>({out + begin, out_stride}, count, int(end - begin), nullptr,
+                      {y, y_stride, 1}, {W + begin, ldw}, n);
+    });
+  }
 }
 
 // W <- diag(growth) W + sum_k u_k v_k^T, without growth if that is null
 template <class T>
 void add_outers(T* W, int n, int m, int64_t ldw, const T* growth, const T* u, int64_t u_stride,
                 const T* v, int64_t v_stride, int rank) {
-  add_products<T>({W, ldw}, n, m, growth, {u, 1, u_stride}, {v, v_stride}, rank);
+  split((int64_t)n * m * rank, n, kWide / 2, [&](int64_t begin, int64_t end) {
+    add_products<T>({W + begin * ldw, ldw}, int(end - begin), m, growth ? growth + begin : nullptr,
+                    {u + begin, 1, u_stride}, {v, v_stride}, rank);
+  });
 }
 
 }  // namespace rulesearch

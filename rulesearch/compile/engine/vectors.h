@@ -3,6 +3,7 @@
 #include "functions.h"
 #include "panels.h"
 #include "program.h"
+#include "team.h"
 
 namespace rulesearch {
 
@@ -19,67 +20,82 @@ struct Vectors {
   T* adjoint(int32_t offset) const { return bar + (int64_t)offset * examples; }
 
   void forward(const Op& op) const {
-    const int64_t all = examples * stride(op.n);
+    if (op.kind == COEFFICIENT) coefficient(op, value(op.out));
+    else by_examples(op, [&](int begin, int end) { forward(op, begin, end); });
+  }
+
+  void backward(const Op& op) const {
+    if (op.kind == COEFFICIENT) coefficient_backward(op, adjoint(op.out));
+    else by_examples(op, [&](int begin, int end) { backward(op, begin, end); });
+  }
+
+ private:
+  // Many examples are split over the team. A part begins where vector registers do: what the
+  // compiler makes of the last few numbers may differ in a bit from what it makes of the others.
+  template <class F>
+  void by_examples(const Op& op, const F& do_part) const {
+    const int64_t cost = op.kind == APPLY ? 64 : op.kind == COMBINE ? 4 * op.count : 4;
+    split(cost * examples * op.n, examples, op.n == 1 ? 16 : 1, do_part);
+  }
+
+  void forward(const Op& op, int begin, int end) const {
+    const int64_t size = stride(op.n), first = begin * size, last = end * size;
     T* __restrict out = value(op.out);
     const T *a = value(op.a), *b = value(op.b);
     switch (op.kind) {
-      case MULTIPLY: for (int64_t i = 0; i < all; ++i) out[i] = a[i] * b[i]; break;
-      case SUBTRACT: for (int64_t i = 0; i < all; ++i) out[i] = a[i] - b[i]; break;
+      case MULTIPLY: for (int64_t i = first; i < last; ++i) out[i] = a[i] * b[i]; break;
+      case SUBTRACT: for (int64_t i = first; i < last; ++i) out[i] = a[i] - b[i]; break;
       case DOT:
-        for (int e = 0; e < examples; ++e) {
-          const int64_t at = e * stride(op.n);
-          out[e] = op.b < 0 ? sum(a + at, op.n) : dot(a + at, b + at, op.n);
-        }
+        for (int e = begin; e < end; ++e)
+          out[e] = op.b < 0 ? sum(a + e * size, op.n) : dot(a + e * size, b + e * size, op.n);
         break;
-      case COEFFICIENT: coefficient(op, out); break;
-      case COMBINE: combine(op, out); break;
+      case COMBINE: combine(op, out, begin, end); break;
       case APPLY:
         if (op.function == SOFTMAX)
-          for (int e = 0; e < examples; ++e)
-            apply(SOFTMAX, a + e * stride(op.n), out + e * stride(op.n), op.n, T(p.beta));
+          for (int e = begin; e < end; ++e)
+            apply(SOFTMAX, a + e * size, out + e * size, op.n, T(p.beta));
         else
-          apply(op.function, a, out, (int)all, T(p.beta));
+          apply(op.function, a + first, out + first, int(last - first), T(p.beta));
         break;
     }
   }
 
-  void backward(const Op& op) const {
-    const int64_t all = examples * stride(op.n);
+  void backward(const Op& op, int begin, int end) const {
+    const int64_t size = stride(op.n), first = begin * size, last = end * size;
     const T *out = value(op.out), *a = value(op.a), *b = value(op.b), *g = adjoint(op.out);
     T *ga = adjoint(op.a), *gb = adjoint(op.b);
     switch (op.kind) {
       case MULTIPLY:
-        if (op.wants_a) for (int64_t i = 0; i < all; ++i) ga[i] += g[i] * b[i];
-        if (op.wants_b) for (int64_t i = 0; i < all; ++i) gb[i] += g[i] * a[i];
+        if (op.wants_a) for (int64_t i = first; i < last; ++i) ga[i] += g[i] * b[i];
+        if (op.wants_b) for (int64_t i = first; i < last; ++i) gb[i] += g[i] * a[i];
         break;
       case SUBTRACT:
-        if (op.wants_a) for (int64_t i = 0; i < all; ++i) ga[i] += g[i];
-        if (op.wants_b) for (int64_t i = 0; i < all; ++i) gb[i] -= g[i];
+        if (op.wants_a) for (int64_t i = first; i < last; ++i) ga[i] += g[i];
+        if (op.wants_b) for (int64_t i = first; i < last; ++i) gb[i] -= g[i];
         break;
       case DOT:
-        for (int e = 0; e < examples; ++e) {
-          const int64_t at = e * stride(op.n);
+        for (int e = begin; e < end; ++e) {
+          const int64_t at = e * size;
           if (op.wants_a && op.b < 0) for (int i = 0; i < op.n; ++i) ga[at + i] += g[e];
           else if (op.wants_a) for (int i = 0; i < op.n; ++i) ga[at + i] += g[e] * b[at + i];
           if (op.wants_b) for (int i = 0; i < op.n; ++i) gb[at + i] += g[e] * a[at + i];
         }
         break;
-      case COEFFICIENT: coefficient_backward(op, g); break;
-      case COMBINE: combine_backward(op, g); break;
+      case COMBINE: combine_backward(op, g, begin, end); break;
       case APPLY:
         if (!op.wants_a) break;
         if (op.function == SOFTMAX)
-          for (int e = 0; e < examples; ++e) {
-            const int64_t at = e * stride(op.n);
+          for (int e = begin; e < end; ++e) {
+            const int64_t at = e * size;
             apply_adjoint(SOFTMAX, a + at, out + at, g + at, ga + at, op.n, T(p.beta));
           }
         else
-          apply_adjoint(op.function, a, out, g, ga, (int)all, T(p.beta));
+          apply_adjoint(op.function, a + first, out + first, g + first, ga + first,
+                        int(last - first), T(p.beta));
         break;
     }
   }
 
- private:
   T number(const Entry& e) const { return T(e.number) * (e.term < 0 ? T(1) : theta[e.term]); }
 
   void coefficient(const Op& op, T* out) const {
@@ -105,10 +121,10 @@ struct Vectors {
     }
   }
 
-  void combine(const Op& op, T* __restrict out) const {
+  void combine(const Op& op, T* __restrict out, int begin, int end) const {
     for (int i = op.first; i < op.first + op.count; ++i) {
       const Entry& entry = p.entries[i];
-      for (int e = 0; e < examples; ++e) {
+      for (int e = begin; e < end; ++e) {
         const T k = value(entry.scalar)[e];
         const T* v = value(entry.vector) + e * stride(op.n);
         T* __restrict o = out + e * stride(op.n);
@@ -120,10 +136,10 @@ struct Vectors {
     }
   }
 
-  void combine_backward(const Op& op, const T* g) const {
+  void combine_backward(const Op& op, const T* g, int begin, int end) const {
     for (int i = op.first; i < op.first + op.count; ++i) {
       const Entry& entry = p.entries[i];
-      for (int e = 0; e < examples; ++e) {
+      for (int e = begin; e < end; ++e) {
         const int64_t at = e * stride(op.n);
         const T k = value(entry.scalar)[e];
         const T* v = value(entry.vector) + at;

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rulesearch.learners.eager.chunk import Chosen, growth_calls, make
 from rulesearch.learners.eager.dense import Dense
-from rulesearch.learners.eager.functions import Call
+from rulesearch.learners.eager.functions import Call, scaled
 from rulesearch.learners.eager.matrices import Deferred
 from rulesearch.learners.eager.plan import PRODUCTS, Op, merged
 from rulesearch.learners.eager.values import Values
@@ -57,7 +57,7 @@ class Backward:
         )
         self.examples, self.share = source.examples.shape[2], source.examples.share
         self.steps = plan.steps(self.examples) if reverse else 1
-        self.values = Values(plan, (theta.shape[0], self.steps, self.examples), theta, True)
+        self.values = Values(plan, (self.steps, theta.shape[0], self.examples), theta, True)
         self.width = plan.rank * self.examples
         n, pairs = plan.tape.n_plastic, max(1, *map(len, plan.uses)) * self.examples
         plastic = [g for g in adjoints[:n] if g is not None]
@@ -69,7 +69,7 @@ class Backward:
         self.v = self.M.right if self.share == 1 else torch.zeros_like(self.M.right)
         self.gu = torch.zeros_like(self.M.right)
         self.grown = torch.zeros_like(self.u) if plan.grows else self.u
-        self.factor = torch.ones_like(self.G.growth[:, 1:])
+        self.factor = torch.ones_like(self.G.growth[1:])
         self.shrink = torch.ones_like(self.factor)
         # sum_j G_ij M_ij after each step's update, with M before it; where that makes M grow
         self.overlap = torch.zeros_like(self.G.growth)
@@ -91,7 +91,7 @@ class Backward:
         """
         n = end - begin
         self.source.fill(self.values.y, begin, end, reverse=True)
-        self.values.y[:, :n, :, : self.plan.tape.stored] = stored.flip(1)
+        self.values.y[:n, ..., : self.plan.tape.stored] = stored.flip(1).transpose(0, 1)
         make(self.begin)
         for calls in self.calls[:n]:
             make(calls)
@@ -102,7 +102,7 @@ class Backward:
 
     def _begin(self) -> Iterator[Call]:
         """What all steps know ahead: their values, slopes, and products with their updates."""
-        for group in self.plan.groups():
+        for group in self.plan.groups:
             if group[0].kind not in (*PRODUCTS, "update"):
                 yield from self.values.forward(group, None)
         yield from self.values.slopes()
@@ -117,6 +117,15 @@ class Backward:
             yield partial(torch.bmm, v, adjoint.mT, out=gv)
             grown, gu = self.plan.post.of(k, self.grown), self.plan.pre.of(k, self.gu)
             yield partial(torch.bmm, grown, adjoint, out=gu)
+        if self.plan.grows:
+            yield partial(self._by_step(self.gv).mul_, self._growth_before)
+
+    def _by_step(self, rows: Tensor) -> Tensor:
+        return rows.view(len(rows), self.steps, self.width, -1)
+
+    @property
+    def _growth_before(self) -> Tensor:
+        return self.G.growth[: self.steps].transpose(0, 1)
 
     def _gather_outers(self) -> Iterator[Call]:
         shape = (self.steps, self.plan.rank, self.examples)
@@ -125,24 +134,26 @@ class Backward:
             for spans, (to, share) in zip(self.plan.outers(r), sides, strict=True):
                 rows = to.unflatten(1, shape)[:, :, r]
                 for n, (start, first), _ in spans:
-                    vectors = self.values.part(self.values.y, None, start, n)
-                    yield partial(torch.mul, vectors, share, out=rows[..., first : first + n])
+                    vectors = self.values.part(self.values.y, None, start, n).transpose(0, 1)
+                    yield scaled(vectors, share, rows[..., first : first + n])
         if self.share != 1:
-            yield partial(torch.mul, self.M.right, self.share, out=self.v)
+            yield scaled(self.M.right, self.share, self.v)
+        if self.reverse:
+            yield partial(torch.neg, self.u, out=self.M.left)
 
     def _grow(self) -> Iterator[Call]:
         """Growth between the chunk's end and each step, and what it makes of U and of G o M."""
         yield from growth_calls(self.plan, self.values, None, self.share, self.factor)
-        yield partial(torch.cumprod, self.factor, 1, out=self.G.growth[:, 1:])
+        yield partial(torch.cumprod, self.factor, 0, out=self.G.growth[1:])
         yield partial(torch.reciprocal, self.factor, out=self.shrink)
-        yield partial(torch.cumprod, self.shrink, 1, out=self.M.growth[:, 1:])
-        u, grown = (t.unflatten(1, (self.steps, self.width)) for t in (self.u, self.grown))
-        yield partial(torch.mul, u, self.G.growth[:, : self.steps], out=grown)
+        yield partial(torch.cumprod, self.shrink, 0, out=self.M.growth[1:])
+        u, grown = (self._by_step(t) for t in (self.u, self.grown))
+        yield partial(torch.mul, u, self._growth_before, out=grown)
         yield self.rho_bar.zero_
         for k, (adjoint, matrix) in enumerate(zip(self.G.matrices, self.M.matrices, strict=True)):
             product = self.values.scratch("matrix", matrix)
             yield partial(torch.mul, adjoint, matrix, out=product)
-            rows = self.plan.post.of(k, self.overlap[:, 0, 0])
+            rows = self.plan.post.of(k, self.overlap[0, :, 0])
             yield partial(torch.sum, product, -1, out=rows)
 
     def _end(self, theta_bar: Tensor) -> Iterator[Call]:
@@ -150,11 +161,12 @@ class Backward:
         if self.plan.grows and self.plan.steady:
             yield from self._scale_backward(None, self.rho_bar)
         yield from self.values.constants_backward(theta_bar)
-        y, bar = self.values.y.flatten(1, 2), self.values.bar.flatten(1, 2)
         for op in self.plan.feedback:
             adjoint = self.adjoints[op.matrix]
             if adjoint is not None:
-                a, out = y[..., op.a : op.a + op.m], bar[..., op.out : op.out + op.n]
+                a, gather = self.values.gathered("read", self.values.y, op.a, op.m)
+                out, gather_out = self.values.gathered("written", self.values.bar, op.out, op.n)
+                yield from (gather, gather_out)
                 left, right = (out, a) if op.kind == "matvec" else (a, out)
                 yield partial(adjoint.baddbmm_, left.mT, right)
 
@@ -170,7 +182,7 @@ class Backward:
             yield from self._update(slot)
         for op in () if self.plan.low_rank else self.plan.updates:
             yield partial(self.dense.backward, op, self.reverse)
-        for group in reversed(list(self.plan.groups())):
+        for group in reversed(self.plan.groups):
             if group[0].kind == "matvec":
                 for op in group:
                     yield from self._multiply(op, slot)
@@ -184,8 +196,6 @@ class Backward:
         """Adjoints of the vectors of the step's outer products; the updates are taken back."""
         plan, rows = self.plan, slice(slot * self.width, (slot + 1) * self.width)
         u, v, u_bar, v_bar = (t[:, rows] for t in (self.u, self.v, self.gv, self.gu))
-        if plan.grows and slot:
-            yield partial(u_bar.mul_, self.G.growth[:, slot])
         for k in range(len(plan.updates)):
             yield from self.G.add_pending(k, plan.pre.of(k, v), plan.post.of(k, u_bar), slot)
             yield from self.G.add_pending_transposed(
@@ -200,26 +210,25 @@ class Backward:
         if plan.grows:
             yield from self._growth(slot, u, u_bar)
         if self.reverse:
-            yield partial(torch.neg, u, out=self.M.left[:, rows])
             if plan.grows:
-                yield from self.M.scale_rows(self.shrink[:, slot], slot + 1)
+                yield from self.M.scale_rows(self.shrink[slot], slot + 1)
             if not self._deferred:
                 yield from self.M.flush(1)
 
     def _growth(self, slot: int, u: Tensor, u_bar: Tensor) -> Iterator[Call]:
         """Adjoint of the growth of rows: the overlap of G after the update with M before it."""
-        overlap = self.overlap[:, slot]
+        overlap = self.overlap[slot]
         if self.reverse:  # so far it is that with M after the update
             product, total = self.values.scratch("outers", u), self.values.scratch("row", overlap)
             yield partial(torch.mul, u, u_bar, out=product)
             yield partial(torch.sum, product, 1, keepdim=True, out=total)
             yield partial(overlap.sub_, total, alpha=1 / self.share)
-            yield partial(overlap.mul_, self.shrink[:, slot])
-        yield partial(torch.mul, overlap, self.share, out=self.rho_bar[:, slot])
+            yield partial(overlap.mul_, self.shrink[slot])
+        yield scaled(overlap, self.share, self.rho_bar[slot])
         if not self.plan.steady:
-            yield from self._scale_backward(slot, self.rho_bar[:, slot])
-        yield partial(torch.mul, overlap, self.factor[:, slot], out=self.overlap[:, slot + 1])
-        yield from self.G.scale_rows(self.factor[:, slot], slot)
+            yield from self._scale_backward(slot, self.rho_bar[slot])
+        yield partial(torch.mul, overlap, self.factor[slot], out=self.overlap[slot + 1])
+        yield from self.G.scale_rows(self.factor[slot], slot)
 
     def _scale_backward(self, slot: int | None, rho_bar: Tensor) -> Iterator[Call]:
         bar = partial(self.values.part, self.values.bar, slot)
@@ -300,7 +309,7 @@ class Backward:
             yield partial(self.G.left[:, rows, to : to + n].copy_, left)
             if plan.grows:
                 image = y(start, n) if plain else self._images(ops[0])[..., to : to + n]
-                yield from self._add_overlap(self.overlap[:, slot + 1, :, to : to + n], left, image)
+                yield from self._add_overlap(self.overlap[slot + 1, ..., to : to + n], left, image)
         for n, (start, to), _ in merged(rights):
             yield partial(self.G.right[:, rows, to : to + n].copy_, (y if plain else bar)(start, n))
 

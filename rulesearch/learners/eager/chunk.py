@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rulesearch.compile.native import Examples
 from rulesearch.learners.eager.dense import Dense
-from rulesearch.learners.eager.functions import Call
+from rulesearch.learners.eager.functions import Call, scaled
 from rulesearch.learners.eager.matrices import Deferred
 from rulesearch.learners.eager.plan import PRODUCTS, Op, Plan
 from rulesearch.learners.eager.values import Values
@@ -45,12 +45,12 @@ class Chosen:
         e = self.examples
         x0, x_size, t0, t_size = self.plan.tape.filled[:4]
         x, label = (
-            t[begin:end].index_select(1, self.lifetimes).transpose(0, 1)
+            t[begin:end].index_select(1, self.lifetimes)
             for t in (e.x if e.index is None else e.index, e.label)
         )
         if reverse:
-            x, label = x.flip(1), label.flip(1)
-        frames = y[:, : end - begin]
+            x, label = x.flip(0), label.flip(0)
+        frames = y[: end - begin]
         frames[..., x0 : x0 + x_size] = x if e.index is None else e.x[x]
         target = frames[..., t0 : t0 + t_size]
         if label.is_floating_point():
@@ -69,8 +69,10 @@ def growth_calls(plan: Plan, values: Values, slot: int | None, share: float, to:
         rows = [e.scalar for e in plan.entries[op.rows : op.rows + op.row_count]]
         added = [at(row, op.n) for row in rows] + ([at(op.scale, 1)] if op.scale >= 0 else [])
         for part in added:
-            total = values.scratch("total", part[..., :1, :])
-            yield partial(torch.sum, part, -2, keepdim=True, out=total)
+            total = part
+            if part.shape[-2] > 1:
+                total = values.scratch("total", part[..., :1, :])
+                yield partial(torch.sum, part, -2, keepdim=True, out=total)
             yield partial(mine.add_, total, alpha=share)
     yield partial(to.add_, 1)
 
@@ -93,14 +95,14 @@ class Forward:
         plan, tape = self.plan, self.plan.tape
         self.examples, self.share = source.examples.shape[2], source.examples.share
         self.steps = steps or plan.steps(self.examples)
-        self.values = Values(plan, (theta.shape[0], self.steps, self.examples), theta, False)
+        self.values = Values(plan, (self.steps, theta.shape[0], self.examples), theta, False)
         self.M = Deferred(matrices[: tape.n_plastic], plan, self.steps, plan.rank * self.examples)
         self.dense = Dense(plan, self.values, self.share, matrices)
-        self.factor = torch.ones_like(self.M.growth[:, 0])
+        self.factor = torch.ones_like(self.M.growth[0])
         if plan.grows and plan.steady:
             make(growth_calls(plan, self.values, 0, self.share, self.factor))
             for slot in range(self.steps):
-                torch.mul(self.M.growth[:, slot], self.factor, out=self.M.growth[:, slot + 1])
+                torch.mul(self.M.growth[slot], self.factor, out=self.M.growth[slot + 1])
         self.known: dict[int, Tensor] = {}
         self.begin = list(self._begin())
         self.calls = [list(self._step(slot)) for slot in range(self.steps)]
@@ -120,7 +122,7 @@ class Forward:
         for calls in self.calls[:n]:
             make(calls)
         if stored is not None:
-            stored.copy_(y[:, :n, :, : self.plan.tape.stored])
+            stored.copy_(y[:n, ..., : self.plan.tape.stored].transpose(0, 1))
         if self.plan.low_rank:
             make(self.flush[n])
 
@@ -128,12 +130,13 @@ class Forward:
         """Products with the inputs of the chunk, which are known ahead."""
         for op in self.plan.ops:
             if op.kind == "matvec" and op.ahead >= 0:
-                x = self.values.y.flatten(1, 2)[..., op.a : op.a + op.m]
+                x, gather = self.values.gathered("ahead", self.values.y, op.a, op.m)
                 out = self.known[op.out] = x.new_empty(*x.shape[:2], op.n)
+                yield gather
                 yield partial(torch.bmm, x, self.matrices[op.matrix].mT, out=out)
 
     def _step(self, slot: int) -> Iterator[Call]:
-        for group in self.plan.groups():
+        for group in self.plan.groups:
             if group[0].kind in PRODUCTS:
                 for op in group:
                     yield from self._product(op, slot)
@@ -169,7 +172,7 @@ class Forward:
             if not plan.steady:
                 yield from growth_calls(plan, self.values, slot, self.share, self.factor)
                 growth = M.growth
-                yield partial(torch.mul, growth[:, slot], self.factor, out=growth[:, slot + 1])
+                yield partial(torch.mul, growth[slot], self.factor, out=growth[slot + 1])
             yield from M.scale_rows(self.factor, slot)
         for r in range(plan.rank):
             first = (slot * plan.rank + r) * self.examples
@@ -179,4 +182,4 @@ class Forward:
                 for n, (start, to), _ in span:
                     out = pending[:, first : first + self.examples, to : to + n]
                     vectors = self.values.part(self.values.y, slot, start, n)
-                    yield partial(torch.mul, vectors, share, out=out)
+                    yield scaled(vectors, share, out)

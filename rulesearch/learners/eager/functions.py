@@ -8,9 +8,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-__all__ = ["Call", "apply_calls", "slope_calls"]
+__all__ = ["Call", "apply_calls", "scaled", "slope_calls"]
 
 Call = Callable[[], object]
+
+
+def scaled(a: Tensor, factor: float, out: Tensor) -> Call:
+    """``out = factor * a``; a call of torch takes a tensor much sooner than a Python number."""
+    return (
+        partial(out.copy_, a) if factor == 1 else partial(torch.mul, a, _tensor(factor, a), out=out)
+    )
+
+
+def _tensor(number: float, like: Tensor) -> Tensor:
+    return like.new_tensor(number)
 
 
 def apply_calls(function: str, a: Tensor, out: Tensor, beta: float) -> Iterator[Call]:
@@ -22,9 +33,9 @@ def apply_calls(function: str, a: Tensor, out: Tensor, beta: float) -> Iterator[
             softplus: Callable[..., object] = torch._C._nn.softplus  # which can write to `out`
             yield partial(softplus, a, beta, 20.0, out=out)
         case "softplus":  # torch's turns linear at 20, which float32 cannot tell and float64 can
-            yield partial(torch.mul, a, beta, out=out)
+            yield scaled(a, beta, out)
             yield partial(torch.logaddexp, out, out.new_zeros(()), out=out)
-            yield partial(out.div_, beta)
+            yield partial(out.div_, _tensor(beta, a))
         case "d_softplus":
             yield from _rise(a, out, beta)
         case "d_tanh":
@@ -40,7 +51,7 @@ def apply_calls(function: str, a: Tensor, out: Tensor, beta: float) -> Iterator[
 
 def _rise(y: Tensor, out: Tensor, beta: float) -> Iterator[Call]:
     """``1 - exp(-beta y)``, the slope of softplus where its value is y."""
-    yield partial(torch.mul, y, -beta, out=out)
+    yield scaled(y, -beta, out)
     yield partial(out.expm1_)
     yield partial(out.neg_)
 
@@ -59,7 +70,7 @@ def slope_calls(function: str, a: Tensor, y: Tensor, out: Tensor, beta: float) -
         case "relu":
             yield from apply_calls("d_relu", a, out, beta)
         case "d_softplus":
-            yield partial(torch.mul, y, -beta, out=out)
-            yield partial(out.add_, beta)
+            yield scaled(y, -beta, out)
+            yield partial(out.add_, _tensor(beta, y))
         case "d_tanh":
-            yield partial(torch.mul, a, -2, out=out)
+            yield scaled(a, -2, out)

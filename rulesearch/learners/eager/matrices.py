@@ -31,7 +31,7 @@ class Deferred:
     ----------
     left, right : Tensor (lifetimes, steps * rows, width)
         Pending vectors, those of a chunk's first step first.
-    growth : Tensor (lifetimes, steps + 1, 1, width)
+    growth : Tensor (steps + 1, lifetimes, 1, width)
         Of rows of the matrices since the chunk began: before each step, and after the last.
     grows : bool
         Whether it can be anything but one.
@@ -50,13 +50,13 @@ class Deferred:
         new = matrices[0].new_zeros
         self.left = new(lifetimes, steps * rows, self.post.width)
         self.right = new(lifetimes, steps * rows, self.pre.width)
-        self.growth = new(lifetimes, steps + 1, 1, self.post.width).fill_(1)
+        self.growth = new(steps + 1, lifetimes, 1, self.post.width).fill_(1)
 
     def multiply(self, k: int, x: Tensor, out: Tensor, step: int) -> Iterator[Call]:
         """``out = M_k x`` as M is before a step of the chunk."""
         yield partial(torch.bmm, x, self.matrices[k].mT, out=out)
         if self.grows and step:
-            yield partial(out.mul_, self.post.of(k, self.growth[:, step]))
+            yield partial(out.mul_, self.post.of(k, self.growth[step]))
         yield from self.add_pending(k, x, out, step)
 
     def multiply_known(
@@ -64,7 +64,7 @@ class Deferred:
     ) -> Iterator[Call]:
         """The same, where ``M_0 x`` is known already."""
         if self.grows and step:
-            yield partial(torch.mul, known, self.post.of(k, self.growth[:, step]), out=out)
+            yield partial(torch.mul, known, self.post.of(k, self.growth[step]), out=out)
         else:
             yield partial(out.copy_, known)
         yield from self.add_pending(k, x, out, step)
@@ -76,7 +76,7 @@ class Deferred:
         seen = y
         if self.grows and step:
             seen = torch.empty_like(y)
-            yield partial(torch.mul, y, self.post.of(k, self.growth[:, step]), out=seen)
+            yield partial(torch.mul, y, self.post.of(k, self.growth[step]), out=seen)
         if add:
             yield partial(out.baddbmm_, seen, self.matrices[k])
         else:
@@ -112,6 +112,6 @@ class Deferred:
         """Bring the matrices up to date, which changed in so many steps."""
         for k, matrix in enumerate(self.matrices):
             if self.grows:
-                yield partial(matrix.mul_, self.post.of(k, self.growth[:, steps]).mT)
+                yield partial(matrix.mul_, self.post.of(k, self.growth[steps]).mT)
             left, right = self._pending(k, steps)
             yield partial(matrix.baddbmm_, left.mT, right)

@@ -63,25 +63,34 @@ class Entry:
 
 
 class Span(NamedTuple):
-    """Neighbouring values taken as one: their width together, where operands begin, how many."""
+    """Neighbouring values taken as one: their width together, where operands begin, each size."""
 
     width: int
     starts: tuple[int, ...]
-    parts: int
+    sizes: tuple[int, ...]
 
 
-def merged(parts: Iterable[tuple[int, tuple[int, ...]]]) -> list[Span]:
-    """Join parts, (size, starts), whose every operand begins where the last one ended."""
+def merged(parts: Iterable[tuple[int, tuple[int, ...]]], scalars: int = 0) -> tuple[Span, ...]:
+    """Join parts, (size, starts), whose every operand begins where the last one ended.
+
+    The last ``scalars`` operands are single numbers, whatever the size of the others.
+    """
+    return _joined(tuple(parts), scalars)
+
+
+@lru_cache(maxsize=4096)  # every step of a chunk asks for the same
+def _joined(parts: tuple[tuple[int, tuple[int, ...]], ...], scalars: int) -> tuple[Span, ...]:
     joined: list[Span] = []
     end: tuple[int, ...] = ()
     for size, starts in parts:
         if joined and starts == end:
-            _, first, count = joined.pop()
-            joined.append(Span(starts[0] - first[0] + size, first, count + 1))
+            _, first, sizes = joined.pop()
+            joined.append(Span(starts[0] - first[0] + size, first, (*sizes, size)))
         else:
-            joined.append(Span(size, starts, 1))
-        end = tuple(start + stride(size) for start in starts)
-    return joined
+            joined.append(Span(size, starts, (size,)))
+        vectors = len(starts) - scalars
+        end = tuple(s + (stride(size) if i < vectors else 1) for i, s in enumerate(starts))
+    return tuple(joined)
 
 
 class Side:
@@ -105,8 +114,13 @@ class Plan:
     ops, entries : list of Op, list of Entry
     constant : set of int
         Coefficients of theta alone: the same at every step.
-    read_once : set of int
-        Values that a single operation reads.
+    groups : list of list of Op
+        Neighbours that differ in nothing but what they read and write; none reads another.
+    wide : dict of (int, int) to int
+        For each part of each combination, by the combination's value and the part's number,
+        where its scalar is kept once for every number of the vector.
+    wide_width : int
+        Numbers that all of them take.
     updates : list of Op
         One a connection.
     low_rank, grows, steady : bool
@@ -133,9 +147,8 @@ class Plan:
             for op in self.ops
             if op.kind == "coefficient" and all(e.scalar < 0 for e in self.entries_of(op))
         }
-        reads = Counter(v for op in self.ops for v in (op.a, op.b, op.scale))
-        reads.update(v for e in self.entries for v in (e.scalar, e.vector))
-        self.read_once = {v for v, times in reads.items() if times == 1}
+        self.groups = list(self._groups())
+        self.wide, self.wide_width = self._wide()
         updates = self.updates = [op for op in self.ops if op.kind == "update"]
         self.low_rank = not any(op.mask_count or op.other_count for op in updates)
         self.grows = self.low_rank and any(op.scale >= 0 or op.row_count for op in updates)
@@ -163,8 +176,7 @@ class Plan:
         """Parts of a coefficient or of a combination, or outer products of an update."""
         return self.entries[op.first : op.first + op.count]
 
-    def groups(self) -> Iterator[list[Op]]:
-        """Neighbours that differ in nothing but what they read and write; none reads another."""
+    def _groups(self) -> Iterator[list[Op]]:
         group: list[Op] = []
         written: set[int] = set()
         for op in self.ops:
@@ -180,14 +192,28 @@ class Plan:
         if op.kind == "coefficient":
             entries = self.entries_of(op)
             parts = tuple((e.number, e.term, e.scalar < 0, e.wants_scalar) for e in entries)
-        return op.kind, op.function, op.b < 0, op.wants_a, op.wants_b, op.wants_matrix, parts
+        elif op.kind == "combine":
+            parts = tuple(e.scalar in self.constant for e in self.entries_of(op))
+        elif op.kind != "apply":
+            parts = op.b < 0, op.wants_a, op.wants_b, op.wants_matrix
+        return op.kind, op.function, parts
 
     def _reads(self, op: Op) -> set[int]:
         if op.kind not in ("coefficient", "combine"):
             return {op.a, op.b}
         return {v for e in self.entries_of(op) for v in (e.scalar, e.vector)}
 
-    def outers(self, r: int, varying: bool = False) -> tuple[list[Span], list[Span]]:
+    def _wide(self) -> tuple[dict[tuple[int, int], int], int]:
+        wide, end = {}, 0
+        for group in self.groups:
+            if group[0].kind == "combine":
+                for j in range(group[0].count):
+                    for op in group:
+                        wide[op.out, j] = end
+                        end += stride(op.n)
+        return wide, end
+
+    def outers(self, r: int, varying: bool = False) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
         """Left and right vectors of each update's outer product r, and where they go.
 
         ``varying`` leaves out those without an adjoint.

@@ -1,22 +1,23 @@
 """The operations of a tape on vectors and scalars as torch calls: all but the matrices.
 
-A chunk's frames hold the values of its steps, ``(lifetimes, steps, examples, numbers)``. Each
+A chunk's frames hold the values of its steps, ``(steps, lifetimes, examples, numbers)``. Each
 operation becomes calls bound to views of them once, to be made again for every chunk: a step is
 a fixed list of calls on fixed memory. A call costs more than its arithmetic, so operations on
-values that lie side by side become one.
+values that lie side by side become one. Where each of these values has a scalar of its own, a
+product with a matrix of zeros and ones adds up each value, or repeats each scalar over one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 
 import torch
 from torch import Tensor
 
+from rulesearch.compile.tape import stride
 from rulesearch.learners.eager.functions import Call, apply_calls, slope_calls
-from rulesearch.learners.eager.plan import Entry, Op, Plan, merged
+from rulesearch.learners.eager.plan import Entry, Op, Plan, Span, merged
 
 __all__ = ["Values"]
 
@@ -27,7 +28,7 @@ class Values:
     Parameters
     ----------
     shape : tuple of int
-        Lifetimes, steps of a chunk and examples of a step.
+        Steps of a chunk, lifetimes and examples of a step.
     theta : Tensor (lifetimes, n_terms)
     differentiate : bool
         Whether adjoints are wanted.
@@ -38,16 +39,21 @@ class Values:
     ) -> None:
         self.plan, self.theta, self.beta = plan, theta, plan.tape.beta
         self._scratch: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self._members: dict[tuple[int, ...], Tensor] = {}
+        self._numbers: dict[tuple[float, int], Tensor] = {}
         self.y = theta.new_zeros(*shape, plan.tape.frame)
         ones, size = plan.tape.filled[4:]
         self.y[..., ones : ones + size] = 1
+        # scalars of combinations, repeated; without adjoints nobody asks again for a past step's
+        steps = shape[0] if differentiate else 1
+        self.wide = theta.new_zeros(steps, *shape[1:], plan.wide_width)
         if differentiate:
             self.bar, self.slope = torch.zeros_like(self.y), torch.zeros_like(self.y)
         self._fill_constants()
 
     def part(self, frames: Tensor, slot: int | None, start: int, width: int) -> Tensor:
         """Numbers of one step, or of all where the slot is None."""
-        return (frames if slot is None else frames[:, slot])[..., start : start + width]
+        return (frames if slot is None else frames[slot])[..., start : start + width]
 
     def scratch(self, name: str, like: Tensor) -> Tensor:
         """Memory for what is read again at once, shared by all that ask in that name."""
@@ -56,17 +62,53 @@ class Values:
             self._scratch[key] = like.new_empty(like.shape)
         return self._scratch[key]
 
-    def _number(self, entry: Entry, like: Tensor) -> Tensor:
-        """``number * theta[term]``, to be broadcast over the frames of ``like``."""
-        n = self.theta[:, entry.term] if entry.term >= 0 else torch.ones_like(self.theta[:, 0])
-        return (entry.number * n).view(-1, *(1,) * (like.ndim - 1))
+    def gathered(self, name: str, frames: Tensor, start: int, width: int) -> tuple[Tensor, Call]:
+        """Vectors of all steps, ``(lifetimes, vectors, width)``, and the call that copies them."""
+        vectors = self.part(frames, None, start, width).transpose(0, 1)
+        memory = self.scratch(name, vectors)
+        return memory.flatten(1, 2), partial(memory.copy_, vectors)
+
+    def _total(self, vectors: Tensor, sizes: tuple[int, ...], out: Tensor, add: bool) -> Call:
+        """Sum of each of the values that lie side by side."""
+        return _product(vectors, self._membership(sizes).mT, out, add)
+
+    def _spread(self, scalars: Tensor, sizes: tuple[int, ...], out: Tensor, add: bool) -> Call:
+        """Each scalar, for every number of its value."""
+        return _product(scalars, self._membership(sizes), out, add)
+
+    def _membership(self, sizes: tuple[int, ...]) -> Tensor:
+        """A row a value, of ones where it lies."""
+        if sizes not in self._members:
+            starts = [sum(map(stride, sizes[:k])) for k in range(len(sizes))]
+            members = self.theta.new_zeros(len(sizes), starts[-1] + sizes[-1])
+            for row, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+                members[row, start : start + size] = 1
+            self._members[sizes] = members
+        return self._members[sizes]
+
+    def _number(self, entry: Entry) -> Tensor:
+        """``number * theta[term]``, to be broadcast over frames."""
+        key = entry.number, entry.term
+        if key not in self._numbers:
+            theta = self.theta[:, entry.term]
+            n = theta if entry.term >= 0 else torch.ones_like(theta)
+            self._numbers[key] = (entry.number * n).view(-1, 1, 1)
+        return self._numbers[key]
 
     def _fill_constants(self) -> None:
         for op in self.plan.ops:
             if op.out in self.plan.constant:
-                out = self.part(self.y, None, op.out, 1)
-                numbers = [self._number(e, out) for e in self.plan.entries_of(op)]
-                out.copy_(torch.stack(numbers).sum(0).expand_as(out))
+                numbers = [self._number(e) for e in self.plan.entries_of(op)]
+                self.part(self.y, None, op.out, 1).copy_(torch.stack(numbers).sum(0))
+        for group in self.plan.groups:
+            for j in range(group[0].count if group[0].kind == "combine" else 0):
+                if self._is_constant(group, j):
+                    for slot in range(len(self.wide)):
+                        for call in self._widen(group, j, slot):
+                            call()
+
+    def _is_constant(self, group: list[Op], j: int) -> bool:
+        return self.plan.entries_of(group[0])[j].scalar in self.plan.constant
 
     # -- forward --
 
@@ -84,24 +126,17 @@ class Values:
             case "apply":
                 for n, (out, a), _ in merged((op.n, (op.out, op.a)) for op in group):
                     yield from apply_calls(first.function, at(a, n), at(out, n), self.beta)
-            case "dot" if first.b < 0:
-                for op in group:
-                    yield partial(torch.sum, at(op.a, op.n), -1, keepdim=True, out=at(op.out, 1))
             case "dot":
-                rest = iter(group)
-                for n, (a, b), count in merged((op.n, (op.a, op.b)) for op in group):
-                    product = self.scratch("product", at(a, n))
-                    yield partial(torch.mul, at(a, n), at(b, n), out=product)
-                    for op in islice(rest, count):
-                        one = product[..., op.a - a : op.a - a + op.n]
-                        yield partial(torch.sum, one, -1, keepdim=True, out=at(op.out, 1))
+                for n, (a, b, out), sizes in _dots(group):
+                    vectors = at(a, n)
+                    if first.b >= 0:
+                        vectors = self.scratch("product", vectors)
+                        yield partial(torch.mul, at(a, n), at(b, n), out=vectors)
+                    yield self._total(vectors, sizes, at(out, len(sizes)), add=False)
             case "coefficient":
                 yield from self._coefficients(group, slot)
             case "combine":
-                for op in group:
-                    for i, e in enumerate(self.plan.entries_of(op)):
-                        to, k, v = at(op.out, op.n), at(e.scalar, 1), at(e.vector, op.n)
-                        yield partial(to.addcmul_, k, v) if i else partial(torch.mul, k, v, out=to)
+                yield from self._combinations(group, slot)
 
     def _scalars(self, group: list[Op]) -> Iterator[tuple[Entry, int, int, int]]:
         """Entries of coefficients that are alike, each with a count, an output and a scalar."""
@@ -114,19 +149,48 @@ class Values:
     def _coefficients(self, group: list[Op], slot: int | None) -> Iterator[Call]:
         if group[0].out in self.plan.constant:
             return
-        at = partial(self.part, self.y, slot)
-        like = at(0, 1)
-        fixed = [self._number(e, like) for e in self.plan.entries_of(group[0]) if e.scalar < 0]
-        base = torch.stack(fixed).sum(0) if fixed else like.new_zeros((1,) * like.ndim)
-        for n, (out,), _ in merged((1, (op.out,)) for op in group):
-            yield partial(at(out, n).copy_, base)
+        at, entries = partial(self.part, self.y, slot), self.plan.entries_of(group[0])
+        fixed = [self._number(e) for e in entries if e.scalar < 0]
+        base = torch.stack(fixed).sum(0) if fixed else self.theta.new_zeros(())
+        begun: Entry | None = None
         for entry, n, out, scalar in self._scalars(group):
-            yield partial(at(out, n).addcmul_, at(scalar, n), self._number(entry, like))
+            begun = begun or entry
+            start = base if entry is begun else at(out, n)
+            yield partial(torch.addcmul, start, at(scalar, n), self._number(entry), out=at(out, n))
+
+    def _combinations(self, group: list[Op], slot: int | None) -> Iterator[Call]:
+        at = partial(self.part, self.y, slot)
+        for j in range(group[0].count):
+            if not self._is_constant(group, j):
+                yield from self._widen(group, j, slot)
+            for n, (out, wide, vector), _ in merged(
+                (op.n, (op.out, self.plan.wide[op.out, j], e.vector))
+                for op, e in self._parts(group, j)
+            ):
+                scalars, vectors, to = self._wide(slot, wide, n), at(vector, n), at(out, n)
+                if j:
+                    yield partial(to.addcmul_, scalars, vectors)
+                else:
+                    yield partial(torch.mul, scalars, vectors, out=to)
+
+    def _parts(self, group: list[Op], j: int) -> list[tuple[Op, Entry]]:
+        return [(op, self.plan.entries_of(op)[j]) for op in group]
+
+    def _wide(self, slot: int | None, start: int, width: int) -> Tensor:
+        return self.part(self.wide, None if slot is None else slot % len(self.wide), start, width)
+
+    def _widen(self, group: list[Op], j: int, slot: int | None) -> Iterator[Call]:
+        for n, (wide, scalar), sizes in merged(
+            ((op.n, (self.plan.wide[op.out, j], e.scalar)) for op, e in self._parts(group, j)),
+            scalars=1,
+        ):
+            scalars = self.part(self.y, slot, scalar, len(sizes))
+            yield self._spread(scalars, sizes, self._wide(slot, wide, n), add=False)
 
     def slopes(self) -> Iterator[Call]:
         """What adjoints are multiplied with, which all steps of a chunk know ahead."""
         at, to = partial(self.part, self.y, None), partial(self.part, self.slope, None)
-        for group in self.plan.groups():
+        for group in self.plan.groups:
             wanted = [op for op in group if op.kind == "apply" and op.wants_a]
             for n, (out, a), _ in merged((op.n, (op.out, op.a)) for op in wanted):
                 slope = to(out, n)
@@ -151,46 +215,57 @@ class Values:
                     if first.wants_b:
                         yield partial(g(b, n).sub_, g(out, n))
             case "dot":
-                for op in group:
-                    if op.wants_a and op.b < 0:
-                        yield partial(g(op.a, op.n).add_, g(op.out, 1))
-                    elif op.wants_a:
-                        yield partial(g(op.a, op.n).addcmul_, y(op.b, op.n), g(op.out, 1))
-                    if op.wants_b:
-                        yield partial(g(op.b, op.n).addcmul_, y(op.a, op.n), g(op.out, 1))
+                yield from self._dots_backward(group, slot)
             case "coefficient":
                 for entry, n, out, scalar in self._scalars(group):
                     if entry.wants_scalar:
-                        number = self._number(entry, y(0, 1))
-                        yield partial(g(scalar, n).addcmul_, g(out, n), number)
+                        yield partial(g(scalar, n).addcmul_, g(out, n), self._number(entry))
             case "combine":
-                for op in group:
-                    for e in self.plan.entries_of(op):
-                        if e.wants_vector:
-                            yield partial(
-                                g(e.vector, op.n).addcmul_, g(op.out, op.n), y(e.scalar, 1)
-                            )
-                        if e.wants_scalar and e.scalar not in self.plan.constant:
-                            yield from self._overlap(op, e, slot)
-            case "apply" if first.wants_a:
-                yield from self._apply_backward(group, slot)
+                for j in range(first.count):
+                    for n, (out, wide, vector), _ in merged(
+                        (op.n, (op.out, self.plan.wide[op.out, j], e.vector))
+                        for op, e in self._parts(group, j)
+                        if e.wants_vector
+                    ):
+                        yield partial(g(vector, n).addcmul_, g(out, n), self._wide(slot, wide, n))
+                    if not self._is_constant(group, j):
+                        yield from self._overlaps(group, j, slot)
+            case "apply":
+                yield from self._apply_backward([op for op in group if op.wants_a], slot)
 
-    def _overlap(self, op: Op, e: Entry, slot: int | None) -> Iterator[Call]:
-        """Adjoint of the scalar of a combination."""
-        g, v = self.part(self.bar, slot, op.out, op.n), self.part(self.y, slot, e.vector, op.n)
-        to = self.part(self.bar, slot, e.scalar, 1)
-        product = self.scratch("product", g)
-        yield partial(torch.mul, g, v, out=product)
-        if e.scalar in self.plan.read_once:
-            yield partial(torch.sum, product, -1, keepdim=True, out=to)
-            return
-        total = self.scratch("total", to)
-        yield partial(torch.sum, product, -1, keepdim=True, out=total)
-        yield partial(to.add_, total)
+    def _dots_backward(self, group: list[Op], slot: int) -> Iterator[Call]:
+        y, g = partial(self.part, self.y, slot), partial(self.part, self.bar, slot)
+        for n, (a, b, out), sizes in _dots(group):
+            scalars = g(out, len(sizes))
+            if group[0].b < 0:
+                if group[0].wants_a:
+                    yield self._spread(scalars, sizes, g(a, n), add=True)
+                continue
+            wide = self.scratch("product", y(a, n))
+            yield self._spread(scalars, sizes, wide, add=False)
+            if group[0].wants_a:
+                yield partial(g(a, n).addcmul_, y(b, n), wide)
+            if group[0].wants_b:
+                yield partial(g(b, n).addcmul_, y(a, n), wide)
+
+    def _overlaps(self, group: list[Op], j: int, slot: int | None) -> Iterator[Call]:
+        """Adjoints of scalars of combinations."""
+        y, g = partial(self.part, self.y, slot), partial(self.part, self.bar, slot)
+        for n, (out, vector, scalar), sizes in merged(
+            (
+                (op.n, (op.out, e.vector, e.scalar))
+                for op, e in self._parts(group, j)
+                if e.wants_scalar
+            ),
+            scalars=1,
+        ):
+            product = self.scratch("product", g(out, n))
+            yield partial(torch.mul, g(out, n), y(vector, n), out=product)
+            yield self._total(product, sizes, g(scalar, len(sizes)), add=True)
 
     def _apply_backward(self, group: list[Op], slot: int) -> Iterator[Call]:
         y, g = partial(self.part, self.y, slot), partial(self.part, self.bar, slot)
-        function = group[0].function
+        function = group[0].function if group else "sign"
         if function in ("sign", "d_relu"):
             return
         for n, (out, a), _ in merged((op.n, (op.out, op.a)) for op in group):
@@ -210,13 +285,14 @@ class Values:
     def constants_backward(self, theta_bar: Tensor) -> Iterator[Call]:
         """Adjoints that no step waits for, of a chunk's steps together; theta's at last."""
         found = []
-        for op in self.plan.ops:
-            if op.kind == "combine":
-                for e in self.plan.entries_of(op):
-                    if e.scalar in self.plan.constant:
-                        yield from self._overlap(op, e, None)
-            elif op.kind == "coefficient":
-                found += [(op.out, e) for e in self.plan.entries_of(op) if e.term >= 0]
+        for group in self.plan.groups:
+            if group[0].kind == "combine":
+                for j in range(group[0].count):
+                    if self._is_constant(group, j):
+                        yield from self._overlaps(group, j, None)
+            elif group[0].kind == "coefficient":
+                for op in group:
+                    found += [(op.out, e) for e in self.plan.entries_of(op) if e.term >= 0]
         if found:
             yield partial(self._theta_backward, theta_bar, *self._theta_tables(found))
 
@@ -237,4 +313,15 @@ class Values:
     ) -> None:
         seen = self.y.index_select(-1, scalars).masked_fill_(alone, 1)
         seen *= self.bar.index_select(-1, outs)
-        theta_bar += seen.sum((1, 2)) @ numbers
+        theta_bar += seen.sum((0, 2)) @ numbers
+
+
+def _dots(group: list[Op]) -> tuple[Span, ...]:
+    """Spans of what is multiplied and of the results; a sum has one vector, for both."""
+    return merged(((op.n, (op.a, op.a if op.b < 0 else op.b, op.out)) for op in group), scalars=1)
+
+
+def _product(rows: Tensor, matrix: Tensor, out: Tensor, add: bool) -> Call:
+    """``out = rows matrix``, or that added to it; any number of dimensions, taken as rows."""
+    left, to = (t.view(-1, t.shape[-1]) for t in (rows, out))
+    return partial(to.addmm_, left, matrix) if add else partial(torch.mm, left, matrix, out=to)
