@@ -202,12 +202,14 @@ def test_what_no_tape_can_hold_takes_the_general_way() -> None:
 def test_operations_that_are_alike_are_taken_together() -> None:
     """Unless one reads what another writes, though both lie side by side."""
     plan = plan_of(build_tape(NETWORK, engine(terms("tanh(tanh(tanh(e_post))) * y_pre.T")).program))
-    for group in plan.groups():
+    for group in plan.groups:
         assert not {op.out for op in group} & {op.a for op in group if op.kind == "apply"}
-    applied = [group[0] for group in plan.groups() if group[0].kind == "apply"]
+    applied = [group[0] for group in plan.groups if group[0].kind == "apply"]
     assert sum(op.function == "tanh" for op in applied) == 3
     spans = merged([(5, (0, 100)), (3, (16, 116)), (3, (32, 200))])
-    assert [tuple(span) for span in spans] == [(19, (0, 100), 2), (3, (32, 200), 1)]
+    assert [tuple(span) for span in spans] == [(19, (0, 100), (5, 3)), (3, (32, 200), (3,))]
+    numbers = merged([(5, (0, 100)), (3, (16, 101)), (2, (32, 103))], scalars=1)
+    assert [tuple(span) for span in numbers] == [(19, (0, 100), (5, 3)), (2, (32, 103), (2,))]
 
 
 def test_threads_share_out_lifetimes_and_leave_no_trace() -> None:

@@ -121,7 +121,7 @@ class Backward:
             yield partial(self._by_step(self.gv).mul_, self._growth_before)
 
     def _by_step(self, rows: Tensor) -> Tensor:
-        return rows.view(len(rows), self.steps, self.width, -1)
+        return rows.unflatten(1, (self.steps, self.width))
 
     @property
     def _growth_before(self) -> Tensor:
