@@ -270,7 +270,7 @@ def _reproduce(plan: Plan, run: Path) -> None:
 def bench(
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="main, steps, steps-one, width, depth, examples, terms, compile or all."),
+        typer.Option(help="main, steps, steps-one, width, depth, examples, terms, flp, compile, all."),
     ] = None,
     peers: Annotated[
         list[str] | None, typer.Option("--peers", help="Only these; may be given several times.")

@@ -16,7 +16,9 @@ import torch
 
 import rulesearch as rs
 from rulesearch import cli
+from rulesearch.bench.episode import Episode, told
 from rulesearch.bench.floor import Floor, floor
+from rulesearch.bench.kinds import problem_of
 from rulesearch.bench.machine import installed
 from rulesearch.bench.parent import Limits, duration
 from rulesearch.bench.peers import PEERS, find_peers
@@ -24,6 +26,7 @@ from rulesearch.bench.peers.base import Answer
 from rulesearch.bench.problem import Problem
 from rulesearch.bench.results import Results
 from rulesearch.bench.suites import SUITES, find_suites, quick
+from rulesearch.bench.tables import tables_in_markdown
 from rulesearch.errors import ConfigError, RunError
 
 THETA = (0.05, -0.01, -0.04, 0.003, 0.005, 0.01, 0.02, -0.03, 0.01, 0.02)
@@ -70,7 +73,9 @@ def assert_same(found: Answer, expected: Answer, tolerance: float = 1e-8) -> Non
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=problem_name)
-@pytest.mark.parametrize("name", [name for name in PEERS if name not in JAX])
+@pytest.mark.parametrize(
+    "name", [name for name, peer in PEERS.items() if Problem in peer.ways and name not in JAX]
+)
 def test_a_peer_has_the_gradient_of_plain_autograd(name: str, problem: Problem) -> None:
     assert_same(PEERS[name].prepare(problem, strong(problem)).run(), oracle(problem))
 
@@ -99,6 +104,63 @@ def test_jax_peers_have_the_gradient_of_plain_autograd() -> None:
     assert done.returncode == 0, done.stderr
     for found, (_, k) in zip(json.loads(done.stdout), JAX_CASES, strict=True):
         assert_same(Answer(*found), oracle(PROBLEMS[k]))
+
+
+EPISODE = Episode((4, 6, 5, 7, 5, 1), 3, steps=7, lifetimes=2, examples=3, queries=4)
+
+
+@pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if Episode in peer.ways])
+def test_a_peer_of_episodes_has_the_slope_of_every_meta_parameter(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rulesearch.bench.episode.RATE", 1e-3)
+    gradients: list[Any] = []
+    monkeypatch.setattr(
+        "rulesearch.bench.peers.episodes.told", lambda _, g: gradients.append(g) or [0.0]
+    )
+    data = EPISODE.make().to(torch.float64)
+    prepared = PEERS[name].prepare(EPISODE, data)
+    loss = prepared.run().loss
+    with torch.no_grad():
+        assert loss == pytest.approx(data.model(data.task).loss.sum().item(), rel=1e-12)
+    assert len(data.learnt) == len(gradients[0]) == 4 + 6 * 3  # two fixed layers, three plastic
+    generator = torch.Generator().manual_seed(1)
+    for parameter, slope in zip(data.learnt, gradients[0], strict=True):
+        shape = parameter.shape
+        direction = torch.randn(shape, generator=generator, dtype=torch.float64)
+        ends, step = [], 1e-6 if parameter.abs().max() > 1e-2 else 1e-8
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter += sign * step * direction
+                ends.append(data.model(data.task).loss.sum().item())
+                parameter -= sign * step * direction
+        along = float((slope * direction).sum())
+        assert along == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-5)
+    assert sum(float(g.abs().sum()) > 0 for g in gradients[0]) >= 20
+
+
+def test_a_short_episode_still_has_every_sine() -> None:
+    data = EPISODE.make()
+    assert data.task.x[:].shape == (7, 2, 3, 4)
+    assert data.task.label.shape == (7, 2, 3, 1)
+    # three sines of three batches each, of which the last two batches are cut off
+    slots = data.task.x[:][..., :3].argmax(-1)
+    assert slots[:, 0, 0].tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert data.task.x_query.shape == (2, 12, 4)
+
+
+def test_a_gradient_told_in_sums_keeps_distances() -> None:
+    g = torch.Generator().manual_seed(3)
+    learnt = [torch.full((300, 100), 0.5), torch.zeros(4000)]  # the second in units of 1
+    exact = [torch.randn(p.shape, generator=g) for p in learnt]
+    other = [e + 0.01 * torch.randn(e.shape, generator=g) for e in exact]
+    apart = sum(
+        (u * (a - b)).square().sum() for u, a, b in zip((0.5, 1), exact, other, strict=True)
+    )
+    length = sum((u * a).square().sum() for u, a in zip((0.5, 1), exact, strict=True))
+    a, b = (torch.tensor(told(learnt, gradient)) for gradient in (exact, other))
+    found = (a - b).norm() / a.norm()
+    assert float(found) == pytest.approx(float((apart / length).sqrt()), rel=0.1)
 
 
 def test_a_life_longer_than_its_images_sees_each_as_often() -> None:
@@ -166,7 +228,7 @@ def test_unknown_names_are_refused() -> None:
 def test_problems_of_all_suites_survive_json() -> None:
     for suite in find_suites(["all"]):
         for problem in (case.problem for s in (suite, quick(suite)) for case in s.cases()):
-            assert Problem.from_json(json.loads(json.dumps(problem.to_json()))) == problem
+            assert problem_of(json.loads(json.dumps(problem.to_json()))) == problem
         assert set(suite.peers or ()) <= set(PEERS)
 
 
@@ -219,6 +281,25 @@ def test_tables_of_a_stored_file(
 
     assert run_main(monkeypatch, "bench", "--show", path) == 0
     assert "skipped: would take about 72 GB" in capsys.readouterr().out
+
+
+def test_tables_of_episodes_say_how_long_a_meta_training_is() -> None:
+    results = Results(stored().machine)
+    common = {"suite": "flp", "axis": "steps", "value": 400, "problem": Episode().to_json()}
+    measured = {
+        "status": "measured", "reason": "", "compile_seconds": None, "idle_bytes": 300_000_000,
+        "peak_bytes": 500_000_000, "gradient_error": 2e-6, "remarks": {},
+    }  # fmt: skip
+    results.put({**common, **measured, "peer": "rulesearch", "seconds": [1.8]})
+    results.put({**common, **measured, "peer": "plain", "seconds": [5.4]})
+    lines = tables_in_markdown(results).splitlines()
+    assert "**1 lifetime, 400 steps, 32 examples a step, 8 hidden layers, FLP(3)**" in lines
+    assert "| plain | 5.4 (5.4-5.4) | 0.185 | 3 | 200 | 500 | 2.0e-06 | - |" in lines
+    assert not any("floor" in line for line in lines)
+    assert lines[-1] == (
+        "Episodes an hour, and hours for 20,000: rulesearch 2,000 an hour, 10.0 h; "
+        "plain 667 an hour, 30.0 h."
+    )
 
 
 def test_a_row_measured_again_takes_the_old_ones_place(tmp_path: Path) -> None:

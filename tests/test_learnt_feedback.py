@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from lives import (
     LINEAR,
     MASKS,
-    MIXED,
     NETWORKS,
     OJA,
     PATHS,
@@ -28,6 +26,7 @@ from lives import (
     lifetimes,
     loss,
     terms,
+    terms_for,
 )
 from random_terms import pool_of, pools
 from torch import Tensor
@@ -38,47 +37,54 @@ from rulesearch.learners import Indexed, PlasticityLearner, memory
 from rulesearch.learners.tape import not_fusible
 from rulesearch.networks import LearntFeedback, NetworkState, PlasticNetwork
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-# One step, against the formula
+# Steps, against the formula
 
 
 def oja_by_hand(
     network: PlasticNetwork, state: NetworkState, i: int, x: Tensor, target: Tensor, size: float
-) -> list[np.ndarray]:
-    """Weights of network i after one step of section 4.1, in NumPy; ``size`` scales the update."""
-    how, last = network.learnt_feedback, len(state.W) - 1
-    W, B, b, c, beta, alpha = (
-        [t[i].numpy() for t in part]
-        for part in (state.W, state.B, state.bias, state.feedback_bias, state.mixing, state.rate)
-    )
-    a = [x.numpy()]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """W and B of network i after steps of section 4.1, in NumPy; ``size`` scales the update."""
+    parts = {name: [t[i].numpy() for t in part] for name, part in state.parts()}
+    for seen, wanted in zip(x.numpy(), target.numpy(), strict=True):
+        parts["W"], parts["B"] = step_by_hand(network, parts, seen, wanted, size)
+    return parts["W"], parts["B"]
+
+
+def step_by_hand(
+    network: PlasticNetwork, parts: dict[str, Any], x: np.ndarray, wanted: np.ndarray, size: float
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    names = ("W", "B", "bias", "feedback_bias", "mixing", "rate")
+    W, B, b, c, beta, alpha = (parts[name] for name in names)
+    how, last = network.learnt_feedback, len(W) - 1
+    a = [x]
     for k, weight in enumerate(W):
         z = a[-1] @ weight.T + b[k]
         a.append(np.maximum(z, 0) if k < last else z)
     if network.output == "softmax":
         a[-1] = np.exp(a[-1]) / np.exp(a[-1]).sum(-1, keepdims=True)
-    wanted = target.numpy()
     s = wanted if how.source == "target" else wanted - a[-1]
-    post = [a[0]]
-    for k in range(last + 1):
-        f = s @ B[k] + c[k]
+    f, post, source = s, [*a], [s] * (last + 1)
+    for k in range(last, -1, -1):
+        source[k] = f if how.pathway == "layered" else s
+        f = source[k] @ B[k] + c[k]
         f = np.maximum(f, 0) if how.activation == "relu" else f
-        post.append((1 - beta[k]) * a[k + 1] + beta[k] * f)
-    if how.clamp_output:
-        post[-1] = wanted
+        post[k + 1] = (1 - beta[k]) * a[k + 1] + beta[k] * f
+        if how.clamp_output and k == last:
+            f = post[-1] = wanted
     pre = post if how.presynaptic == "after" else a
-    return [
-        w + size * alpha[k] * (post[k + 1].T @ pre[k] - (post[k + 1] ** 2).sum(0)[:, None] * w)
+    squares = [(y**2).sum(0) for y in post[1:]]
+    forward = [
+        w + size * alpha[k] * (post[k + 1].T @ pre[k] - squares[k][:, None] * w)
         for k, w in enumerate(W)
+    ]
+    if not how.plastic:
+        return forward, B
+    eta = parts["feedback_rate"]
+    return forward, [
+        v + size * eta[k] * (source[k].T @ post[k + 1] - v * squares[k]) for k, v in enumerate(B)
     ]
 
 
@@ -91,25 +97,32 @@ def oja_by_hand(
         {"presynaptic": "after"},
         {"source": "target"},
         {"source": "target", "clamp_output": True},
+        {"pathway": "layered"},
+        {"pathway": "layered", "source": "target", "clamp_output": True},
+        {"plastic": True},
+        {"plastic": True, "source": "target", "clamp_output": True},
+        {"plastic": True, "pathway": "layered", "presynaptic": "after"},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("path", [*PATHS, "autograd", "first-order"])
-def test_a_step_of_oja_is_the_papers(path: str, how: dict[str, Any], reduction: str) -> None:
-    """Sums over the batch; fixed biases, feedback and rates."""
+def test_steps_of_oja_are_the_papers(path: str, how: dict[str, Any], reduction: str) -> None:
+    """Sums over the batch; fixed biases and rates, and fixed feedback but where it is plastic."""
     network = PlasticNetwork(SIZES, **LINEAR, learnt_feedback=LearntFeedback(**how))
-    state, x, label = lifetimes(network, steps=1, plastic_bias=False)
+    state, x, label = lifetimes(network, steps=2, plastic_bias=False)
     learner = learner_on(path, network, terms(*OJA), reduction=reduction)
     theta = torch.zeros(learner.n_terms, dtype=torch.float64)  # nothing of the term for `general`
     theta[0] = 0.3
     final = learner.live(state, theta, x, label)
     size = 0.3 / (1 if reduction == "sum" else x.shape[2])
     for i in range(2):
-        by_hand = oja_by_hand(network, state, i, x[0, i], label[0, i], size)
-        for w, expected in zip(final.W, by_hand, strict=True):
-            np.testing.assert_allclose(w[i].numpy(), expected, rtol=1e-12, atol=1e-14)
+        by_hand = oja_by_hand(network, state, i, x[:, i], label[:, i], size)
+        for part, expected in zip((final.W, final.B), by_hand, strict=True):
+            for t, value in zip(part, expected, strict=True):
+                np.testing.assert_allclose(t[i].numpy(), value, rtol=1e-11, atol=1e-13)
+    moves = {"W", "B"} if network.plastic_feedback else {"W"}
     for (name, part), (_, before) in zip(final.parts(), state.parts(), strict=True):
-        assert all((a is b) == (name != "W") for a, b in zip(part, before, strict=True)), name
+        assert all((a is b) == (name not in moves) for a, b in zip(part, before, strict=True)), name
 
 
 @pytest.mark.parametrize("path", [*PATHS, "autograd", "first-order"])
@@ -168,7 +181,7 @@ def test_gradients_of_everything_are_those_of_plain_autograd(
 ) -> None:
     network = NETWORKS[name]
     life = lifetimes(network, rated=rated, plastic_bias=plastic_bias)
-    pool = terms(*MIXED)
+    pool = terms_for(network)
     theta = coefficients(pool, examples=3)
     report, expected = assert_same_gradients(
         path, network, pool, theta, life, reduction="sum", checkpoint_every=4
@@ -177,15 +190,22 @@ def test_gradients_of_everything_are_those_of_plain_autograd(
     assert float(report.drift.max()) < 1e-12
     silent = {"symmetric": ["B[0]", "B[1]", "B[2]"], "direct": ["B[0]"], "random": ["B[0]"]}
     clamped = [f"{part}[2]" for part in ("B", "feedback_bias", "mixing")]
+    clamped = clamped[network.plastic_feedback :]  # B then changes, though it is not read
     # Feedback to the input is read by no term here; that to an output which is clamped, by none.
     unused = silent.get(name, clamped if network.learnt_feedback.clamp_output else [])
     for part, gradient in expected.items():
         assert bool(gradient.any()) == (part not in unused), part
 
 
-def without_feedback(found: tuple[TermPool, Any]) -> TermPool:
-    """The pool with W for B."""
-    return pool_of([w._replace(text=w.text.replace("B", "W")) for w in found[1]])[0]
+def without(signals: dict[str, str], found: tuple[TermPool, Any]) -> TermPool:
+    """The pool with other signals in the place of some."""
+    written = []
+    for w in found[1]:
+        text = w.text
+        for name, other in signals.items():
+            text = text.replace(name, other)
+        written.append(w._replace(text=text))
+    return pool_of(written)[0]
 
 
 @settings(max_examples=25, deadline=None)
@@ -206,7 +226,9 @@ def test_random_grammars(
     network = replace(NETWORKS[name], sizes=(4, 3, 2))
     plastic_bias = plastic_bias and network.bias
     keeps = network.has_own_feedback and not plastic_bias
-    pool = found[0] if keeps else without_feedback(found)
+    pool = found[0] if keeps else without({"B": "W"}, found)
+    if network.plastic_feedback:
+        pool = without({"B": "W", "e_p": "y_p"}, found)
     assume(len(pool) > 0)
     untaped = not_fusible(PlasticityLearner(network, pool).program)
     path = "general" if untaped or not general else "fused"
@@ -220,16 +242,26 @@ def test_random_grammars(
         assert_same_gradients(path, network, pool, theta, life, 1e-8, checkpoint_every=4)
 
 
-@pytest.mark.parametrize("source", ["error", "target"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"source": "error"},
+        {"source": "target"},
+        {"pathway": "layered"},
+        {"plastic": True},
+        {"plastic": True, "pathway": "layered", "source": "target", "presynaptic": "after"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("path", [*PATHS, "autograd"])
-def test_gradients_are_those_of_finite_differences(path: str, source: str) -> None:
+def test_gradients_are_those_of_finite_differences(path: str, how: dict[str, Any]) -> None:
     """Of a network without kinks."""
-    how = LearntFeedback(source=source, activation="identity")
+    feedback = LearntFeedback(activation="identity", **how)
     network = PlasticNetwork(
-        (3, 4, 2), beta=2.0, output="linear", feedback="flp", bias=True, learnt_feedback=how
+        (3, 4, 2), beta=2.0, output="linear", feedback="flp", bias=True, learnt_feedback=feedback
     )
     life = lifetimes(network, steps=5, examples=2)
-    learner = learner_on(path, network, terms(*MIXED))
+    learner = learner_on(path, network, terms_for(network))
     theta = coefficients(learner.pool)
     _, found = gradients(learner, life[0], theta, *life[1:])
     assert_slopes(found, learner, life[0], theta, *life[1:])

@@ -1,125 +1,39 @@
-"""Meta-training: its gradient is autograd's, seeds never mix, and it goes on to the same bits."""
+"""Meta-training: its steps are Adam's, seeds never mix, and it goes on to the same bits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 import torch
+from small_flp import (
+    IMAGE,
+    RATES,
+    SETTINGS,
+    SINE,
+    WIDE,
+    gradients,
+    task_of,
+    training_of,
+    values,
+)
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.outer import (
-    OMNIGLOT,
-    SINES,
-    FLPSettings,
     MetaModel,
     MetaRates,
     MetaTraining,
     ProximalL1,
-    features,
     flp_model,
 )
 from rulesearch.outer.clipping import UsualNorm
 from rulesearch.outer.meta_training import CALMER
-from rulesearch.outer.seeds import TASK, generators
-from rulesearch.tasks import ImageData, IncrementalSines, OnlineFewShot, TaskBatch
+from rulesearch.tasks import TaskBatch
 
-WIDE = torch.float64
-RATES = MetaRates(1e-2, 1e-2, 1e-2, 1e-3)
-SINE = replace(SINES, widths=(4, 6, 5, 4, 1), rate=0.02, rates=RATES)
-IMAGE = replace(
-    OMNIGLOT,
-    widths=(18, 6, 4),
-    image=(1, 8, 8),
-    channels=(3, 2),
-    strides=(1, 1),
-    mixing=0.7,
-    rate=0.05,
-    rates=RATES,
-)
-IMAGE = replace(IMAGE, widths=(2 * 4 * 4, 6, 4))
-SETTINGS = {
-    "flp": SINE,
-    "feature reuse": replace(SINE, plastic_layers=1),
-    "all plastic": replace(SINE, plastic_layers=4),
-    "gradient": replace(SINE, learning="gradient"),
-    "clamped": IMAGE,
-    "clamped gradient": replace(IMAGE, learning="gradient"),
-}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def sines(**options: Any) -> IncrementalSines:
-    return IncrementalSines(
-        **{"functions": 3, "batches": 2, "examples": 3, "queries": 2, **options}
-    )
-
-
-def images() -> OnlineFewShot:
-    """Five classes of eight random images, 8 x 8."""
-    draw = torch.Generator().manual_seed(1)
-    pixels = torch.randint(256, (40, 64), generator=draw, dtype=torch.uint8)
-    labels = torch.arange(5).repeat(8)
-    data = ImageData(pixels, labels, 5, tuple("abcde"), "noise", (8, 8))
-    return OnlineFewShot(data, ways=3, shots=2, queries=2, outputs=4)
-
-
-def tasks_of(settings: FLPSettings) -> IncrementalSines | OnlineFewShot:
-    return sines() if settings.image is None else images()
-
-
-def training_of(settings: FLPSettings, seeds: int = 2, **options: Any) -> MetaTraining:
-    model = flp_model(settings, seeds, dtype=WIDE)
-    return MetaTraining(model, tasks_of(settings), settings.rates, **options)
-
-
-def task_of(settings: FLPSettings, seeds: int, episodes: int = 1, update: int = 0) -> TaskBatch:
-    members = [(row, member) for row in range(seeds) for member in range(episodes)]
-    return tasks_of(settings).sample(generators(0, 0, TASK, members, update), WIDE)
-
-
-def gradients(model: MetaModel, task: TaskBatch, episodes: int = 1) -> dict[str, Tensor | None]:
-    model.zero_grad()
-    (model(task).loss.sum() / episodes).backward()
-    found = {key: p.grad for key, p in model.named_parameters()}
-    return {key: None if g is None else g.clone() for key, g in found.items()}
-
-
-def values(model: MetaModel) -> dict[str, Tensor]:
-    return {key: p.detach().clone() for key, p in model.named_parameters()}
-
-
-# -- the gradient --
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_the_meta_gradient_is_autograds(name: str) -> None:
-    settings = SETTINGS[name]
-    task = task_of(settings, 2, episodes=2)
-    found = gradients(flp_model(settings, 2, dtype=WIDE), task)
-    oracle = flp_model(replace(settings, method="autograd"), 2, dtype=WIDE)
-    expected = gradients(oracle, task)
-    moved = {key for key, g in expected.items() if g is not None and g.any()}
-    wanted = {"W", "bias", "rate"} | ({"features"} if settings.plastic_layers < 4 else set())
-    wanted |= {"bias_rate"} if settings.learning == "gradient" else {"B"}
-    assert wanted <= {key.split(".")[0] for key in moved}
-    for key in moved:
-        actual, exact = found[key], expected[key]
-        assert actual is not None
-        assert exact is not None
-        torch.testing.assert_close(actual, exact, rtol=1e-8, atol=1e-10 * float(exact.abs().max()))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_step_is_adams_at_the_rate_of_each_group() -> None:
@@ -141,59 +55,6 @@ def test_a_step_is_adams_at_the_rate_of_each_group() -> None:
         assert g is not None
         assert rate is not None
         torch.testing.assert_close(after[key], start - rate * g / (g.abs() + 1e-8))
-
-
-def test_features_learn_from_support_and_query() -> None:
-    """Central differences of one weight of the convolutions, and that both paths count."""
-    settings = IMAGE
-    model, task = flp_model(settings, 1, dtype=WIDE), task_of(settings, 1)
-    key = "features.0.0.1.weight"
-    slope = gradients(model, task)[key]
-    assert slope is not None
-    weight = dict(model.named_parameters())[key]
-    place = tuple(int(i) for i in torch.unravel_index(slope.abs().argmax(), slope.shape))
-
-    def loss(step: float, where: str) -> float:
-        """Loss with the weight moved where features of the support, the query, or both are."""
-        with torch.no_grad():
-            start = float(weight[place])
-            weight[place] = start + step * (where in ("support", "both"))
-            state = model.live(task)
-            weight[place] = start + step * (where in ("query", "both"))
-            found = float(model.judge(state, task).loss.sum())
-            weight[place] = start
-        return found
-
-    def central(where: str, step: float = 1e-6) -> float:
-        return (loss(step, where) - loss(-step, where)) / (2 * step)
-
-    assert central("both") == pytest.approx(float(slope[place]), rel=1e-5)
-    support, query = central("support"), central("query")
-    assert support != 0 != query
-    assert support + query == pytest.approx(float(slope[place]), rel=1e-5)
-
-
-@pytest.mark.parametrize("rows", [1, 7, 10_000])
-def test_features_computed_again_are_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = replace(SINE, plastic_layers=2)
-    task = task_of(settings, 2)
-    expected = gradients(flp_model(settings, 2, dtype=WIDE), task)
-    monkeypatch.setattr(features, "ROWS", rows)
-    found = gradients(flp_model(settings, 2, dtype=WIDE), task)
-    assert found.keys() == expected.keys()
-    for key, g in expected.items():
-        torch.testing.assert_close(found[key], g, rtol=1e-10, atol=1e-12)
-
-
-def test_the_first_order_gradient_is_another() -> None:
-    settings = replace(SINE, learning="gradient")
-    task = task_of(settings, 1)
-    exact = gradients(training_of(settings, 1).model, task)["rate.0"]
-    first = gradients(training_of(replace(settings, method="first-order"), 1).model, task)["rate.0"]
-    assert exact is not None
-    assert first is not None
-    assert first.any()
-    assert not torch.allclose(first, exact, rtol=1e-3)
 
 
 # -- seeds --
@@ -416,24 +277,3 @@ def test_settings_that_make_no_sense() -> None:
     model = flp_model(SINE, 2)
     with pytest.raises(LearnerError, match="1 feature modules for 2 seeds"):
         MetaModel(model.learner, model.born(), list(model.features)[:1])
-
-
-# -- starting from another --
-
-
-def test_a_baseline_starts_from_forward_weights() -> None:
-    """Layers keep their weights whether they are plastic or not, and the function is the same."""
-    source = flp_model(SINE, 2, dtype=WIDE)
-    gradient = replace(SINE, learning="gradient", plastic_layers=2)
-    model = flp_model(gradient, 2, seed=5, like=source, dtype=WIDE)
-    x = torch.randn(2, 7, 4, dtype=WIDE, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = source.learner.network(source.born(), source.see(x, 2))
-        found = model.learner.network(model.born(), model.see(x, 2))
-    torch.testing.assert_close(found, expected)
-    with torch.no_grad():  # weights are copied, not shared
-        for t in source.parameters():
-            t.zero_()
-        torch.testing.assert_close(model.learner.network(model.born(), model.see(x, 2)), expected)
-    with pytest.raises(ConfigError, match="other layers"):
-        flp_model(replace(SINE, widths=(4, 6, 5, 5, 1)), 2, like=source)

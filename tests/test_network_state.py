@@ -41,7 +41,22 @@ def test_a_network_is_remade_with_another_feedback() -> None:
     assert "learnt_feedback" not in network.describe()
     assert NETWORKS["target"].describe()["learnt_feedback"] == {
         "source": "target", "activation": "relu", "presynaptic": "before", "clamp_output": True,
+        "pathway": "direct", "plastic": False,
     }  # fmt: skip
+
+
+def test_feedback_in_layers_goes_from_each_to_the_one_below() -> None:
+    state = NETWORKS["layered"].init([torch.Generator().manual_seed(0)])
+    assert SIZES == (5, 6, 4, 3)
+    assert [tuple(b.shape) for b in state.B] == [(1, 4, 6), (1, 3, 4), (1, 3, 3)]
+    wide = PlasticNetwork(
+        (2, 50, 400, 3),
+        feedback="flp",
+        feedback_init="kaiming",
+        learnt_feedback=LearntFeedback(pathway="layered"),
+    )
+    first = wide.init([torch.Generator().manual_seed(0)]).B[0]
+    assert float(first.std()) == pytest.approx(np.sqrt(2 / 400), rel=0.03)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -69,22 +84,29 @@ def test_a_network_is_remade_with_another_feedback() -> None:
         ("rate", lambda part: [part[0], *(r.float() for r in part[1:])], r"state.rate\[1\] is"),
         ("bias_rate", lambda part: part[:1], "state.bias_rate has 1 tensors"),
         ("bias_rate", lambda part: [*part[:2], part[0]], r"state.bias_rate\[2\] has shape"),
+        ("feedback_rate", lambda part: part[1:], "state.feedback_rate has 2 tensors"),
+        (
+            "feedback_rate",
+            lambda part: [r.mT for r in part],
+            r"state.feedback_rate\[0\] has shape \(2, 6, 3\).*\(2, 3, 6\)",
+        ),
     ],
 )
 def test_states_that_do_not_fit(path: str, part: str, change: Any, message: str) -> None:
-    state, x, label = lifetimes(NETWORKS["error"], steps=2)
-    learner = learner_on(path, NETWORKS["error"], terms(*OJA))
+    state, x, label = lifetimes(NETWORKS["plastic"], steps=2)
+    learner = learner_on(path, NETWORKS["plastic"], terms(*OJA))
     broken = replace(state, **{part: change(getattr(state, part))})
     with pytest.raises(LearnerError, match=message):
         learner.live(broken, coefficients(learner.pool), x, label)
 
 
 def test_parts_that_a_network_does_not_have() -> None:
-    network, (state, x, label) = NETWORKS["error"], lifetimes(NETWORKS["error"], steps=2)
+    network, (state, x, label) = NETWORKS["plastic"], lifetimes(NETWORKS["plastic"], steps=2)
     cases = {
         "bias": replace(network, bias=False),
         "feedback_bias": replace(network, feedback="direct"),
         "bias_rate": replace(network, bias=False),
+        "feedback_rate": NETWORKS["error"],
     }
     for part, other in cases.items():
         born = other.init([torch.Generator().manual_seed(i) for i in range(2)], torch.float64)
@@ -97,6 +119,10 @@ def test_parts_that_a_network_does_not_have() -> None:
 def test_what_does_not_go_together() -> None:
     with pytest.raises(LearnerError, match="flp feedback does not have; use feedback='random'"):
         PlasticityLearner(NETWORKS["error"], terms("B - W"))
+    message = "e_post and e_pre, which the synapses of plastic feedback.*set plastic=False"
+    for path in ("reversible", "autograd", "first-order"):
+        with pytest.raises(LearnerError, match=message):
+            PlasticityLearner(NETWORKS["plastic"], terms(*OJA, "-e_post * e_pre.T"), path)
     network = NETWORKS["random"]
     state, x, label = lifetimes(network, steps=2)
     learner = PlasticityLearner(network, terms("hadamard(e_post * y_pre.T, B)"))
@@ -119,6 +145,7 @@ def test_what_does_not_go_together() -> None:
         ),
         ({"activation": "tanh"}, "activation is one of relu, identity, not 'tanh'"),
         ({"presynaptic": "befor"}, "did you mean 'before'"),
+        ({"pathway": "layers"}, "pathway is one of direct, layered, not 'layers'"),
     ],
 )
 def test_choices_that_do_not_exist(choice: dict[str, str], message: str) -> None:

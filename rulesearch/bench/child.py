@@ -17,13 +17,11 @@ from typing import Any
 
 import torch
 
+from rulesearch.bench.kinds import AnyProblem, problem_of
 from rulesearch.bench.machine import cores, describe, synchronise
 from rulesearch.bench.memory import MemoryMeter
 from rulesearch.bench.peers.base import Answer, Peer, Prepared
-from rulesearch.bench.peers.own import exact
-from rulesearch.bench.peers.plain import plain
-from rulesearch.bench.peers.registry import OURS, PEERS
-from rulesearch.bench.problem import Problem
+from rulesearch.bench.peers.registry import EXACT, OURS, PEERS
 
 __all__ = ["answer", "relative_error"]
 
@@ -37,7 +35,7 @@ def answer(request: Mapping[str, Any]) -> Json:
     kind, device = request["kind"], request.get("device", "cpu")
     if kind == "machine":
         return describe(device)
-    problem = Problem.from_json(request["problem"])
+    problem = problem_of(request["problem"])
     match kind:
         case "measure":
             return _measure(PEERS[request["peer"]], problem, request)
@@ -55,7 +53,7 @@ def _timed(prepared: Prepared, device: str) -> tuple[Answer, float]:
     return found, time.perf_counter() - start
 
 
-def _measure(peer: Peer, problem: Problem, request: Mapping[str, Any]) -> Json:
+def _measure(peer: Peer, problem: AnyProblem, request: Mapping[str, Any]) -> Json:
     device, dtype = request["device"], getattr(torch, request["dtype"])
     prepared = peer.prepare(problem, problem.make().to(dtype).to(device))
     gc.collect()
@@ -75,13 +73,13 @@ def _measure(peer: Peer, problem: Problem, request: Mapping[str, Any]) -> Json:
     }
 
 
-def _reference(problem: Problem) -> Json:
+def _reference(problem: AnyProblem) -> Json:
     """The gradient in float64, by the reversible method; a short life by plain autograd too."""
+    exact = EXACT[type(problem)]
     found = exact(problem)
-    numbers = problem.weights * len(problem.terms)
-    steps = min(problem.steps, ORACLE_STEPS, max(2, int(ORACLE_NUMBERS / numbers)))
+    steps = min(problem.steps, ORACLE_STEPS, max(2, int(ORACLE_NUMBERS / problem.numbers)))
     short = replace(problem, steps=steps, lifetimes=1)
-    oracle = plain(short, short.make().to(torch.float64)).run()
+    oracle = PEERS["plain"].prepare(short, short.make().to(torch.float64)).run()
     return {
         "loss": found.loss,
         "gradient": found.gradient,
@@ -90,7 +88,7 @@ def _reference(problem: Problem) -> Json:
     }
 
 
-def _first_use(problem: Problem) -> Json:
+def _first_use(problem: AnyProblem) -> Json:
     """Time of this process's first gradient, its libraries imported."""
     prepared = PEERS[OURS].prepare(problem, problem.make())
     return {"seconds": _timed(prepared, "cpu")[1], "remarks": prepared.remarks()}

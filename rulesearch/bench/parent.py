@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rulesearch.bench.child import relative_error
+from rulesearch.bench.kinds import AnyProblem
 from rulesearch.bench.machine import installed, memory_bytes
 from rulesearch.bench.peers.base import Peer
 from rulesearch.bench.problem import Problem
@@ -96,14 +97,14 @@ def ask(
     return found
 
 
-def reference(problem: Problem, limits: Limits) -> Json:
+def reference(problem: AnyProblem, limits: Limits) -> Json:
     """Loss and gradient in float64, and how far plain autograd is on a short life."""
     return ask({"kind": "reference", "problem": problem.to_json()}, limits.patience)
 
 
 def measure(
     peer: Peer,
-    problem: Problem,
+    problem: AnyProblem,
     exact: Mapping[str, Any],
     repeats: int,
     limits: Limits,
@@ -136,7 +137,7 @@ def measure(
     return {"status": "measured", "reason": "", **found, **errors}
 
 
-def _too_much(peer: Peer, problem: Problem, common: Json, limits: Limits) -> str:
+def _too_much(peer: Peer, problem: AnyProblem, common: Json, limits: Limits) -> str:
     """Foretell time and memory from two short lives; nothing if they are within limits."""
     short = max(2, int(PILOT_NUMBERS / (problem.lifetimes * problem.weights)))
     if peer.ours or 4 * short > problem.steps:

@@ -121,6 +121,16 @@ class Problem:
         return benchmark_pool(self.pool)
 
     @property
+    def about(self) -> str:
+        """What learns."""
+        return self.pool
+
+    @property
+    def numbers(self) -> int:
+        """What plain autograd keeps of a step: a matrix a term."""
+        return self.weights * len(self.terms)
+
+    @property
     def weights(self) -> int:
         """Weights of one lifetime."""
         return sum(post * pre for post, pre in self.network.connections)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rulesearch.bench.floor import floor
+from rulesearch.bench.kinds import AnyProblem, problem_of
 from rulesearch.bench.peers.registry import OURS
 from rulesearch.bench.problem import Problem
 from rulesearch.errors import RunError
@@ -71,7 +72,7 @@ class Results:
         same = ("suite", "value", "peer")
         self.rows = [r for r in self.rows if any(r[k] != row[k] for k in same)] + [row]
 
-    def reference(self, problem: Problem) -> Json | None:
+    def reference(self, problem: AnyProblem) -> Json | None:
         """What is known of a problem in float64."""
         content = problem.to_json()
         return next((r for r in self.references if r["problem"] == content), None)
@@ -85,9 +86,12 @@ class Results:
         return sorted({row["value"] for row in self.rows if row["suite"] == suite})
 
     def at(self, suite: str, value: int) -> list[Json]:
-        """Rows of one problem, and the floors."""
+        """Rows of one problem, and the floors where they are counted."""
         rows = [r for r in self.rows if (r["suite"], r["value"]) == (suite, value)]
-        counted = floor(Problem.from_json(rows[0]["problem"]))
+        problem = problem_of(rows[0]["problem"])
+        if not isinstance(problem, Problem):
+            return rows
+        counted = floor(problem)
         return rows + [
             {
                 **{key: rows[0][key] for key in ("suite", "axis", "value", "problem")},

@@ -60,6 +60,7 @@ def run_benchmarks(
         for suite in suites
         for case in suite.cases()
         for peer in peers
+        if type(case.problem) in peer.ways
         if suite.peers is None or peer.name in suite.peers
     ]
     total = len(plan) + sum(suite.name == COMPILE for suite in suites)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from rulesearch.bench.episode import Episode
+from rulesearch.bench.kinds import AnyProblem
 from rulesearch.bench.problem import Problem
 from rulesearch.errors import ConfigError, did_you_mean
 
@@ -25,7 +27,7 @@ class Case:
     suite: str
     axis: str
     value: int
-    problem: Problem
+    problem: AnyProblem
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Suite:
     ----------
     axis : str
         What differs.
-    problems : tuple of (value, Problem)
+    problems : tuple of (value, Problem or Episode)
     peers : tuple of str or None
         Who runs; None for all.
     """
@@ -44,7 +46,7 @@ class Suite:
     name: str
     title: str
     axis: str
-    problems: tuple[tuple[int, Problem], ...]
+    problems: tuple[tuple[int, AnyProblem], ...]
     peers: tuple[str, ...] | None = LEADERS
 
     def cases(self) -> Iterator[Case]:
@@ -86,6 +88,11 @@ SUITES = {
         Suite(
             "terms", "Generated terms, twenty lifetimes", "terms",
             tuple((n, replace(TWENTY, pool=f"generated-{n}")) for n in (10, 50, 200)),
+        ),
+        Suite(
+            "flp", "An episode of FLP: ten incremental sines, 32 examples a step", "steps",
+            tuple((n, Episode(steps=n)) for n in (100, 400)),
+            ("plain", "hoisted", "checkpointed", "rulesearch"),
         ),
     )
 }  # fmt: skip

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rulesearch.bench.episode import Episode
+from rulesearch.bench.kinds import problem_of
 from rulesearch.bench.peers.registry import OURS
 from rulesearch.bench.results import Results, median
 from rulesearch.bench.suites import SUITES
@@ -17,6 +19,7 @@ __all__ = ["print_tables", "tables_in_markdown"]
 
 Json = dict[str, Any]
 NONE = "-"
+META_TRAINING = 20_000  # episodes
 COLUMNS = (
     "peer", "s, median (min-max)", "lifetimes/s", "times ours", "MB beyond idle", "MB in all",
     "error", "compile s",
@@ -24,11 +27,12 @@ COLUMNS = (
 
 
 class Section(NamedTuple):
-    """One table: a problem, and its peers' cells."""
+    """One table: a problem, its peers' cells, and what follows from them."""
 
     suite: str
     title: str
     rows: list[tuple[str, ...]]
+    note: str
 
 
 def print_tables(results: Results, console: Console) -> None:
@@ -42,6 +46,8 @@ def print_tables(results: Results, console: Console) -> None:
             style = "bold" if row[0] == OURS else "dim" if row[0].startswith("floor") else ""
             table.add_row(*map(Text, row), style=style)  # Text: brackets are no markup
         console.print(table)
+        if section.note:
+            console.print(section.note, highlight=False, soft_wrap=True)
     for line in _first_use(results):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -56,6 +62,7 @@ def tables_in_markdown(results: Results) -> str:
         lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *section.rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         parts.append(f"**{section.title}**\n\n{table}")
+        parts += [section.note] * bool(section.note)
     lines_of_first_use = list(_first_use(results))
     if lines_of_first_use:
         parts.append("### First use\n\n" + "\n".join(lines_of_first_use))
@@ -67,7 +74,8 @@ def _sections(results: Results) -> Iterable[Section]:
         for value in results.points(suite):
             rows = results.at(suite, value)
             ours = results.ours(suite, value)
-            yield Section(suite, _title(results, rows), [_cells(row, ours) for row in rows])
+            cells = [_cells(row, ours) for row in rows]
+            yield Section(suite, _title(results, rows), cells, _meta_training(rows))
 
 
 def _title(results: Results, rows: list[Json]) -> str:
@@ -78,9 +86,22 @@ def _title(results: Results, rows: list[Json]) -> str:
     parts = [
         _count(problem["lifetimes"], "lifetime"), _count(problem["steps"], "step"),
         _count(problem["examples"], "example") + " a step", shape,
-        problem["pool"] + "".join(f" (rank {rank})" for rank in sorted(ranks)),
+        problem_of(problem).about + "".join(f" (rank {rank})" for rank in sorted(ranks)),
     ]  # fmt: skip
     return ", ".join(parts)
+
+
+def _meta_training(rows: list[Json]) -> str:
+    """How long a meta-training is that runs so many episodes of FLP."""
+    if not isinstance(problem_of(rows[0]["problem"]), Episode):
+        return ""
+    rates = {
+        row["peer"]: 3600 * row["problem"]["lifetimes"] / seconds
+        for row in rows
+        if (seconds := median(row)) is not None
+    }
+    told = (f"{name} {n:,.0f} an hour, {META_TRAINING / n:.1f} h" for name, n in rates.items())
+    return f"Episodes an hour, and hours for {META_TRAINING:,}: {'; '.join(told)}."
 
 
 def _count(number: int, noun: str) -> str:

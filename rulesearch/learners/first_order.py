@@ -34,13 +34,13 @@ def live_first_order(
     share: float,
 ) -> NetworkState:
     """Live; shapes as in :func:`rulesearch.learners.unrolled.live_unrolled`."""
-    born, rate = plastic_matrices(state), rates(state)
+    born, rate = plastic_matrices(network, state), rates(network, state)
     with torch.no_grad():
         asked = [torch.zeros_like(w) for w in born]
         current = state.detach()
         factors, wanted = compile_torch(program), program.inputs
         for t in range(x.shape[0]):
-            weights = plastic_matrices(current)
+            weights = plastic_matrices(network, current)
             signals_of = connection_signals(network, current, x[t], label[t], wanted)
             new = []
             for k, signals in enumerate(signals_of):

@@ -89,7 +89,7 @@ def live_on(
     ----------
     theta : Tensor (lifetimes, n_terms)
     """
-    matrices = [*plastic_matrices(state), *constant_matrices(network, state)]
+    matrices = [*plastic_matrices(network, state), *constant_matrices(network, state)]
     live: Callable[..., tuple[Tensor, ...]] = _Lifetime.apply
     final = live(problem, problem.examples.x, theta.contiguous(), *matrices)
     return with_matrices(network, state, final)

@@ -15,21 +15,29 @@ from rulesearch.networks import NetworkState, PlasticNetwork
 
 __all__ = ["constant_matrices", "plastic_matrices", "rates", "with_matrices"]
 
+_RATE = {"W": "rate", "bias": "bias_rate", "B": "feedback_rate"}
 
-def plastic_matrices(state: NetworkState) -> list[Tensor]:
-    """W of each connection, then the biases that learn, ``(lifetimes, n_post, 1)``."""
-    return _matrices(state, _plastic(state))
+
+def plastic_matrices(network: PlasticNetwork, state: NetworkState) -> list[Tensor]:
+    """W of each connection, the biases that learn, ``(lifetimes, n_post, 1)``, and plastic B^T.
+
+    Plastic feedback is turned as W is, a row for each unit that it arrives at.
+    """
+    return _matrices(network, state, _plastic(network, state))
 
 
 def constant_matrices(network: PlasticNetwork, state: NetworkState) -> list[Tensor]:
     """B, fixed biases, what learnt feedback has besides, rates: in the order of a tape."""
-    return _matrices(state, _constant(network, state))
+    return _matrices(network, state, _constant(network, state))
 
 
-def rates(state: NetworkState) -> list[Tensor | None]:
+def rates(network: PlasticNetwork, state: NetworkState) -> list[Tensor | None]:
     """Rate of each plastic matrix; None where there is none."""
-    of_weights = state.rate if state.rate else [None] * len(state.W)
-    return [*of_weights, *_matrices(state, ["bias_rate"])]
+    found: list[Tensor | None] = []
+    for name in _plastic(network, state):
+        own = _matrices(network, state, [_RATE[name]])
+        found += own if own else [None] * len(getattr(state, name))
+    return found
 
 
 def with_matrices(
@@ -39,26 +47,41 @@ def with_matrices(
     constant: Sequence[Tensor] = (),
 ) -> NetworkState:
     """The state with other plastic matrices, and with other constant ones if they are given."""
-    names = _plastic(state) + (_constant(network, state) if constant else [])
+    names = _plastic(network, state) + (_constant(network, state) if constant else [])
     left = iter((*plastic, *constant))
-    new = {name: [_shaped(next(left), like) for like in getattr(state, name)] for name in names}
+    new = {
+        name: [_of_matrix(network, name, next(left), like) for like in getattr(state, name)]
+        for name in names
+    }
     return replace(state, **new)
 
 
-def _shaped(matrix: Tensor, like: Tensor) -> Tensor:
+def _matrix(network: PlasticNetwork, name: str, part: Tensor) -> Tensor:
+    if _is_turned(network, name):
+        return part.mT
+    return part if part.ndim == 3 else part.reshape(len(part), -1, 1)
+
+
+def _of_matrix(network: PlasticNetwork, name: str, matrix: Tensor, like: Tensor) -> Tensor:
+    if _is_turned(network, name):
+        return matrix.mT
     return matrix if matrix.ndim == like.ndim else matrix.reshape(like.shape)
 
 
-def _plastic(state: NetworkState) -> list[str]:
-    return ["W", "bias"] if state.bias_rate else ["W"]
+def _is_turned(network: PlasticNetwork, name: str) -> bool:
+    return network.plastic_feedback and name in ("B", "feedback_rate")
+
+
+def _plastic(network: PlasticNetwork, state: NetworkState) -> list[str]:
+    names = ["W", "bias"] if state.bias_rate else ["W"]
+    return [*names, "B"] if network.plastic_feedback else names
 
 
 def _constant(network: PlasticNetwork, state: NetworkState) -> list[str]:
-    names = [] if network.feedback == "symmetric" else ["B"]
-    names += [] if state.bias_rate else ["bias"]
-    return [*names, "feedback_bias", "mixing", "rate", "bias_rate"]
+    names = ["B", "bias", "feedback_bias", "mixing", "rate", "bias_rate", "feedback_rate"]
+    absent = {*_plastic(network, state), *(["B"] if network.feedback == "symmetric" else [])}
+    return [name for name in names if name not in absent]
 
 
-def _matrices(state: NetworkState, names: Sequence[str]) -> list[Tensor]:
-    tensors = [tensor for name in names for tensor in getattr(state, name)]
-    return [t if t.ndim == 3 else t.reshape(len(t), -1, 1) for t in tensors]
+def _matrices(network: PlasticNetwork, state: NetworkState, names: Sequence[str]) -> list[Tensor]:
+    return [_matrix(network, name, part) for name in names for part in getattr(state, name)]

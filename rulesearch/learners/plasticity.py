@@ -111,7 +111,10 @@ class PlasticityLearner:
         self, steps: int, dtype: torch.dtype = torch.float32, examples: int = 1
     ) -> int:
         """Memory that one lifetime takes with a gradient, about: products, checkpoints, weights."""
-        weights = sum(post * pre for post, pre in self.network.connections)
+        plastic = list(self.network.connections)
+        if self.network.plastic_feedback:
+            plastic += self.network.feedback_shapes
+        weights = sum(rows * columns for rows, columns in plastic)
         shape = (steps, 1, examples)
         every = self._every(shape, dtype)
         if not_fusible(self.program):
@@ -167,7 +170,8 @@ class PlasticityLearner:
         Returns
         -------
         NetworkState
-            Weights at the end of life, and biases if they learn; all else as it was.
+            Weights at the end of life, biases if they learn and B if it is plastic; all else
+            as it was.
 
         Raises
         ------
@@ -252,6 +256,12 @@ class PlasticityLearner:
                 f"a term needs B of its own connection, which {self.network.feedback} feedback "
                 "does not have; use feedback='random'"
             )
+        errors = sorted(self._needed & {"e_pre", "e_post"})
+        if errors and self.network.plastic_feedback:
+            raise LearnerError(
+                f"a term needs {' and '.join(errors)}, which the synapses of plastic feedback do "
+                "not have: leave it out, or set plastic=False in LearntFeedback"
+            )
 
     def _coefficients(self, state: NetworkState, theta: Tensor | None) -> Tensor:
         like = state.W[0]
@@ -301,4 +311,4 @@ class PlasticityLearner:
 
 def _form(state: NetworkState, x: Tensor | Indexed) -> Form:
     follows = isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
-    return Form(bool(state.rate), bool(state.bias_rate), follows)
+    return Form(bool(state.rate), bool(state.bias_rate), bool(state.feedback_rate), follows)

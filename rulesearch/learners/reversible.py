@@ -60,7 +60,7 @@ class _Problem:
         factors = compile_torch(self.program)
         found = []
         signals_of = connection_signals(self.network, state, x, label, wanted)
-        for signals, rate in zip(signals_of, rates(state), strict=True):
+        for signals, rate in zip(signals_of, rates(self.network, state), strict=True):
             f = factors(theta.unsqueeze(1), **{name: signals[name] for name in wanted})
             found.append(contract(f, shape, self.share, rate))
         return found
@@ -208,7 +208,7 @@ def live_reversible(
     problem = _Problem(network, program, state, share, every, tolerance, report)
     live: Callable[..., tuple[Tensor, ...]] = _Lifetime.apply
     inputs = (x.table, x.index) if isinstance(x, Indexed) else (x, None)
-    plastic = plastic_matrices(state)
+    plastic = plastic_matrices(network, state)
     matrices = [*plastic, *constant_matrices(network, state)]
     final = live(problem, len(plastic), *inputs, label, theta, *matrices)
     return with_matrices(network, state, final)

@@ -35,25 +35,26 @@ def connection_signals(
     list of dict
         One per connection: vectors ``(lifetimes, examples, n)``, weights
         ``(lifetimes, 1, n_post, n_pre)``. Then one per bias that learns: a connection from a
-        unit that is always on, to which nothing is fed back.
+        unit that is always on, to which nothing is fed back. Then, where feedback is plastic,
+        one per layer that it arrives at: a connection from what it carries, without errors.
     """
     ys = network.activations(state, x)
     es = network.errors(state, ys, label)
     after = network.activations_after_feedback(state, ys, es)
     sources = after if network.learnt_feedback.presynaptic == "after" else ys
     feedback = state.W if network.feedback == "symmetric" else state.B
-    count = len(state.W)
+    count, one = len(state.W), torch.ones_like(ys[0][..., :1])
+    pres, backs = sources[:count], es[:count]
+    if state.bias_rate:
+        pres, backs = pres + [one] * count, backs + [torch.zeros_like(one)] * count
+    if network.plastic_feedback:
+        pres = pres + network.feedback_sources(ys, es, label)
     found = []
-    for k, weight in enumerate(plastic_matrices(state)):
-        layer, one = k % count, torch.ones_like(ys[0][..., :1])
-        pre, back = (sources[k], es[k]) if k < count else (one, torch.zeros_like(one))
-        signals = {
-            "y_pre": pre,
-            "y_post": after[layer + 1],
-            "e_pre": back,
-            "e_post": es[layer + 1],
-            "W": weight.unsqueeze(1),
-        }
+    for k, (weight, pre) in enumerate(zip(plastic_matrices(network, state), pres, strict=True)):
+        layer = k % count
+        signals = {"y_pre": pre, "y_post": after[layer + 1], "W": weight.unsqueeze(1)}
+        if k < len(backs):
+            signals.update(e_pre=backs[k], e_post=es[layer + 1])
         if network.has_own_feedback and k < count:
             signals["B"] = feedback[k].unsqueeze(1)
         if "z_post" in wanted:

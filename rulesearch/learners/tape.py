@@ -41,12 +41,15 @@ class Form:
         Whether weights have rates.
     plastic_bias : bool
         Whether biases learn, at rates of their own.
+    rated_feedback : bool
+        Whether plastic feedback has rates.
     input_gradient : bool
         Whether the gradient of the inputs is wanted.
     """
 
     rated: bool = False
     plastic_bias: bool = False
+    rated_feedback: bool = False
     input_gradient: bool = False
 
 
@@ -73,17 +76,23 @@ class _Step:
             return [builder.matrix(*shape) for shape in shapes] if there else []
 
         learns, biased = network.learns_feedback, network.bias
+        back = network.feedback_shapes
+        if network.plastic_feedback:
+            back = [(post, source) for source, post in back]  # turned as W is
         self.weights = matrices(shapes)
         self.biases = matrices(columns, biased and form.plastic_bias)
-        self.n_plastic = len(self.weights) + len(self.biases)
-        symmetric = network.feedback == "symmetric"
-        self.feedback = self.weights if symmetric else matrices(network.feedback_shapes)
+        self.feedback = self.weights if network.feedback == "symmetric" else matrices(back)
+        self.plastic = [*self.weights, *self.biases]
+        if network.plastic_feedback:
+            self.plastic += self.feedback
         self.fixed_biases = matrices(columns, biased and not form.plastic_bias)
         self.feedback_biases = matrices(columns, learns)
         self.mixings = matrices([(1, 1)] * len(shapes), learns)
-        rates = matrices(shapes, form.rated)
-        of_biases = matrices(columns, form.plastic_bias)
-        self.rates = [*(rates if rates else [None] * len(shapes)), *of_biases]
+        none: list[int | None] = [None] * len(shapes)
+        self.rates = [*(matrices(shapes, form.rated) or none)]
+        self.rates += matrices(columns, form.plastic_bias)
+        if network.plastic_feedback:
+            self.rates += matrices(back, form.rated_feedback) or none
 
         self.target = builder.value(sizes[-1], varies=False)
         self.x = builder.input(sizes[0], form.input_gradient)
@@ -94,18 +103,20 @@ class _Step:
         """Every operation, in order."""
         ys, zs = self._activations()
         if self.network.learns_feedback:
-            es, after = self._learnt_feedback(ys)
+            sources, es, after = self._learnt_feedback(ys)
         else:
-            es, after = self._errors(ys), ys
+            sources, es, after = [], self._errors(ys), ys
         connections = self._connections(ys, zs, es, after)
+        if self.network.plastic_feedback:
+            connections += self._of_feedback(sources, after)
         for index in range(len(self.program.instructions)):
             for connection in connections:
                 connection.compute(self.program, index)
         updates = [connection.update(self.program) for connection in connections]
-        pairs = zip([*self.weights, *self.biases], updates, self.rates, strict=True)
+        pairs = zip(self.plastic, updates, self.rates, strict=True)
         for matrix, parts, rate in pairs:
             self.builder.update(matrix, *parts, rate=rate)
-        return self.builder.build(self.n_plastic, self.target, self.ones)
+        return self.builder.build(len(self.plastic), self.target, self.ones)
 
     def _activations(self) -> tuple[list[int], list[int]]:
         """``y_0`` to ``y_L``, and ``W y`` of each connection."""
@@ -141,24 +152,28 @@ class _Step:
             builder.elementwise("multiply", out, slopes[k - first], es[k])
         return es
 
-    def _learnt_feedback(self, ys: list[int]) -> tuple[list[int], list[int]]:
-        """What feedback carries to each layer, zero to the input; and activity after it."""
+    def _learnt_feedback(self, ys: list[int]) -> tuple[list[int], list[int], list[int]]:
+        """What feedback to each layer carries, what arrives, zero at the input, and ``y'``."""
         builder, settings = self.builder, self.network.learnt_feedback
-        source = self.target
+        signal, top = self.target, len(self.weights) - 1
         if settings.source == "error":
-            source = builder.elementwise("subtract", self.target, ys[-1])
-        es, after = [self._zeros(self.ones[0])], [self.x]
-        free = len(self.weights) - settings.clamp_output
-        for k in range(free):
-            carried = builder.matvec(self.feedback[k], source, transposed=True)
+            signal = builder.elementwise("subtract", self.target, ys[-1])
+        sources = [signal] * (top + 1)
+        es, after = [self._zeros(self.ones[0]), *ys[1:]], [*ys]
+        for k in reversed(range(top + 1)):
+            if settings.pathway == "layered" and k < top:
+                sources[k] = es[k + 2]
+            if settings.clamp_output and k == top:
+                es[-1] = after[-1] = self.target
+                continue
+            carried = builder.matvec(self.feedback[k], sources[k], transposed=not settings.plastic)
             bias = builder.column(self.feedback_biases[k])
             drive = builder.combine([(self.one, carried), (self.one, bias)])
-            es.append(builder.apply(settings.activation, drive))
+            es[k + 1] = builder.apply(settings.activation, drive)
             beta, y = builder.column(self.mixings[k]), ys[k + 1]
-            change = builder.elementwise("subtract", es[-1], y)
-            after.append(builder.combine([(self.one, y), (beta, change)]))
-        clamped = [self.target] * settings.clamp_output
-        return es + clamped, after + clamped
+            change = builder.elementwise("subtract", es[k + 1], y)
+            after[k + 1] = builder.combine([(self.one, y), (beta, change)])
+        return sources, es, after
 
     def _zeros(self, ones: int) -> int:
         return self.builder.elementwise("subtract", ones, ones)
@@ -193,6 +208,19 @@ class _Step:
             }
             sides = {"post": self.ones[k + 1], "pre": self.one}
             found.append(_Connection(builder, signals, {"W": bias}, sides))
+        return found
+
+    def _of_feedback(self, sources: list[int], after: list[int]) -> list[_Connection]:
+        """Of plastic feedback to each layer: weights from what is carried."""
+        found, top = [], self.ones[-2]
+        layered = self.network.learnt_feedback.pathway == "layered"
+        above = [*self.ones[2:-1], top] if layered else [top] * len(self.feedback)
+        for k, weight in enumerate(self.feedback):
+            signals = {"y_pre": sources[k], "y_post": after[k + 1]}
+            if "z_post" in self.program.inputs:
+                signals["z_post"] = self.builder.matvec(weight, sources[k], transposed=False)
+            sides = {"post": self.ones[k + 1], "pre": above[k]}
+            found.append(_Connection(self.builder, signals, {"W": weight}, sides))
         return found
 
 

@@ -39,7 +39,8 @@ def live_unrolled(
     for t in range(x.shape[0]):
         new = []
         signals_of = connection_signals(network, state, x[t], label[t], wanted)
-        connections = zip(plastic_matrices(state), rates(state), signals_of, strict=True)
+        plastic, at = plastic_matrices(network, state), rates(network, state)
+        connections = zip(plastic, at, signals_of, strict=True)
         for weight, rate, signals in connections:
             changes = weight.new_zeros(*label.shape[1:3], *weight.shape[1:])  # one an example
             for r, term in enumerate(pool):

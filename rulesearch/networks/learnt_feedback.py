@@ -8,6 +8,17 @@ layer, whose activity is then partly the feedback's:
 
 (FLP, section 4.1; a bias is added where the paper subtracts it). A local rule sees
 :math:`y'_\ell` as ``y_post`` and :math:`f_\ell` as ``e_post``.
+
+Two things that the paper's discussion leaves to the future are settings. Feedback may go through
+all layers, :math:`f_\ell = \varphi(B_\ell^T f_{\ell+1} + c_\ell)`, with s in the place of
+:math:`f_{L+1}`. And it may be plastic: B then changes within the lifetime by the rule that W
+changes by. To a feedback synapse, what it carries is ``y_pre``, :math:`B_\ell^T` is ``W`` and
+:math:`y'_\ell` is ``y_post``, so that Oja's rule of a single neuron is
+
+.. math:: \Delta B_\ell = \eta_\ell \circ \sum_e
+          \left(s\, {y'_\ell}^T - B_\ell \operatorname{diag}({y'_\ell}^2)\right),
+
+with the rates :math:`\eta` of :class:`NetworkState`, and :math:`f_{\ell+1}` for s in layers.
 """
 
 from __future__ import annotations
@@ -27,6 +38,7 @@ _CHOICES = {
     "source": ("error", "target"),
     "activation": ("relu", "identity"),
     "presynaptic": ("before", "after"),
+    "pathway": ("direct", "layered"),
 }
 
 
@@ -44,6 +56,10 @@ class LearntFeedback:
         Set the output to the target, in place of feedback to it.
     presynaptic : {'before', 'after'}
         Whether a rule sees its presynaptic units as they were before feedback or after it.
+    pathway : {'direct', 'layered'}
+        From the output to each layer, or from each layer to the one below it.
+    plastic : bool
+        Whether B changes within a lifetime, by the rule that moves W.
 
     Raises
     ------
@@ -55,6 +71,8 @@ class LearntFeedback:
     activation: str = "relu"
     clamp_output: bool = False
     presynaptic: str = "before"
+    pathway: str = "direct"
+    plastic: bool = False
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -77,12 +95,34 @@ class LearntFeedback:
         list of Tensor (lifetimes, examples, n_l)
             f_1 to f_L.
         """
-        source = target - output if self.source == "error" else target
-        found = []
-        for weight, bias in zip(state.B, state.feedback_bias, strict=True):
-            drive = source @ weight + bias.unsqueeze(-2)
+        signal = self._signal(output, target)
+        found = [target] if self.clamp_output else []
+        for k in reversed(range(len(state.B) - len(found))):
+            source = found[-1] if self.pathway == "layered" and found else signal
+            drive = source @ state.B[k] + state.feedback_bias[k].unsqueeze(-2)
             found.append(drive.relu() if self.activation == "relu" else drive)
-        return [*found[:-1], target] if self.clamp_output else found
+        return found[::-1]
+
+    def sources(self, output: Tensor, target: Tensor, carried: Sequence[Tensor]) -> list[Tensor]:
+        """What the feedback weights of each layer are given to carry.
+
+        Parameters
+        ----------
+        output, target : Tensor (lifetimes, examples, n_out)
+        carried : sequence of Tensor
+            f_1 to f_L.
+
+        Returns
+        -------
+        list of Tensor (lifetimes, examples, rows of B)
+            One a layer but the input.
+        """
+        signal = self._signal(output, target)
+        layered = self.pathway == "layered"
+        return [*carried[1:], signal] if layered else [signal] * len(carried)
+
+    def _signal(self, output: Tensor, target: Tensor) -> Tensor:
+        return target - output if self.source == "error" else target
 
     def mixed(
         self, state: NetworkState, activations: Sequence[Tensor], carried: Sequence[Tensor]

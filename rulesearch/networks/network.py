@@ -104,7 +104,10 @@ class PlasticNetwork:
         if self.feedback == "direct":
             return [(self.sizes[-1], pre) for _, pre in self.connections]
         if self.feedback == "flp":
-            return [(self.sizes[-1], post) for post, _ in self.connections]
+            posts, last = self.sizes[1:], self.sizes[-1]
+            layered = self.learnt_feedback.pathway == "layered"
+            above = (*posts[1:], last) if layered else (last,) * len(posts)
+            return list(zip(above, posts, strict=True))
         return self.connections
 
     @property
@@ -136,6 +139,11 @@ class PlasticNetwork:
     def learns_feedback(self) -> bool:
         """Whether feedback is an outer loop's to learn, and changes what units do."""
         return self.feedback == "flp"
+
+    @property
+    def plastic_feedback(self) -> bool:
+        """Whether a rule moves B as it moves W."""
+        return self.learns_feedback and self.learnt_feedback.plastic
 
     @property
     def has_own_feedback(self) -> bool:
@@ -198,6 +206,9 @@ class PlasticNetwork:
             "mixing": [()] * len(posts) if self.learns_feedback else [],
             "rate": self.connections if state.rate else [],
             "bias_rate": posts if state.bias_rate and self.bias else [],
+            "feedback_rate": (
+                self.feedback_shapes if state.feedback_rate and self.plastic_feedback else []
+            ),
         }
         if self.feedback != "symmetric":
             expected["B"] = self.feedback_shapes
@@ -330,3 +341,17 @@ class PlasticNetwork:
         if not self.learns_feedback:
             return list(activations)
         return self.learnt_feedback.mixed(state, activations, errors[1:])
+
+    def feedback_sources(
+        self, activations: Sequence[Tensor], errors: Sequence[Tensor], label: Tensor
+    ) -> list[Tensor]:
+        """What plastic feedback weights carry, their presynaptic activity; one a connection.
+
+        Parameters
+        ----------
+        activations, errors : sequence of Tensor (lifetimes, examples, n_l)
+            From the methods of those names.
+        label : Tensor
+        """
+        target = self.target(label, activations[-1].dtype)
+        return self.learnt_feedback.sources(activations[-1], target, errors[1:])

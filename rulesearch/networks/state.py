@@ -20,8 +20,9 @@ class NetworkState:
         Forward weights.
     B : list of Tensor
         Feedback weights: ``(lifetimes, n_post, n_pre)``; ``(lifetimes, n_out, n_pre)`` where
-        feedback is direct, ``(lifetimes, n_out, n_post)`` where it is learnt. With symmetric
-        feedback W itself carries the errors and B is not read.
+        feedback is direct, ``(lifetimes, n_out, n_post)`` where it is learnt, with the units of
+        the layer above n_post for n_out where it goes through layers. With symmetric feedback W
+        itself carries the errors and B is not read.
     bias : list of Tensor (lifetimes, n_post)
         Of the postsynaptic units; empty for a network without.
     feedback_bias : list of Tensor (lifetimes, n_post)
@@ -34,6 +35,9 @@ class NetworkState:
     bias_rate : list of Tensor (lifetimes, n_post)
         The same for biases, which learn as weights from a unit that is always on. Empty:
         biases do not change.
+    feedback_rate : list of Tensor, as B
+        :math:`\eta` of plastic feedback: what the rule wants of B is multiplied by it.
+        Empty: by 1.
     """
 
     W: list[Tensor]
@@ -43,6 +47,7 @@ class NetworkState:
     mixing: list[Tensor] = field(default_factory=list, repr=False)
     rate: list[Tensor] = field(default_factory=list, repr=False)
     bias_rate: list[Tensor] = field(default_factory=list, repr=False)
+    feedback_rate: list[Tensor] = field(default_factory=list, repr=False)
 
     @property
     def lifetimes(self) -> int:

@@ -50,7 +50,8 @@ class FLPSettings:
     mixing : float
         Its strength at the start of meta-training.
     rate : float
-        alpha at the start of meta-training, or for all time under ``oml``.
+        alpha at the start of meta-training, or for all time under ``oml``; and the rate of
+        feedback that is plastic.
     rates : MetaRates
     image : tuple of int or None
         Channels, height and width, where the lowest layers are convolutions.
@@ -162,13 +163,16 @@ def flp_model(
     draws = generators(seed, 0, NETWORK, members)
     features = [m for g in draws for m in [_features(settings, g)] if m is not None]
     born = network.init(draws, dtype)
-    rates = [torch.full_like(w, settings.rate) for w in born.W]
-    plastic_biases = settings.learning != "flp"
+
+    def rates(part: list[Tensor], there: bool = True) -> list[Tensor]:
+        return [torch.full_like(t, settings.rate) for t in part] if there else []
+
     born = replace(
         born,
         mixing=[torch.full_like(m, settings.mixing) for m in born.mixing],
-        rate=rates,
-        bias_rate=[torch.full_like(b, settings.rate) for b in born.bias] if plastic_biases else [],
+        rate=rates(born.W),
+        bias_rate=rates(born.bias, settings.learning != "flp"),
+        feedback_rate=rates(born.B, network.plastic_feedback),
     )
     start = None if theta is None else torch.tensor(theta, dtype=dtype)
     model = MetaModel(learner, born, [m.to(dtype) for m in features], start)

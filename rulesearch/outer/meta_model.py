@@ -21,6 +21,7 @@ GROUPS = {
     "feedback": ("B", "feedback_bias"),
     "mixing": ("mixing",),
     "rate": ("rate", "bias_rate"),
+    "feedback_rate": ("feedback_rate",),
     "theta": ("theta",),
 }
 """Meta-parameters that are learnt at a common rate."""
@@ -77,6 +78,7 @@ class MetaModel(nn.Module):
     mixing: nn.ParameterList
     rate: nn.ParameterList
     bias_rate: nn.ParameterList
+    feedback_rate: nn.ParameterList
 
     def __init__(
         self,

@@ -26,15 +26,18 @@ CALMER = 0.9  # what is left of a seed's rates after a lifetime that diverged
 class MetaRates:
     """Adam's step of each group of meta-parameters (FLP, appendix B); 0 leaves a group as it is.
 
-    ``rate`` may be one a plastic layer, first to last. At ``milestones`` of the updates, that of
-    ``forward`` is multiplied by ``drop``. With ``clip`` a gradient is at most so many times its
-    usual norm, see :class:`rulesearch.outer.clipping.UsualNorm`; the paper does not clip.
+    ``rate`` may be one a plastic layer, first to last; ``feedback_rate`` is that of the rates of
+    plastic feedback, which a lifetime bears only where they are much smaller. At ``milestones``
+    of the updates, that of ``forward`` is multiplied by ``drop``. With ``clip`` a gradient is at
+    most so many times its usual norm, see :class:`rulesearch.outer.clipping.UsualNorm`; the paper
+    does not clip.
     """
 
     forward: float = 1e-4
     feedback: float = 1e-4
     mixing: float = 1e-4
     rate: float | tuple[float, ...] = 1e-8
+    feedback_rate: float = 1e-10
     theta: float = 0.0
     clip: float | None = None
     milestones: tuple[int, ...] = ()
@@ -139,7 +142,7 @@ class MetaTraining:
             for part, old in zip(self._of(rejected), kept, strict=True):
                 for p, value in zip(part, old, strict=True):
                     p.copy_(value)
-            for rate in self.model.group("rate"):
+            for rate in self.model.group("rate") + self.model.group("feedback_rate"):
                 if rate.requires_grad:
                     rate[rejected] *= CALMER
         self.updates += 1

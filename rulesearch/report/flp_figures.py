@@ -1,4 +1,4 @@
-"""FLP's Figure 2 and the inner learning curves of its appendix C."""
+"""FLP's Figure 2, the inner learning curves of its appendix C, and longer lifetimes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from rulesearch.report.run_data import Floats
 from rulesearch.report.style import GREY, LINES, STYLE, WIDTH, label_ends, layer_colours
 
-__all__ = ["Anatomy", "InnerCurves", "figure2", "learning_curves"]
+__all__ = ["Anatomy", "InnerCurves", "figure2", "learning_curves", "longer_lives"]
 
 COLOURS = {
     "Feature reuse (1)": LINES[3],
@@ -114,6 +114,45 @@ def learning_curves(data: Mapping[str, InnerCurves]) -> Figure:
     return figure
 
 
+@rc_context(STYLE)
+def longer_lives(times: Sequence[int], lives: Mapping[str, Mapping[str, Floats]]) -> Figure:
+    """Draw errors after longer lifetimes, a panel for each way of living longer.
+
+    Parameters
+    ----------
+    times : sequence of int
+        Lengths, as multiples of the length in meta-training.
+    lives : mapping to mapping to array, (seeds, lengths)
+        Errors by the panel's title and the network's. Where an error of a seed is not finite,
+        the line leaves the panel, dotted.
+    """
+    columns = min(2, len(lives))
+    rows = -(-len(lives) // columns)
+    figure = Figure(figsize=(WIDTH, ROW * rows), layout="constrained")
+    drawn = [errors for networks in lives.values() for errors in networks.values()]
+    for part, (title, networks) in zip(_split(figure, rows, columns), lives.items(), strict=False):
+        ax = part.subplots()
+        ax.set_xscale("log")
+        _logarithmic(ax, drawn)
+        ends, top = [], ax.get_ylim()[1]
+        for name, errors in networks.items():
+            known, colour = int(np.isfinite(errors).all(0).cumprod().sum()), COLOURS[name]
+            if not known:
+                continue
+            end = _line(ax, times[:known], errors[:, :known], colour, marker="o")
+            if known < len(times):
+                away, end = [end, top], top
+                ax.plot(times[known - 1 : known + 1], away, color=colour, lw=0.9, ls=(0, (1, 2)))
+            ends.append((end, name, colour))
+        ax.set_xticks(times, [f"{n}x" for n in times])
+        ax.minorticks_off()
+        ax.set(xlim=(times[0] / 1.1, times[-1] * 1.1), xlabel="lifetime")
+        ax.set_ylabel("mean squared error")
+        ax.set_title(title)
+        label_ends(ax, ends)
+    return figure
+
+
 def _split(figure: FigureBase, rows: int, columns: int = 1) -> list[SubFigure]:
     """Parts whose panels are laid out each part by itself."""
     return list(np.ravel(figure.subfigures(rows, columns, squeeze=False)))
@@ -131,7 +170,7 @@ def _readout(data: Anatomy, axes: Sequence[Axes]) -> None:
         rows = np.stack([errors[layers] for layers in x], axis=1)
         ends.append((_line(ax, x, rows, colour, marker="o"), text, colour))
     _logarithmic(ax, [*data.usual.values(), *data.frozen.values()])
-    ax.set(xlim=(x[0] - 0.2, x[-1] + 0.2), xticks=x, xlabel="plastic layers")
+    ax.set(xlim=(x[0] - 0.2, x[-1] + 0.07), xticks=x, xlabel="plastic layers")
     ax.set_ylabel("mean squared error")
     label_ends(ax, ends)
 

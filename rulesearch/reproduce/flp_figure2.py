@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,14 +15,12 @@ from rulesearch.analysis.flp_interference import interference
 from rulesearch.analysis.flp_life import query_curve
 from rulesearch.analysis.flp_readout import frozen_readout_error
 from rulesearch.analysis.flp_updates import follow_updates
-from rulesearch.errors import RunError
-from rulesearch.files import write_atomically
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
 from rulesearch.report.run_data import Floats
-from rulesearch.report.style import figure_bytes
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.figures import write_figures
 from rulesearch.reproduce.flp import AT_ONCE, Tasks, by_gradient, flp_job, restored
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
 from rulesearch.tasks import IncrementalSines
@@ -126,24 +120,14 @@ def _between(batches: int) -> int:
 
 
 def _draw(measured: Mapping[str, Measured], run: Path) -> None:
-    """Write ``figures/``: both figures as SVG and PDF, and the numbers drawn."""
-    folder = run / "figures"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+    """Write both figures and the numbers drawn."""
     anatomy, curves = _anatomy(measured), _curves(measured)
     numbers = {
         "figure2": asdict(anatomy),
         "learning_curves": {condition: asdict(each) for condition, each in curves.items()},
     }
-    write_atomically(folder / "numbers.json", json.dumps(_plain(numbers)) + "\n")
-    for name, figure in (
-        ("figure2", figure2(anatomy)),
-        ("learning_curves", learning_curves(curves)),
-    ):
-        for form in ("svg", "pdf"):
-            write_atomically(folder / f"{name}.{form}", figure_bytes(figure, form))
+    figures = {"figure2": figure2(anatomy), "learning_curves": learning_curves(curves)}
+    write_figures(run, figures, numbers)
 
 
 def _anatomy(measured: Mapping[str, Measured]) -> Anatomy:
@@ -191,19 +175,6 @@ def _titled(rows: Mapping[str, Floats]) -> dict[str, Floats]:
 
 def _by_layers(rows: Mapping[str, Floats]) -> dict[int, Floats]:
     return {PLASTIC[row]: values for row, values in rows.items()}
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: arrays as lists of six digits, and None for what is not finite."""
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 FLP_FIGURE2 = Reproduction(

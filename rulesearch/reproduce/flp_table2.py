@@ -17,7 +17,7 @@ from rulesearch.reproduce.flp import FLPRunSettings, Tasks, by_gradient, by_oml,
 from rulesearch.search.settings import Count, Size
 from rulesearch.tasks import IMAGENET, ImageData, OnlineFewShot, load
 
-__all__ = ["FLP_TABLE2", "ImageSettings"]
+__all__ = ["FLP_TABLE2", "ImageSettings", "image_network", "image_tasks"]
 
 Channels = tuple[Count, ...]
 
@@ -101,7 +101,7 @@ ROWS = (
 )
 
 
-def _tasks(settings: ImageSettings) -> dict[str, Tasks]:
+def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
     """Tasks of each condition; images of one data set are loaded once."""
     ways, shots, size = settings.ways, settings.shots, settings.size
 
@@ -135,7 +135,7 @@ def _tasks(settings: ImageSettings) -> dict[str, Tasks]:
     return found
 
 
-def _network(settings: ImageSettings, condition: str, plastic_layers: int) -> FLPSettings:
+def image_network(settings: ImageSettings, condition: str, plastic_layers: int) -> FLPSettings:
     """The network of FLP for the images of a condition."""
     mini = condition == "mini-imagenet"
     channels = settings.mini_channels if mini else settings.channels
@@ -170,9 +170,9 @@ def _jobs(settings: ImageSettings) -> Sequence[Job]:
     start, rate = settings.gradient_start, settings.gradient_rate
 
     def networks(condition: str) -> dict[str, FLPSettings]:
-        flp = _network(settings, condition, 2)
+        flp = image_network(settings, condition, 2)
         return {
-            "feature-reuse-1": _network(settings, condition, 1),
+            "feature-reuse-1": image_network(settings, condition, 1),
             "flp-2": flp,
             "gradient-2": by_gradient(flp, start, rate, exact=True),
             "gradient-2-first-order": by_gradient(flp, start, rate, exact=False),
@@ -181,7 +181,7 @@ def _jobs(settings: ImageSettings) -> Sequence[Job]:
 
     return [
         flp_job((row, condition), network, tasks, settings)
-        for condition, tasks in _tasks(settings).items()
+        for condition, tasks in image_tasks(settings).items()
         for row, network in networks(condition).items()
     ]
 
@@ -200,18 +200,24 @@ FLP_TABLE2 = Reproduction(
     settings=ImageSettings,
     scales={
         "small": {
-            "updates": 300,
+            "updates": 1000,
             "seeds": 2,
             "lifetimes": 100,
             "size": 28,
-            "channels": [32] * 4,
-            "strides": [2, 1, 2, 1],
+            "invert": True,
+            "channels": [32] * 3,
+            "strides": [2] * 3,
             "hidden": 64,
             "outputs": 5,
             "forward": 1e-3,
             "feedback": 1e-3,
-            "mini_channels": [32] * 4,
+            "rate": [1e-3, 5e-3],
+            "clip": 2,
+            "gradient_rate": 1e-3,
+            "mini_channels": [32] * 3,
             "mini_hidden": 64,
+            "mini_rate": [1e-3, 5e-3],
+            "checkpoint_every": 100,
         },
         "full": {"updates": 40_000, "seeds": 5, "lifetimes": 500},
     },

@@ -1,18 +1,16 @@
-"""What a peer is: something that makes a loss and its gradient in theta out of a problem."""
+"""What a peer is: something that makes a loss and its meta-gradient out of a problem."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-from rulesearch.bench.problem import Data, Problem
 
 __all__ = ["Answer", "Peer", "Prepared", "nothing"]
 
 
 class Answer(NamedTuple):
-    """The summed query loss, and its gradient in theta."""
+    """The summed query loss, and its gradient in theta; of an episode, sums that tell it."""
 
     loss: float
     gradient: list[float]
@@ -48,8 +46,9 @@ class Peer:
 
     Attributes
     ----------
-    prepare : callable
-        Takes the problem and its data, in the type and on the device that are to be used.
+    ways : mapping of type to callable
+        For each kind of problem it is written for: takes the problem and its data, in the type
+        and on the device that are to be used.
     memory_growth : float
         Memory grows as steps to this power.
     needs : str
@@ -60,7 +59,11 @@ class Peer:
 
     name: str
     about: str
-    prepare: Callable[[Problem, Data], Prepared]
+    ways: Mapping[type, Callable[[Any, Any], Prepared]]
     memory_growth: float = 1.0
     needs: str = ""
     ours: bool = False
+
+    def prepare(self, problem: Any, data: Any) -> Prepared:
+        """The problem made ready, not yet run."""
+        return self.ways[type(problem)](problem, data)

@@ -14,7 +14,7 @@ from rulesearch.bench.peers.base import Answer, Prepared
 from rulesearch.bench.peers.formulas import live_step, query_loss
 from rulesearch.bench.problem import Data, Problem
 
-__all__ = ["checkpointed", "plain"]
+__all__ = ["again", "checkpointed", "plain"]
 
 
 def plain(problem: Problem, data: Data) -> Prepared:
@@ -43,7 +43,7 @@ def _prepared(problem: Problem, data: Data, segment: int) -> Prepared:
         for begin in range(0, problem.steps, segment):
             end = min(begin + segment, problem.steps)
             if segment < problem.steps:
-                W = _again(live, begin, end, theta, *W)
+                W = again(live, begin, end, theta, *W)
             else:
                 W = live(begin, end, theta, *W)
         loss = query_loss(W, data.x_query, data.label_query).sum()
@@ -53,7 +53,8 @@ def _prepared(problem: Problem, data: Data, segment: int) -> Prepared:
     return Prepared(run)
 
 
-def _again(function: Callable[..., tuple[Tensor, ...]], *arguments: object) -> tuple[Tensor, ...]:
+def again(function: Callable[..., tuple[Tensor, ...]], *arguments: object) -> tuple[Tensor, ...]:
+    """Call a function of which only the arguments are kept, and which backward calls again."""
     found: tuple[Tensor, ...] = checkpoint(
         function, *arguments, use_reentrant=False, preserve_rng_state=False
     )

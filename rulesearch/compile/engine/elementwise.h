@@ -4,12 +4,14 @@
 //
 // A holds the rate of each weight, E is a product of powers of weights. Such an update has no
 // low rank, so nothing is deferred. Rows are taken in blocks that stay in cache from the first
-// of their sums to the last.
+// of their sums to the last; threads share the blocks.
 #pragma once
+#include <type_traits>
 #include <vector>
 
 #include "deferred.h"
 #include "numbers.h"
+#include "team.h"
 #include "vectors.h"
 
 namespace rulesearch {
@@ -26,44 +28,73 @@ struct Elementwise {
       : s(vectors), share(of_example), M(matrices), G(adjoints) {}
 
   void forward(const Op& op, const T* rows) {
-    for (int from = 0; from < op.n; from += BLOCK) {
-      sums(op, rows, from);
-      for (int i = 0; i < height; ++i) {
-        const int64_t at = i * (int64_t)op.m;
-        T* w = row(M, op.matrix, from + i);
-        const T *A = rate(op, from + i), *g = growth.data() + at, *d = shift.data() + at;
-        for (int j = 0; j < op.m; ++j) w[j] += (A ? A[j] : T(1)) * (g[j] * w[j] + d[j]);
-      }
-    }
+    by_blocks(op, true, [&](Block& block) {
+      sums(op, rows, block);
+      for (int i = 0; i < block.height; ++i)
+        if (is_masked(op)) row_forward(op, block, i, block.growth(op, i));
+        else row_forward(op, block, i, Same{rows[block.from + i]});
+    });
   }
 
   // `rows` is what whole rows grow by. `reverse` brings M back to before the update; without it,
   // M is there already.
   void backward(const Op& op, const T* rows, bool reverse) {
     pull.resize(op.n * (int64_t)op.m);
-    for (int from = 0; from < op.n; from += BLOCK) {
-      sums(op, rows, from);  // in reverse no E reads this matrix, so that W after the update does
-      for (int i = 0; i < height; ++i) row_backward(op, from + i, i, reverse);
-      adjoints_of_left(op, from);
-    }
+    overlap.resize(op.n);
+    const bool alone = !is_masked(op);  // rows add to nothing in common
+    by_blocks(op, alone, [&](Block& block) {
+      sums(op, rows, block);  // in reverse no E reads this matrix, so that W after the update does
+      for (int i = 0; i < block.height; ++i)
+        if (is_masked(op)) masked_row_backward(op, block, i, reverse);
+        else row_backward(op, block, i, reverse, Same{rows[block.from + i]});
+    });
+    rows_backward(op);
     for (int k = op.first; k < op.first + op.count; ++k) {
       const Entry& entry = s.p.entries[k];
-      if (!entry.wants_vector) continue;
-      multiply_transposed(pull.data(), op.n, op.m, op.m, s.value(entry.scalar), stride(op.n),
-                          s.adjoint(entry.vector), stride(op.m), s.examples);
+      const T *u = s.value(entry.scalar), *v = s.value(entry.vector);
+      T *u_bar = s.adjoint(entry.scalar), *v_bar = s.adjoint(entry.vector);
+      const int64_t sn = stride(op.n), sm = stride(op.m);
+      if (entry.wants_scalar)
+        multiply(pull.data(), op.n, op.m, op.m, v, sm, u_bar, sn, s.examples);
+      if (entry.wants_vector)
+        multiply_transposed(pull.data(), op.n, op.m, op.m, u, sn, v_bar, sm, s.examples);
     }
   }
 
  private:
-  static constexpr int BLOCK = 16;  // rows
+  static constexpr int BLOCK = 48;  // rows
 
-  int height = 0;                // of the block
-  Numbers<T> growth, shift;  // of its weights: D = growth o M + shift
-  Numbers<T> pull;           // share A o G, the adjoint of D
+  struct Block {  // of rows: D = growth o M + shift
+    int from = 0, height = 0;
+    Numbers<T> growths, shifts;
+    T* growth(const Op& op, int i) { return growths.data() + i * (int64_t)op.m; }
+    T* shift(const Op& op, int i) { return shifts.data() + i * (int64_t)op.m; }
+  };
+
+  struct Same {  // what all weights of a row grow by
+    T value;
+    T operator[](int) const { return value; }
+  };
+
+  Numbers<T> pull;     // share A o G, the adjoint of D
+  Numbers<T> overlap;  // sum_j pull_ij M_ij
+
+  template <class F>
+  void by_blocks(const Op& op, bool shared, const F& work) const {
+    const int64_t products = int64_t(op.n) * op.m * (1 + op.count * s.examples);
+    split(shared ? products : 0, op.n, kWide, [&](int64_t begin, int64_t end) {
+      static thread_local Block block;  // whose memory is found again in the next step
+      for (block.from = int(begin); block.from < end; block.from += BLOCK) {
+        block.height = std::min<int>(BLOCK, int(end) - block.from);
+        work(block);
+      }
+    });
+  }
 
   T* row(std::vector<Deferred<T>>& matrices, int k, int i) const {
     return matrices[k].base + i * (int64_t)matrices[k].m;
   }
+  static bool is_masked(const Op& op) { return op.mask_count || op.other_count; }
   const T* rate(const Op& op, int i) const { return op.rate < 0 ? nullptr : row(M, op.rate, i); }
   const T* left(const Entry& k, const Op& op, int e) const {
     return s.value(k.scalar) + e * stride(op.n);
@@ -72,19 +103,22 @@ struct Elementwise {
     return s.value(k.vector) + e * stride(op.m);
   }
 
-  void sums(const Op& op, const T* rows, int from) {
-    height = std::min(BLOCK, op.n - from);
-    growth.resize(height * (int64_t)op.m);
-    shift.assign(height * (int64_t)op.m, 0);
+  void sums(const Op& op, const T* rows, Block& block) const {
+    if (is_masked(op)) block.growths.resize(block.height * (int64_t)op.m);
+    block.shifts.assign(block.height * (int64_t)op.m, 0);
     for (int k = op.first; k < op.first + op.count; ++k) {
       const Entry& entry = s.p.entries[k];
-      add_outers<T>(shift.data(), height, op.m, op.m, nullptr, s.value(entry.scalar) + from,
-                    stride(op.n), s.value(entry.vector), stride(op.m), s.examples);
+      add_outers<T>(block.shifts.data(), block.height, op.m, op.m, nullptr,
+                    s.value(entry.scalar) + block.from, stride(op.n), s.value(entry.vector),
+                    stride(op.m), s.examples);
     }
-    for (int i = 0; i < height; ++i) {
-      T *g = growth.data() + i * (int64_t)op.m, *d = shift.data() + i * (int64_t)op.m;
-      for (int j = 0; j < op.m; ++j) { g[j] = rows[from + i]; d[j] *= share; }
-      if (op.mask_count || op.other_count) add_masked(op, from + i, g, d);
+    for (int i = 0; i < block.height; ++i) {
+      T* d = block.shift(op, i);
+      for (int j = 0; j < op.m; ++j) d[j] *= share;
+      if (!is_masked(op)) continue;
+      T* g = block.growth(op, i);
+      std::fill_n(g, op.m, rows[block.from + i]);
+      add_masked(op, block.from + i, g, d);
     }
   }
 
@@ -104,38 +138,46 @@ struct Elementwise {
     }
   }
 
-  // Row i of the matrix, which is number `at` of the block.
-  void row_backward(const Op& op, int i, int at, bool reverse) {
+  template <class Growth>
+  void row_forward(const Op& op, Block& block, int at, Growth grows) {
+    T* w = row(M, op.matrix, block.from + at);
+    const T *A = rate(op, block.from + at), *d = block.shift(op, at);
+    for (int j = 0; j < op.m; ++j) w[j] += (A ? A[j] : T(1)) * (grows[j] * w[j] + d[j]);
+  }
+
+  // For row number `at` of the block: M before the update, the adjoint of the rates, the pull and
+  // its overlap. Then G before the update, which masks still have to see where there are some.
+  template <class Growth>
+  void row_backward(const Op& op, Block& block, int at, bool reverse, Growth grows) {
+    const int i = block.from + at;
     T *w = row(M, op.matrix, i), *g = row(G, op.matrix, i), *h = pull.data() + i * (int64_t)op.m;
-    T *grows = growth.data() + at * (int64_t)op.m, *d = shift.data() + at * (int64_t)op.m;
-    const T* A = rate(op, i);
-    if (A) {
-      T* A_bar = G[op.rate].base ? row(G, op.rate, i) : nullptr;
+    const T *A = rate(op, i), *d = block.shift(op, at);
+    T* A_bar = A && G[op.rate].base ? row(G, op.rate, i) : nullptr;
+    const auto all = [&](auto each_rate) {
       for (int j = 0; reverse && j < op.m; ++j)
-        w[j] = (w[j] - A[j] * d[j]) / (1 + A[j] * grows[j]);
+        w[j] = (w[j] - each_rate[j] * d[j]) / (1 + each_rate[j] * grows[j]);
       for (int j = 0; A_bar && j < op.m; ++j) A_bar[j] += g[j] * (grows[j] * w[j] + d[j]);
-      for (int j = 0; j < op.m; ++j) h[j] = share * A[j] * g[j];
-    } else {
-      for (int j = 0; reverse && j < op.m; ++j) w[j] = (w[j] - d[j]) / (1 + grows[j]);
-      for (int j = 0; j < op.m; ++j) h[j] = share * g[j];
-    }
-    rows_backward(op, i, dot(h, w, op.m));
+      for (int j = 0; j < op.m; ++j) h[j] = share * each_rate[j] * g[j];
+      if constexpr (std::is_same_v<Growth, Same>)
+        for (int j = 0; j < op.m; ++j) g[j] *= 1 + each_rate[j] * grows[j];
+    };
+    if (A) all(A);
+    else all(Same{1});
+    overlap[i] = dot(h, w, op.m);
+  }
+
+  void masked_row_backward(const Op& op, Block& block, int at, bool reverse) {
+    const int i = block.from + at;
+    T* grows = block.growth(op, at);
+    row_backward(op, block, at, reverse, grows);
+    T *w = row(M, op.matrix, i), *g = row(G, op.matrix, i), *h = pull.data() + i * (int64_t)op.m;
     products(op, op.masks, op.mask_count, i, [&](const Entry&, int j) { return h[j] * w[j]; });
     products(op, op.others, op.other_count, i,
              [&](const Entry& k, int j) { return h[j] * core(op, k, w, i, j, -1); });
     for (int k = op.others; k < op.others + op.other_count; ++k)
       cores_backward(op, s.p.entries[k], w, h, i, grows);
+    const T* A = rate(op, i);
     for (int j = 0; j < op.m; ++j) g[j] *= 1 + (A ? A[j] : T(1)) * grows[j];
-  }
-
-  // u_e += (share A o G) v_e, for the rows of the block
-  void adjoints_of_left(const Op& op, int from) {
-    for (int k = op.first; k < op.first + op.count; ++k) {
-      const Entry& entry = s.p.entries[k];
-      if (!entry.wants_scalar) continue;
-      multiply(pull.data() + from * (int64_t)op.m, height, op.m, op.m, s.value(entry.vector),
-               stride(op.m), s.adjoint(entry.scalar) + from, stride(op.n), s.examples);
-    }
   }
 
   // the product of powers of weights at (i, j), or its derivative in the one numbered so
@@ -151,12 +193,13 @@ struct Elementwise {
     return value;
   }
 
-  void rows_backward(const Op& op, int i, T overlap) const {
-    for (int e = 0; e < s.examples; ++e) {
-      if (op.scale >= 0) s.adjoint(op.scale)[e] += overlap;
-      for (int k = op.rows; k < op.rows + op.row_count; ++k)
-        s.adjoint(s.p.entries[k].scalar)[e * stride(op.n) + i] += overlap;
-    }
+  void rows_backward(const Op& op) const {
+    for (int i = 0; i < op.n; ++i)
+      for (int e = 0; e < s.examples; ++e) {
+        if (op.scale >= 0) s.adjoint(op.scale)[e] += overlap[i];
+        for (int k = op.rows; k < op.rows + op.row_count; ++k)
+          s.adjoint(s.p.entries[k].scalar)[e * stride(op.n) + i] += overlap[i];
+      }
   }
 
   // adjoints of the vectors of products whose weights are weighted(product, column)

@@ -1,90 +1,20 @@
-// Products of a row-major matrix with panels: vectors of which number e starts at p + e * stride.
+// Products of a row-major matrix with panels of vectors.
 //
 // All costly work of the engine is one of two sums. Where it runs along the rows of the matrix
 // (W x), whole vectors of partial sums stay in registers. Where it runs over rows (W^T y, and
 // W += u v^T, which differ only in what is summed into what), coefficients stay there. Either
-// way a number that is loaded meets several others before the next is.
+// way a number that is loaded meets several others before the next is. Where there are many of
+// everything, what is summed up stays in registers instead (strips.h).
 #pragma once
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <utility>
-
+#include "simd.h"
+#include "strips.h"
 #include "team.h"
 
-// Arrays that unrolled loops index become registers, and arguments never pass through memory.
-#define UNROLL _Pragma("GCC unroll 16")
-#define INLINE __attribute__((always_inline))
-
 namespace rulesearch {
-
-#ifdef __AVX512VL__
-constexpr int kWide = 8;  // rows together; there are 32 registers
-#else
-constexpr int kWide = 4;  // there are 16
-#endif
 
 // Columns taken together: eight rows of them fit in L1, a hundred in L2.
 template <class T>
 constexpr int kColumns = 3200 / sizeof(T);
-
-template <class T>
-struct Simd {
-  static constexpr int bytes = 32, lanes = bytes / sizeof(T);
-  typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
-
-  static Vector load(const T* p) { return *reinterpret_cast<const Vector*>(p); }
-  static void store(T* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
-
-  // The first n lanes, the others zero: the compiler makes one masked instruction of the loop.
-  static Vector load(const T* p, int n) {
-    T lane[lanes];
-#pragma omp simd
-    for (int i = 0; i < lanes; ++i) lane[i] = i < n ? p[i] : T(0);
-    return load(lane);
-  }
-  static void store(T* p, Vector v, int n) {
-    T lane[lanes];
-    store(lane, v);
-#pragma omp simd
-    for (int i = 0; i < lanes; ++i)
-      if (i < n) p[i] = lane[i];
-  }
-
-  // Keeps v in a register: GCC would load it again for each of its uses.
-  static void pin([[maybe_unused]] Vector& v) {
-#ifdef __AVX__
-    asm("" : "+v"(v));
-#endif
-  }
-
-  // Neighbouring lanes added, those of a before those of b.
-  template <std::size_t... i>
-  static Vector add_pairs(Vector a, Vector b, std::index_sequence<i...>) {
-#ifdef __clang__
-    return __builtin_shufflevector(a, b, (2 * i)...) +
-           __builtin_shufflevector(a, b, (2 * i + 1)...);
-#else
-    using Order = decltype(a < b);
-    return __builtin_shuffle(a, b, Order{(2 * i)...}) +
-           __builtin_shuffle(a, b, Order{(2 * i + 1)...});
-#endif
-  }
-
-  // The sums of R vectors, as the first R lanes of one.
-  template <int R>
-  static Vector sums(const Vector* s) {
-    Vector v[lanes] = {};
-    UNROLL
-    for (int r = 0; r < R; ++r) v[r] = s[r];
-    UNROLL
-    for (int n = lanes / 2; n; n /= 2)
-      UNROLL
-      for (int i = 0; i < n; ++i)
-        v[i] = add_pairs(v[2 * i], v[2 * i + 1], std::make_index_sequence<lanes>());
-    return v[0];
-  }
-};
 
 template <class T>
 T dot(const T* a, const T* b, int64_t n) {
@@ -101,14 +31,6 @@ T dot(const T* a, const T* b, int64_t n) {
   const auto total = (s[0] + s[1]) + (s[2] + s[3]);
   return S::template sums<1>(&total)[0];
 }
-
-template <class T>
-struct Panel {
-  T* p;
-  int64_t stride;
-  T* operator[](int64_t e) const { return p + e * stride; }
-  Panel from(int64_t e, int64_t j) const { return {p + e * stride + j, stride}; }
-};
 
 // ---- out_e += W x_e
 
@@ -160,6 +82,13 @@ void multiply_all(Panel<const T> W, int n, int m, Panel<const T> x, Panel<T> out
 template <class T>
 void multiply(const T* W, int n, int m, int64_t ldw, const T* x, int64_t x_stride, T* out,
               int64_t out_stride, int count) {
+  if (n >= 64 && count >= 2 * Simd<T>::lanes) {  // it pays to turn the panel into strips
+    split((int64_t)n * m * count, n, kWide, [&](int64_t begin, int64_t end) {
+      multiply_strips<T>({W + begin * ldw, ldw}, int(end - begin), m, {x, x_stride},
+                         {out + begin, out_stride}, count);
+    });
+    return;
+  }
   constexpr int R = std::min(kWide, Simd<T>::lanes);
   const int columns = count > 4 ? kColumns<T> : m;  // W passes once: better in long strides
   split((int64_t)n * m * count, n, R, [&](int64_t begin, int64_t end) {
@@ -170,13 +99,6 @@ void multiply(const T* W, int n, int m, int64_t ldw, const T* x, int64_t x_strid
 }
 
 // ---- C <- diag(growth) C + sum_k a_k b_k^T
-
-// Number r of the vector a_k is p[r * row + k * next].
-template <class T>
-struct Left {
-  const T* p;
-  int64_t row, next;
-};
 
 // For R rows of C and K products, whose a stay in registers.
 template <class T, int R, int K>
@@ -231,7 +153,8 @@ void add_all(Panel<T> C, int n, int m, const T* growth, Left<T> a, Panel<const T
 
 template <class T>
 void add_products(Panel<T> C, int n, int m, const T* growth, Left<T> a, Panel<const T> b,
-                  int rank) {
+                  int rank, bool in_strips) {
+  if (in_strips) return add_strips(C, n, m, growth, a, b, rank);
   constexpr int K = 96;  // whose b stay in L2
   const int columns = n > 4 && rank > 4 ? kColumns<T> : m;
   do {
@@ -244,21 +167,25 @@ void add_products(Panel<T> C, int n, int m, const T* growth, Left<T> a, Panel<co
   } while ((rank -= K) > 0);
 }
 
+// Threads begin where one alone would begin another block of rows or another strip, and all take
+// the same way: a compiler may round a product before it is added in one way and not in another.
+
 // out_e += W^T y_e
 template <class T>
 void multiply_transposed(const T* W, int n, int m, int64_t ldw, const T* y, int64_t y_stride,
                          T* out, int64_t out_stride, int count) {
   const int64_t work = (int64_t)n * m * count;
+  const bool in_strips = pays_in_strips(count, n);
   if (count >= sharers(work) * (kWide / 2)) {
-    split(work, count, kWide / 2, [&](int64_t begin, int64_t end) {
+    split(work, count, kWide, [&](int64_t begin, int64_t end) {
       add_products<T>({out + begin * out_stride, out_stride}, int(end - begin), m, nullptr,
-                      {y + begin * y_stride, y_stride, 1}, {W, ldw}, n);
+                      {y + begin * y_stride, y_stride, 1}, {W, ldw}, n, in_strips);
     });
   } else {  // cores that write to the same rows, if in other columns, disturb each other
-    constexpr int line = 64 / sizeof(T);
-    split(work, m, line, [&](int64_t begin, int64_t end) {
+    constexpr int line = 64 / sizeof(T), unit = line * kStrip;
+    split(work, m, unit, [&](int64_t begin, int64_t end) {
       add_products<T>({out + begin, out_stride}, count, int(end - begin), nullptr,
-                      {y, y_stride, 1}, {W + begin, ldw}, n);
+                      {y, y_stride, 1}, {W + begin, ldw}, n, in_strips);
     });
   }
 }
@@ -267,13 +194,11 @@ void multiply_transposed(const T* W, int n, int m, int64_t ldw, const T* y, int6
 template <class T>
 void add_outers(T* W, int n, int m, int64_t ldw, const T* growth, const T* u, int64_t u_stride,
                 const T* v, int64_t v_stride, int rank) {
-  split((int64_t)n * m * rank, n, kWide / 2, [&](int64_t begin, int64_t end) {
+  const bool in_strips = pays_in_strips(n, rank);
+  split((int64_t)n * m * rank, n, kWide, [&](int64_t begin, int64_t end) {
     add_products<T>({W + begin * ldw, ldw}, int(end - begin), m, growth ? growth + begin : nullptr,
-                    {u + begin, 1, u_stride}, {v, v_stride}, rank);
+                    {u + begin, 1, u_stride}, {v, v_stride}, rank, in_strips);
   });
 }
 
 }  // namespace rulesearch
-
-#undef UNROLL
-#undef INLINE

@@ -121,7 +121,8 @@ class Backward:
             yield partial(self._by_step(self.gv).mul_, self._growth_before)
 
     def _by_step(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(1, (self.steps, self.width))
+        by_step: Tensor = rows.unflatten(1, (self.steps, self.width))
+        return by_step
 
     @property
     def _growth_before(self) -> Tensor:

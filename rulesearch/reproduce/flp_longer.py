@@ -1,0 +1,151 @@
+"""FLP beyond its horizon: lifetimes longer than those that networks were meta-trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rulesearch.analysis.flp_longer import longer_errors, round_errors
+from rulesearch.files import write_atomically
+from rulesearch.outer import MetaModel
+from rulesearch.outer.seeds import TEST, generators
+from rulesearch.report.flp_figures import longer_lives
+from rulesearch.report.run_data import Floats
+from rulesearch.reproduce.base import Job, Measured, Reproduction, Training
+from rulesearch.reproduce.figures import write_figures
+from rulesearch.reproduce.flp import AT_ONCE, by_gradient, flp_job
+from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
+from rulesearch.search.settings import Count
+from rulesearch.tasks import IncrementalSines
+
+__all__ = ["FLP_LONGER", "LongerSettings"]
+
+PLASTIC = {"feature-reuse-1": 1, "flp-2": 2, "flp-3": 3}
+ROWS = tuple(row for row in FLP_TABLE1.rows if row.key in {*PLASTIC, "gradient-3"})
+LONGER = {"batches": "more batches of each sine", "rounds": "more rounds of all sines"}
+
+
+class LongerSettings(SineSettings):
+    """Settings of the regression tasks, and how much longer the test lifetimes are.
+
+    Attributes
+    ----------
+    times : tuple of int
+        Their lengths, as multiples of the length in meta-training.
+    """
+
+    times: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10)
+
+
+def _jobs(settings: LongerSettings) -> Sequence[Job]:
+    flp = {row: sine_network(settings, layers) for row, layers in PLASTIC.items()}
+    deepest = flp["flp-3"]
+    descent = by_gradient(deepest, settings.gradient_start, settings.gradient_rate, exact=True)
+    jobs = []
+    for condition, tasks in sine_tasks(settings).items():
+        test = tasks.test
+        assert isinstance(test, IncrementalSines)
+        trained = [flp_job((row, condition), net, tasks, settings) for row, net in flp.items()]
+        like = ("flp-3", deepest)
+        trained.append(flp_job(("gradient-3", condition), descent, tasks, settings, like))
+        jobs += [replace(job, measure=partial(_measure, test, settings)) for job in trained]
+    return jobs
+
+
+def _measure(
+    tasks: IncrementalSines, settings: LongerSettings, training: Training
+) -> dict[str, Tensor]:
+    """Errors of the usual length, which are the table's, and of longer lifetimes."""
+    model = training.model
+    assert isinstance(model, MetaModel)
+    size, parts = max(1, AT_ONCE // model.seeds), []
+    for begin in range(0, settings.lifetimes, size):
+        some = range(begin, min(begin + size, settings.lifetimes))
+        members = [(row, member) for row in range(model.seeds) for member in some]
+        parts.append(_by_length(model, tasks, settings, members))
+    found = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+    return {**found, "times": torch.tensor(settings.times)}
+
+
+def _by_length(
+    model: MetaModel,
+    tasks: IncrementalSines,
+    settings: LongerSettings,
+    members: Sequence[tuple[int, int]],
+) -> dict[str, Tensor]:
+    draws = generators(settings.seed, 0, TEST, members)
+    found = {
+        "error": longer_errors(model, tasks, draws, [1])[..., 0],
+        "batches": longer_errors(model, tasks, draws, settings.times),
+    }
+    if tasks.order == "continual":  # else it has no rounds
+        found["rounds"] = round_errors(model, tasks, draws, settings.times)
+    return found
+
+
+def _draw(measured: Mapping[str, Measured], run: Path) -> None:
+    """Write the figure, the numbers drawn, and a table of them."""
+    lives: dict[str, dict[str, Floats]] = {}
+    diverged: dict[str, dict[str, list[int]]] = {}
+    times: list[int] = []
+    for condition, name in FLP_TABLE1.conditions.items():
+        for kind, title in LONGER.items():
+            panel = f"{name}: {title}"
+            for row in ROWS:
+                job = measured.get(f"{row.key}-{condition}", {})
+                if kind in job:
+                    times = job["times"].tolist()
+                    finite = job[kind].isfinite()
+                    typical = job[kind].where(finite, torch.inf).median(1).values
+                    lives.setdefault(panel, {})[row.title] = typical.numpy()
+                    lost = (~finite).sum((0, 1)).tolist()
+                    diverged.setdefault(panel, {})[row.title] = lost
+    numbers = {"times": times, "error": lives, "diverged": diverged}
+    write_figures(run, {"longer": longer_lives(times, lives)}, numbers)
+    write_atomically(run / "longer.md", _markdown(times, lives))
+
+
+def _markdown(times: Sequence[int], lives: Mapping[str, Mapping[str, Floats]]) -> str:
+    """Median errors by length, the mean over seeds, a table for each way of living longer."""
+    lines = []
+    for panel, networks in lives.items():
+        lines += [f"# {panel}", ""]
+        lines += [f"| {' | '.join(['', *(f'{n}x' for n in times)])} |"]
+        lines += [f"| {' | '.join(['---', *['---:'] * len(times)])} |"]
+        for title, rows in networks.items():
+            lines += [f"| {' | '.join([title, *map(_cell, rows.mean(0))])} |"]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _cell(error: float) -> str:
+    return f"{error:.3g}" if math.isfinite(error) else "diverged"
+
+
+FLP_LONGER = Reproduction(
+    name="flp-longer",
+    title="FLP beyond its horizon: longer lifetimes than in meta-training",
+    source=f"{FLP_TABLE1.source}; longer lifetimes are not in the paper",
+    unit=FLP_TABLE1.unit,
+    rows=ROWS,
+    conditions=FLP_TABLE1.conditions,
+    settings=LongerSettings,
+    scales=FLP_TABLE1.scales,
+    jobs=_jobs,
+    notes=(
+        "The number of plastic layers is in parentheses.",
+        "The table is of lifetimes as long as in meta-training. Those of longer ones, on the same "
+        "sines and queries, are in longer.md and figures/: the mean over seeds of the median over "
+        "lifetimes, of which one that diverged counts as the largest.",
+    ),
+    draw=_draw,
+)
+"""Longer lifetimes than in meta-training."""

@@ -1,0 +1,189 @@
+"""Reproductions broken off, damaged, and begun again elsewhere: they end in the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_reproduction import ROWS, TINY, left, tiny, whole_run
+
+from rulesearch.errors import ConfigError, GrammarError, RunError
+from rulesearch.reproduce import (
+    load_outcome,
+    load_plan,
+    reproduce,
+    resume_reproduction,
+    run_folder,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole_run(tmp_path_factory.mktemp("reproduce") / "whole")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from rulesearch.reproduce import load_plan, make_plan, reproduce, resume_reproduction
+
+torch.set_num_threads(1)
+run, overrides, rows, kills = Path(sys.argv[1]), *(a.split(";") for a in sys.argv[2:])
+
+def child(most):
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1]
+    count = 0
+    def sink(event):
+        nonlocal count
+        count += 1
+        if count == most:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if (run / "manifest.json").exists():
+        resume_reproduction(run, [sink])
+    else:
+        reproduce(make_plan("flp-table1", "small", overrides, rows), run, [sink])
+    os._exit(0)
+
+killed = sum(os.WIFSIGNALED(child(int(most))) for most in kills)
+assert child(10**9) == 0
+print(killed)
+"""
+
+
+def test_killed_at_any_event_it_ends_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    """Before the first checkpoint, within a job, while measuring, between jobs."""
+    kills = (3, 8, 6, 9)
+    run = tmp_path / "killed"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(run), ";".join(TINY), ";".join(ROWS),
+         ";".join(map(str, kills))],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(kills)
+    assert left(run) == left(whole)
+
+
+@pytest.mark.parametrize("moment", [2, 3, 5, 8, 9, 12])
+def test_interrupted_it_goes_on_where_it_was(moment: int, whole: Path, tmp_path: Path) -> None:
+    run, seen = tmp_path / "run", list[Mapping[str, Any]]()
+
+    def interrupt(event: Mapping[str, Any]) -> None:
+        seen.append(event)
+        if len(seen) == moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(tiny(), run, [interrupt])
+    again: list[Mapping[str, Any]] = []
+    resume_reproduction(run, [again.append])
+    # An update that was told of may have to be done again: it was not finished.
+    done = sum(e["event"] == "update" and e["phase"] == again[1]["job"] for e in seen)
+    assert again[1]["done"] >= done - (seen[-1]["event"] == "update")
+    assert left(run) == left(whole)
+
+
+def test_an_interrupt_in_the_middle_of_a_step(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When Adam has moved the meta-parameters, and the update has not been counted."""
+    step, count = torch.optim.Adam.step, 0
+
+    def broken(self: Any, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        found = step(self, *arguments)
+        if count == 4:
+            raise KeyboardInterrupt
+        return found
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.Adam, "step", broken)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(tiny(), run)
+    assert (run / "checkpoint-flp-3-iid-000003.json").is_file()
+    resume_reproduction(run)
+    assert left(run) == left(whole)
+
+
+def test_a_run_under_way_can_be_shown(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def interrupt(event: Mapping[str, Any]) -> None:
+        if event["event"] == "job" and event["number"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(tiny(), run, [interrupt])
+    content = load_outcome(run).content
+    assert list(content["conditions"]) == ["iid"]
+    assert content == json.loads((run / "result.json").read_text())
+
+
+def test_a_damaged_job_is_named(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    plan = tiny(rows=("oml-3",))
+    reproduce(plan, run)
+    expected = left(run)["jobs"]
+    file = run / "jobs" / "oml-3-iid.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"oml-3-iid\.safetensors cannot be read.*remove it"):
+        reproduce(plan, run)
+    file.unlink()
+    reproduce(plan, run)
+    assert left(run)["jobs"] == expected
+
+
+def test_another_plan_in_the_same_folder_is_refused(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"began with updates=5, not 6.*--out.*resume"):
+        reproduce(tiny("updates=6"), whole)
+    with pytest.raises(RunError, match="began with rows="):
+        reproduce(tiny(rows=("oml-3",)), whole)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(RunError, match="not empty"):
+        reproduce(tiny(), tmp_path / "other")
+    (tmp_path / "config.yaml").write_text(tiny().to_yaml())
+    with pytest.raises(RunError, match="no result yet"):
+        load_outcome(tmp_path)
+
+
+def test_the_default_folder_is_its_own_or_free(tmp_path: Path) -> None:
+    plan, other = tiny(rows=("oml-3",)), tiny("updates=6", rows=("oml-3",))
+    first = run_folder(plan, tmp_path)
+    assert first == tmp_path / "flp-table1-small"
+    reproduce(plan, first)
+    assert run_folder(plan, tmp_path) == first
+    assert run_folder(other, tmp_path) == tmp_path / "flp-table1-small-2"
+    run_folder(other, tmp_path).mkdir()
+    assert run_folder(other, tmp_path) == tmp_path / "flp-table1-small-3"
+
+
+def test_damaged_configurations(whole: Path, tmp_path: Path) -> None:
+    config = (whole / "config.yaml").read_text()
+    path = tmp_path / "config.yaml"
+    for content, error, message in (
+        (config.replace("reproduction:", "reproductoin:"), RunError, "holds no reproduction"),
+        (config.replace("flp-table1", "flp-table9"), ConfigError, "did you mean"),
+        (config.replace("updates: 5", "updates: five"), GrammarError, "config.yaml:"),
+        (config.replace("flp-3", "flp-4"), ConfigError, "unknown row"),
+    ):
+        assert content != config
+        path.write_text(content)
+        with pytest.raises(error, match=message):
+            load_plan(tmp_path)
+    path.write_text(config)
+    assert load_plan(tmp_path).content == load_plan(whole).content
