@@ -1,0 +1,50 @@
+"""Figures of a run, and the numbers that they were drawn from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rulesearch.errors import RunError
+from rulesearch.files import write_atomically
+from rulesearch.report.style import figure_bytes
+
+__all__ = ["plain", "write_figures"]
+
+
+def write_figures(run: Path, figures: Mapping[str, Figure], numbers: Mapping[str, Any]) -> None:
+    """Write ``figures/`` into a run folder: each as SVG and PDF, and ``numbers.json``.
+
+    Raises
+    ------
+    RunError
+        If the folder cannot be made.
+    """
+    folder = run / "figures"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+    write_atomically(folder / "numbers.json", json.dumps(plain(numbers)) + "\n")
+    for name, figure in figures.items():
+        for form in ("svg", "pdf"):
+            write_atomically(folder / f"{name}.{form}", figure_bytes(figure, form))
+
+
+def plain(value: Any) -> Any:
+    """For JSON: arrays as lists of six digits, and None for what is not finite."""
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
