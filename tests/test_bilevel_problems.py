@@ -303,6 +303,44 @@ def test_contrasting_and_evolution_need_no_gradient_of_learning() -> None:
         Implicit(learner, Dense())(problem, theta)
 
 
+# -- memory --
+
+
+def most_held(gradient: BilevelGradient[Any]) -> int:
+    """Bytes that autograd keeps for backward passes, at most at any time."""
+    now = most = 0
+
+    class Held:
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal now, most
+            self.tensor = tensor
+            now += tensor.nbytes
+            most = max(most, now)
+
+        def __del__(self) -> None:
+            nonlocal now
+            now -= self.tensor.nbytes
+
+    problem = synapses()
+    with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
+        gradient(problem, anchors(problem))
+    return most
+
+
+def test_contrasting_holds_as_much_for_a_long_life_as_for_a_short_one() -> None:
+    def descent(steps: int) -> Descent:
+        return Descent(steps, SGD(0.1, momentum=0.9))
+
+    short, long = (most_held(Contrastive(descent(n), descent(n), 0.1)) for n in (5, 40))
+    assert 0 < short == long
+    short, long = (most_held(UnrolledDescent(descent(n))) for n in (5, 40))
+    assert 6 * short < long < 9 * short
+    short, long = (most_held(UnrolledDescent(descent(n), 5)) for n in (10, 40))
+    assert short == long
+    short, long = (most_held(Implicit(descent(n), Neumann(4, 0.1))) for n in (5, 40))
+    assert short == long
+
+
 @pytest.mark.parametrize(
     ("theta", "message"),
     [

@@ -10,6 +10,7 @@ from rulesearch.outer.bilevel.identity import Identity
 from rulesearch.outer.bilevel.implicit import Implicit, InverseHessian
 from rulesearch.outer.bilevel.losses import Loss, LossProblem
 from rulesearch.outer.bilevel.named import Named
+from rulesearch.outer.bilevel.networks import Examples, network_problem
 from rulesearch.outer.bilevel.neumann import Neumann
 from rulesearch.outer.bilevel.problem import (
     Bilevel,
@@ -26,6 +27,7 @@ from rulesearch.outer.bilevel.ridge import (
     exact_ridge_gradient,
 )
 from rulesearch.outer.bilevel.synapse import ComplexSynapse
+from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
 from rulesearch.outer.bilevel.unrolled import UnrolledDescent
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Bilevel",
     "BilevelGradient",
     "BilevelLearner",
+    "BilevelTraining",
     "ComplexSynapse",
     "ConjugateGradient",
     "Contrastive",
@@ -42,12 +45,14 @@ __all__ = [
     "Descent",
     "Estimate",
     "Evolution",
+    "Examples",
     "Identity",
     "Implicit",
     "InverseHessian",
     "LeastSquares",
     "Loss",
     "LossProblem",
+    "MetaParameters",
     "Named",
     "Neumann",
     "Optimiser",
@@ -59,4 +64,5 @@ __all__ = [
     "draw_ridge",
     "error_bound",
     "exact_ridge_gradient",
+    "network_problem",
 ]

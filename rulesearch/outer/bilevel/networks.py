@@ -10,7 +10,7 @@ from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.losses import LossProblem
 from rulesearch.outer.bilevel.named import Named
 
-__all__ = ["Examples", "named_weights", "network_problem", "network_state"]
+__all__ = ["Examples", "LossOn", "named_weights", "network_problem", "network_state"]
 
 
 class Examples(NamedTuple):
@@ -38,6 +38,18 @@ def network_state(phi: Named) -> NetworkState:
     return NetworkState(weights, [], [t for name, t in phi.items() if name.startswith("bias")])
 
 
+class LossOn(NamedTuple):
+    """Loss of a network on given examples."""
+
+    network: PlasticNetwork
+    examples: Examples
+
+    def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
+        """Return the loss of all examples, ``(lifetimes,)``."""
+        x, label = self.examples
+        return self.network.loss(self.network(network_state(phi), x), label)
+
+
 def network_problem(
     network: PlasticNetwork, born: NetworkState, learn: Examples, evaluate: Examples
 ) -> LossProblem:
@@ -49,20 +61,5 @@ def network_problem(
         Where learning starts.
     """
 
-    def loss_on(examples: Examples) -> LossOn:
-        return LossOn(network, examples)
-
     start = named_weights(born.detach())
-    return LossProblem(loss_on(learn), loss_on(evaluate), lambda theta: start)
-
-
-class LossOn(NamedTuple):
-    """Loss of a network on given examples."""
-
-    network: PlasticNetwork
-    examples: Examples
-
-    def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
-        """Return the loss of all examples, ``(lifetimes,)``."""
-        x, label = self.examples
-        return self.network.loss(self.network(network_state(phi), x), label)
+    return LossProblem(LossOn(network, learn), LossOn(network, evaluate), lambda theta: start)
