@@ -60,6 +60,5 @@ def network_problem(
     born : NetworkState
         Where learning starts.
     """
-
     start = named_weights(born.detach())
     return LossProblem(LossOn(network, learn), LossOn(network, evaluate), lambda theta: start)
