@@ -18,7 +18,7 @@ from rulesearch.reproduce import Plan, load_outcome, make_plan, reproduce, resum
 from rulesearch.reproduce.cml_figure1 import BETAS, DIGITS, RIDGE, RidgeErrors
 from rulesearch.reproduce.tables import latex, markdown
 
-TINY = ("updates=3", "examples=12", "judged=20", "hidden=4", "nudged_steps=3", "checkpoint_every=2")
+TINY = ("updates=2", "examples=12", "judged=20", "hidden=4", "nudged_steps=3", "checkpoint_every=2")
 ROWS = ("beta-0.03", "beta-1")
 
 
@@ -82,7 +82,7 @@ def test_interrupted_it_ends_in_the_same_bits(whole: Path, tmp_path: Path) -> No
     def interrupt(event: object) -> None:
         nonlocal updates
         updates += isinstance(event, dict) and event["event"] == "update"
-        if updates in (2, 25):  # within a job of ridge, and within one of digits
+        if updates in (3, 18):  # within a job of ridge, and within one of digits
             updates += 1
             raise KeyboardInterrupt
 
