@@ -6,6 +6,7 @@ from typing import Any
 
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.reproduce.base import Reproduction
+from rulesearch.reproduce.cml_figure1 import CML_FIGURE1
 from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
 from rulesearch.reproduce.flp_longer import FLP_LONGER
 from rulesearch.reproduce.flp_rules import FLP_RULES, FLP_RULES_OMNIGLOT
@@ -23,6 +24,7 @@ REPRODUCTIONS: dict[str, Reproduction[Any]] = {
         FLP_LONGER,
         FLP_RULES,
         FLP_RULES_OMNIGLOT,
+        CML_FIGURE1,
     )
 }
 

@@ -37,15 +37,19 @@ def markdown(content: Content) -> str:
 
 def latex(content: Content) -> str:
     """The same as a LaTeX ``tabular`` that needs only the booktabs package."""
-    conditions = [_escaped(title) for title in content["conditions"].values()]
+    columns = _columns(content)
+    spans = [
+        (_escaped(title), sum(c == condition for c, _ in columns))
+        for condition, title in content["conditions"].items()
+    ]
     unit = _escaped(content["unit"])
     lines = [
         r"% needs \usepackage{booktabs}",
         *(f"% {line}" for line in _remarks(content)),
-        rf"\begin{{tabular}}{{l{'rr' * len(conditions)}r}}",
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}r}}",
         r"\toprule",
-        "".join(rf" & \multicolumn{{2}}{{c}}{{{title}}}" for title in conditions) + r" & \\",
-        " & ".join([unit, *["paper", "ours"] * len(conditions), r"minutes \\"]),
+        "".join(rf" & \multicolumn{{{n}}}{{c}}{{{title}}}" for title, n in spans) + r" & \\",
+        " & ".join([unit, *(whose for _, whose in columns), r"minutes \\"]),
         r"\midrule",
         *(" & ".join(map(_escaped, row)) + r" \\" for row in _rows(content)),
         r"\bottomrule",
@@ -55,19 +59,21 @@ def latex(content: Content) -> str:
 
 
 def _headings(content: Content, between: str) -> list[str]:
-    pairs = [
-        f"{title}{between}{whose}"
-        for title in content["conditions"].values()
-        for whose in ("paper", "ours")
-    ]
+    titles = content["conditions"]
+    pairs = [f"{titles[condition]}{between}{whose}" for condition, whose in _columns(content)]
     return [content["unit"], *pairs, "minutes"]
+
+
+def _columns(content: Content) -> list[tuple[str, str]]:
+    """Condition and whose figures; the paper's only where it has any."""
+    told = {c for row in content["rows"] for c, figure in row["paper"].items() if figure}
+    both = [(c, whose) for c in content["conditions"] for whose in ("paper", "ours")]
+    return [(c, whose) for c, whose in both if whose == "ours" or c in told]
 
 
 def _rows(content: Content) -> Iterable[list[str]]:
     for row in content["rows"]:
-        cells = [row["title"]]
-        for condition in content["conditions"]:
-            cells += [_figure(row["paper"][condition]), _figure(row["ours"][condition])]
+        cells = [row["title"], *(_figure(row[whose][c]) for c, whose in _columns(content))]
         minutes = [ours["minutes"] for ours in row["ours"].values() if ours is not None]
         yield [*cells, f"{sum(minutes):.1f}"]
 

@@ -1,0 +1,42 @@
+"""How wrong the contrastive meta-gradient can be, and the best nudging strength."""
+
+from __future__ import annotations
+
+import math
+
+from rulesearch.errors import ConfigError
+
+__all__ = ["best_beta", "error_bound"]
+
+
+def error_bound(delta: float, beta: float) -> float:
+    r"""Bound of the error up to a constant of the problem.
+
+    .. math:: \mathcal B(\delta, \beta) = \frac{1 + \beta}{\beta} \delta + \frac{\beta}{1 + \beta}
+
+    (CML, Theorem 1).
+
+    Parameters
+    ----------
+    delta : float
+        How far both solutions may be from the true ones.
+    beta : float
+        Nudging strength.
+
+    Raises
+    ------
+    ConfigError
+        If beta is not positive, or delta negative.
+    """
+    if not (beta > 0 and delta >= 0):
+        raise ConfigError(f"beta must be positive and delta not negative: {beta}, {delta}")
+    return (1 + beta) / beta * delta + beta / (1 + beta)
+
+
+def best_beta(delta: float) -> float:
+    r"""Where the bound is least: :math:`\sqrt\delta / (1 - \sqrt\delta)`, and there 2 sqrt(delta).
+
+    From delta = 1 on no strength is too large.
+    """
+    root = math.sqrt(delta)
+    return root / (1 - root) if root < 1 else math.inf

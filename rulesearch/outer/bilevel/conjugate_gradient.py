@@ -1,0 +1,51 @@
+"""Conjugate gradient: the Hessian, where it is positive definite, inverted in n products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError
+from rulesearch.outer.bilevel.implicit import Product
+
+__all__ = ["ConjugateGradient"]
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    """Minimises ``v.Hv / 2 - g.v`` from zero, for each problem by itself.
+
+    A problem whose residual is nothing beside g stays as it is. Curvature is not required to be
+    positive: where it is not, the result need not be of use, as deep networks show.
+
+    Raises
+    ------
+    ConfigError
+        If there are no iterations.
+    """
+
+    iterations: int
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ConfigError(f"iterations must be one or more, not {self.iterations}")
+
+    def __call__(self, product: Product, g: Tensor) -> Tensor:
+        """Return the last iterate."""
+        v, residual, direction = torch.zeros_like(g), g, g
+        norm = (residual**2).sum(-1, keepdim=True)
+        done = torch.finfo(g.dtype).eps ** 2 * norm
+        for _ in range(self.iterations):
+            going = norm > done
+            if not going.any():
+                break
+            towards = product(direction)
+            curvature = (direction * towards).sum(-1, keepdim=True)
+            length = torch.where(going, norm / curvature, 0.0)
+            v, residual = v + length * direction, residual - length * towards
+            shrunk = (residual**2).sum(-1, keepdim=True)
+            direction = residual + torch.where(going, shrunk / norm, 0.0) * direction
+            norm = shrunk
+        return v

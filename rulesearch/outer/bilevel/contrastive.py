@@ -1,0 +1,91 @@
+r"""The contrastive meta-gradient: learn, learn again nudged, and compare.
+
+.. math:: \nabla_\theta \approx \frac1\beta \left(
+          \frac{\partial L}{\partial\theta}(\hat\phi_\beta, \theta, \beta)
+          - \frac{\partial L}{\partial\theta}(\hat\phi_0, \theta, 0) \right)
+
+(CML, Eq. 5). By the equilibrium propagation theorem the total derivative of
+:math:`L(\phi^*_\beta, \theta, \beta)` in :math:`\theta` is its partial one, d, and the
+meta-gradient is :math:`\partial d / \partial\beta` at 0: what is left is to differentiate a
+function of one number by finite differences. No second derivative is taken, and nothing is
+kept of how the solutions were reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.outer.bilevel.named import Named, detached
+from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
+
+__all__ = ["SCHEMES", "Contrastive"]
+
+SCHEMES: Mapping[str, Mapping[int, float]] = {
+    "forward": {0: -1.0, 1: 1.0},
+    "symmetric": {-1: -0.5, 1: 0.5},
+    "three-point": {0: -1.5, 1: 2.0, 2: -0.5},
+}
+"""Weights of partial derivatives at multiples of beta; exact for polynomials in beta of degree
+1, 2 and 2, so that errors are O(beta), O(beta^2) and O(beta^2)."""
+
+P = TypeVar("P", bound=Bilevel)
+
+
+@dataclass(frozen=True)
+class Contrastive(Generic[P]):
+    """Contrasts a free solution and nudged ones.
+
+    Parameters
+    ----------
+    free : BilevelLearner
+        Learns undisturbed, from the problem's start.
+    nudged : BilevelLearner
+        Goes on from the free solution with the learning loss and beta times the evaluation loss.
+    beta : float
+        Nudging strength, above zero.
+    scheme : {'forward', 'symmetric', 'three-point'}
+        See :data:`SCHEMES`.
+    continued : bool
+        Whether the solution at beta = 0 is the free one after a nudged phase of strength 0. It
+        costs another phase, and cancels how far a free phase that has not converged would have
+        gone on.
+
+    Raises
+    ------
+    ConfigError
+        For a strength that is not a positive number, or an unknown scheme.
+    """
+
+    free: BilevelLearner[P]
+    nudged: BilevelLearner[P]
+    beta: float
+    scheme: str = "forward"
+    continued: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            raise ConfigError(f"beta, the nudging strength, must be positive, not {self.beta}")
+        if self.scheme not in SCHEMES:
+            hint = did_you_mean(self.scheme, SCHEMES)
+            raise ConfigError(f"scheme is one of {', '.join(SCHEMES)}, not '{self.scheme}'{hint}")
+
+    @torch.no_grad()
+    def __call__(self, problem: P, theta: Named) -> Estimate:
+        """Learn once free and once for each strength of the scheme."""
+        theta = detached(theta)
+        free = self.free(problem, theta, problem.start(theta))
+        total: dict[str, Tensor] = {name: torch.zeros_like(t) for name, t in theta.items()}
+        for multiple, weight in SCHEMES[self.scheme].items():
+            beta, phi = multiple * self.beta, free
+            if multiple or self.continued:
+                phi = self.nudged(problem, theta, free, beta, self.free.steps)
+            for name, slope in problem.partial(phi, theta, beta).items():
+                total[name] += weight / self.beta * slope
+        return Estimate(total, problem.eval_loss(free, theta), free)

@@ -1,0 +1,134 @@
+"""Learning by descent: so many steps of an optimiser, which unrolling can follow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError
+from rulesearch.outer.bilevel.named import Named
+from rulesearch.outer.bilevel.problem import Bilevel
+
+__all__ = ["SGD", "Adam", "Descent", "Optimiser"]
+
+Memory = tuple[Tensor, ...]
+
+
+class Optimiser(Protocol):
+    """What a step does with a slope, for each tensor by itself."""
+
+    def update(self, slope: Tensor, memory: Memory, step: int) -> tuple[Tensor, Memory]:
+        """Return the change and the next memory; it is empty before step 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent, with momentum as in :class:`torch.optim.SGD`.
+
+    Raises
+    ------
+    ConfigError
+        For a rate that is not positive, or momentum outside of [0, 1).
+    """
+
+    rate: float
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _positive("rate", self.rate)
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum is from 0 to below 1, not {self.momentum}")
+
+    def update(self, slope: Tensor, memory: Memory, step: int) -> tuple[Tensor, Memory]:
+        """Return the change and the velocity."""
+        if self.momentum == 0:
+            return -self.rate * slope, ()
+        velocity = self.momentum * memory[0] + slope if memory else slope
+        ahead = slope + self.momentum * velocity if self.nesterov else velocity
+        return -self.rate * ahead, (velocity,)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam as in :class:`torch.optim.Adam`; ``eps_root`` is added inside of the root.
+
+    The root has no derivative at zero: unrolling needs ``eps_root`` where slopes can vanish.
+
+    Raises
+    ------
+    ConfigError
+        For a rate that is not positive.
+    """
+
+    rate: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    eps_root: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive("rate", self.rate)
+
+    def update(self, slope: Tensor, memory: Memory, step: int) -> tuple[Tensor, Memory]:
+        """Return the change and the two moments."""
+        first, second = memory or (torch.zeros_like(slope), torch.zeros_like(slope))
+        b1, b2 = self.betas
+        first = b1 * first + (1 - b1) * slope
+        second = b2 * second + (1 - b2) * slope**2
+        scale = (second / (1 - b2 ** (step + 1)) + self.eps_root).sqrt() + self.eps
+        return -self.rate / (1 - b1 ** (step + 1)) * first / scale, (first, second)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Descends a problem's slope.
+
+    Where autograd records, what is learnt is differentiable in theta and in the start.
+
+    Parameters
+    ----------
+    steps : int
+    optimiser : Optimiser
+    tracked : int, optional
+        Only so many last steps are recorded, by default all.
+
+    Raises
+    ------
+    ConfigError
+        For a negative number of steps.
+    """
+
+    steps: int
+    optimiser: Optimiser = field(default_factory=lambda: SGD(1e-2))
+    tracked: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or (self.tracked is not None and self.tracked < 0):
+            raise ConfigError(f"steps are not below zero: {self.steps}, tracked {self.tracked}")
+
+    def __call__(
+        self, problem: Bilevel, theta: Named, phi: Named, beta: float = 0.0, first: int = 0
+    ) -> Named:
+        """Return what was learnt after all steps."""
+        recording = torch.is_grad_enabled()
+        begin = 0 if self.tracked is None else self.steps - self.tracked
+        memory: dict[str, Memory] = dict.fromkeys(phi, ())
+        for step in range(self.steps):
+            with torch.set_grad_enabled(recording and step >= begin):
+                slope = problem.slope(phi, theta, beta, first + step)
+                moved = {}
+                for name, value in phi.items():
+                    change, memory[name] = self.optimiser.update(slope[name], memory[name], step)
+                    moved[name] = value + change
+                phi = moved
+        return phi
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} must be a positive number, not {value}")

@@ -1,0 +1,72 @@
+"""A bilevel problem that is told by its two losses; all else follows by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rulesearch.outer.bilevel.named import Named, gradient, leaves
+
+__all__ = ["Loss", "LossProblem"]
+
+
+class Loss(Protocol):
+    """A loss of parameters and meta-parameters."""
+
+    def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
+        """Return the loss, ``lead``: of the examples of a step, or of all where step is None."""
+        ...
+
+
+@dataclass(frozen=True)
+class LossProblem:
+    """Learning by gradient descent on a loss.
+
+    Parameters
+    ----------
+    learn, evaluate : Loss
+        L_learn and L_eval, differentiable in both of their arguments; twice in phi where
+        unrolling or the Hessian is asked for.
+    born : callable
+        From theta to the parameters before learning.
+    """
+
+    learn: Loss
+    evaluate: Loss
+    born: Callable[[Named], Named]
+
+    def start(self, theta: Named) -> Named:
+        """Parameters before learning."""
+        return self.born(theta)
+
+    def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
+        """dL/dphi by backprop."""
+        recorded = torch.is_grad_enabled()
+        with torch.enable_grad():
+            at = {
+                name: value if recorded and value.requires_grad else value.detach().requires_grad_()
+                for name, value in phi.items()
+            }
+            return gradient(self._augmented(at, theta, beta, step), at, create_graph=recorded)
+
+    def partial(self, phi: Named, theta: Named, beta: float) -> Named:
+        """dL/dtheta by autograd."""
+        with torch.enable_grad():
+            at = leaves(theta)
+            return gradient(self._augmented(phi, at, beta, None), at)
+
+    def learn_loss(self, phi: Named, theta: Named) -> Tensor:
+        """L_learn of all examples."""
+        return self.learn(phi, theta, None)
+
+    def eval_loss(self, phi: Named, theta: Named) -> Tensor:
+        """L_eval of all examples."""
+        return self.evaluate(phi, theta, None)
+
+    def _augmented(self, phi: Named, theta: Named, beta: float, step: int | None) -> Tensor:
+        loss = self.learn(phi, theta, step)
+        return loss if beta == 0 else loss + beta * self.evaluate(phi, theta, step)

@@ -1,0 +1,114 @@
+r"""The seam of bilevel problems: what learning minimises, and what judges it.
+
+.. math:: \min_\theta L^{\mathrm{eval}}(\phi^*_\theta, \theta) \quad\text{with}\quad
+          \phi^*_\theta = \arg\min_\phi L^{\mathrm{learn}}(\phi, \theta)
+
+(CML, Eq. 1), and between the two the augmented loss of a nudging strength (Eq. 3),
+
+.. math:: L(\phi, \theta, \beta) = L^{\mathrm{learn}} + \beta L^{\mathrm{eval}}.
+
+A *problem* says what the losses are, a *learner* how long and how fast one learns, and a
+*meta-gradient* needs both. Parameters have names. Losses have the shape ``lead``: ``()``, or
+``(problems,)`` for independent problems side by side, and then every parameter begins with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from rulesearch.outer.bilevel.named import Named
+
+__all__ = ["Bilevel", "BilevelGradient", "BilevelLearner", "Estimate", "Smooth"]
+
+
+class Bilevel(Protocol):
+    """A problem, as far as contrasting two solutions needs it: no loss has to be known."""
+
+    def start(self, theta: Named) -> Named:
+        """Parameters before learning; they may depend on theta."""
+        ...
+
+    def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
+        """What learning descends: dL/dphi, or what stands for it in a learning rule.
+
+        Parameters
+        ----------
+        beta : float
+            Of the augmented loss; 0 for learning undisturbed.
+        step : int
+            Counts on through all phases: what is random follows from it. Where gradients are
+            recorded the slope is differentiable, if the problem can be unrolled.
+        """
+        ...
+
+    def partial(self, phi: Named, theta: Named, beta: float) -> Named:
+        """Return dL(phi, theta, beta)/dtheta at fixed phi, detached."""
+        ...
+
+    def eval_loss(self, phi: Named, theta: Named) -> Tensor:
+        """L_eval, of all its examples, ``lead``."""
+        ...
+
+
+class Smooth(Bilevel, Protocol):
+    """A problem whose losses autograd can differentiate twice."""
+
+    def learn_loss(self, phi: Named, theta: Named) -> Tensor:
+        """L_learn, of all its examples, ``lead``."""
+        ...
+
+
+P_contra = TypeVar("P_contra", bound=Bilevel, contravariant=True)
+
+
+class BilevelLearner(Protocol[P_contra]):
+    """Minimises the augmented loss from a start; each call begins with a fresh optimiser."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps it takes."""
+        ...
+
+    def __call__(
+        self, problem: P_contra, theta: Named, phi: Named, beta: float = 0.0, first: int = 0
+    ) -> Named:
+        """Return what was learnt; ``first`` is the number of its first step."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What came of a problem, detached.
+
+    Attributes
+    ----------
+    gradient : Named
+        Of the meta-objective in theta: to be descended.
+    loss : Tensor ``lead``
+        The meta-objective at the free solution.
+    phi : Named
+        The free solution.
+    """
+
+    gradient: Named
+    loss: Tensor
+    phi: Named
+
+    @property
+    def finite(self) -> Tensor:
+        """Which problems did not diverge, ``lead``; the others teach nothing and are rejected."""
+        alive = self.loss.isfinite()
+        for tensor in (*self.gradient.values(), *self.phi.values()):
+            alive = alive & tensor.isfinite().reshape(*alive.shape, -1).all(-1)
+        return alive
+
+
+class BilevelGradient(Protocol[P_contra]):
+    """A way to get the meta-gradient."""
+
+    def __call__(self, problem: P_contra, theta: Named) -> Estimate:
+        """Learn, and estimate the gradient of the meta-objective in theta."""
+        ...

@@ -1,0 +1,144 @@
+r"""The complex synapse: a weight that is drawn to a consolidated state.
+
+.. math:: L^{\mathrm{learn}}(\phi, \theta) = l^{\mathrm{learn}}(\phi)
+          + \frac12 \sum_i \lambda_i (\omega_i - \phi_i)^2
+
+(CML, Eq. 6). It goes around any other problem, whatever learns in there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from rulesearch.errors import LearnerError
+from rulesearch.outer.bilevel.named import Named, detached
+from rulesearch.outer.bilevel.problem import Bilevel
+
+__all__ = ["LAMBDA", "LOG_LAMBDA", "OMEGA", "Anchor", "ComplexSynapse"]
+
+OMEGA, LAMBDA, LOG_LAMBDA = "omega.", "lambda.", "log_lambda."
+
+B_co = TypeVar("B_co", bound=Bilevel, covariant=True)
+
+
+class Anchor(NamedTuple):
+    """Of one parameter: the state that it is drawn to, and how strongly."""
+
+    omega: Tensor
+    strength: Tensor
+
+
+@dataclass(frozen=True)
+class ComplexSynapse(Generic[B_co]):
+    """A problem whose parameters are anchored.
+
+    Of the meta-parameters ``omega.W`` is the consolidated state of the parameter W, and
+    ``lambda.W``, or its logarithm ``log_lambda.W``, the strength of attraction; each is as large
+    as W, or of a size that broadcasts to it. Without omega the state is zero; without a strength
+    the parameter is not anchored. Where omega is among the meta-parameters, learning starts
+    from it. All other meta-parameters are those of the problem inside.
+
+    Parameters
+    ----------
+    inner : Bilevel
+        The task by itself.
+    fixed : mapping
+        Parts of the above that are not learnt.
+
+    Raises
+    ------
+    LearnerError
+        At the start of learning, if an anchor is of no parameter, or a strength is not finite or
+        below zero.
+    """
+
+    inner: B_co
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def start(self, theta: Named) -> Named:
+        """Omega, where it is learnt; else as the task starts."""
+        born = self.inner.start(theta)
+        self._check(born, theta)
+        return {name: theta.get(OMEGA + name, value) for name, value in born.items()}
+
+    def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
+        """The task's own, and lambda (phi - omega)."""
+        slope = dict(self.inner.slope(phi, theta, beta, step))
+        for name, anchor in self.anchors(phi, theta):
+            slope[name] = slope[name] + anchor.strength * (phi[name] - anchor.omega)
+        return slope
+
+    def partial(self, phi: Named, theta: Named, beta: float) -> Named:
+        r"""Local to each synapse, and the same for all ways to learn (what Eq. 7 contrasts).
+
+        .. math:: \frac{\partial L}{\partial \omega} = \lambda (\omega - \phi), \quad
+                  \frac{\partial L}{\partial \lambda} = \tfrac12 (\omega - \phi)^2
+        """
+        own = (OMEGA, LAMBDA, LOG_LAMBDA)
+        rest = {k: v for k, v in theta.items() if not k.startswith(own)}
+        found = dict(self.inner.partial(phi, rest, beta)) if rest else {}
+        for name, (omega, strength) in self.anchors(phi, theta):
+            away = omega - phi[name]
+            asked = {
+                OMEGA + name: strength * away,
+                LAMBDA + name: away**2 / 2,
+                LOG_LAMBDA + name: strength * away**2 / 2,
+            }
+            found |= {k: v.sum_to_size(theta[k].shape) for k, v in asked.items() if k in theta}
+        return detached({name: found[name] for name in theta})
+
+    def learn_loss(self, phi: Named, theta: Named) -> Tensor:
+        """Eq. 6.
+
+        Raises
+        ------
+        LearnerError
+            If the task has no such loss.
+        """
+        task = getattr(self.inner, "learn_loss", None)
+        if task is None:
+            raise LearnerError(
+                f"{type(self.inner).__name__} learns without a loss that could be differentiated; "
+                "use the contrastive meta-gradient or evolution"
+            )
+        loss: Tensor = task(phi, theta)
+        for name, (omega, strength) in self.anchors(phi, theta):
+            energy = strength * (omega - phi[name]) ** 2 / 2
+            loss = loss + energy.reshape(*loss.shape, -1).sum(-1)
+        return loss
+
+    def eval_loss(self, phi: Named, theta: Named) -> Tensor:
+        """The task's: anchors play no part in what is judged."""
+        return self.inner.eval_loss(phi, theta)
+
+    def anchors(self, phi: Named, theta: Named) -> Iterator[tuple[str, Anchor]]:
+        """The anchored parameters."""
+        known = {**self.fixed, **theta}
+        for name, value in phi.items():
+            strength = known.get(LAMBDA + name)
+            if strength is None and LOG_LAMBDA + name in known:
+                strength = known[LOG_LAMBDA + name].exp()
+            if strength is not None:
+                omega = known.get(OMEGA + name)
+                yield name, Anchor(value.new_zeros(()) if omega is None else omega, strength)
+
+    def _check(self, phi: Named, theta: Named) -> None:
+        known = {**self.fixed, **theta}
+        for key in known:
+            kind, _, name = key.partition(".")
+            if f"{kind}." in (OMEGA, LAMBDA, LOG_LAMBDA) and name not in phi:
+                raise LearnerError(f"{key}: there is no parameter '{name}' ({', '.join(phi)})")
+            if f"{kind}." == LOG_LAMBDA and LAMBDA + name in known:
+                raise LearnerError(f"{key} and {LAMBDA}{name} are two strengths of one anchor")
+            if f"{kind}." == OMEGA and not {LAMBDA + name, LOG_LAMBDA + name} & known.keys():
+                raise LearnerError(f"{key} has no strength: give {LAMBDA}{name}")
+        for name, (_, strength) in self.anchors(phi, theta):
+            if not (strength.isfinite() & (strength >= 0)).all():
+                raise LearnerError(
+                    f"{LAMBDA}{name}: strengths must be finite and not below zero; clamp them "
+                    f"after each meta-update, or learn {LOG_LAMBDA}{name}"
+                )

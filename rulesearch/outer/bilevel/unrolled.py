@@ -1,0 +1,52 @@
+"""The meta-gradient through the steps of learning, by autograd: exact, or truncated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from rulesearch.errors import ConfigError
+from rulesearch.outer.bilevel.descent import Descent
+from rulesearch.outer.bilevel.named import Named, detached, gradient, leaves
+from rulesearch.outer.bilevel.problem import Bilevel, Estimate
+
+__all__ = ["UnrolledDescent"]
+
+
+@dataclass(frozen=True)
+class UnrolledDescent:
+    """Backpropagates through learning (CML, section 2); memory grows with the steps recorded.
+
+    Parameters
+    ----------
+    learner : Descent
+    last : int, optional
+        Truncated to so many last steps; by default all of them, and the start. The optimiser's
+        memory lives through.
+
+    Raises
+    ------
+    ConfigError
+        If no step would be recorded, or more than there are.
+    """
+
+    learner: Descent
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.last is not None and not 0 < self.last <= self.learner.steps:
+            raise ConfigError(
+                f"last is a number of steps from 1 to {self.learner.steps}, not {self.last}"
+            )
+
+    @torch.enable_grad()
+    def __call__(self, problem: Bilevel, theta: Named) -> Estimate:
+        """Learn, lose, and differentiate."""
+        at = leaves(theta)
+        start = problem.start(at)
+        if self.last is not None:
+            start = detached(start)
+        phi = replace(self.learner, tracked=self.last)(problem, at, start)
+        loss = problem.eval_loss(phi, at)
+        return Estimate(gradient(loss, at), loss.detach(), detached(phi))

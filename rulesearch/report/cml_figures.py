@@ -1,0 +1,110 @@
+"""CML's Figure 1: errors of the contrastive meta-gradient against the nudging strength."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rulesearch.outer.bilevel import error_bound
+from rulesearch.report.run_data import Floats
+from rulesearch.report.style import STYLE, label_ends, layer_colours, panels
+
+__all__ = ["Nudging", "figure1"]
+
+FAINT: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
+HEIGHT = 2.7  # inches
+
+
+@dataclass(frozen=True)
+class Nudging:
+    """What Figure 1 is drawn from; panels that there is no data for are left out.
+
+    Attributes
+    ----------
+    betas : array, (betas,)
+        Nudging strengths, ascending.
+    error : mapping to array, (seeds, betas)
+        By steps of learning: relative error of the meta-gradient of ridge regression.
+    delta : mapping to float
+        By steps: distance of the free solution from the true one.
+    loss : mapping to array, (seeds, betas)
+        By steps of the first phase: validation loss of a network after meta-learning.
+    """
+
+    betas: Floats
+    error: Mapping[int, Floats]
+    delta: Mapping[int, float]
+    loss: Mapping[int, Floats]
+
+    @property
+    def constant(self) -> float:
+        """The least constant of Theorem 1 with which the bound holds for all mean errors."""
+        ratios = [
+            error / error_bound(self.delta[steps], float(beta))
+            for steps, rows in self.error.items()
+            for beta, error in zip(self.betas, rows.mean(0), strict=True)
+        ]
+        return max((r for r in ratios if np.isfinite(r)), default=float("nan"))
+
+
+@rc_context(STYLE)
+def figure1(data: Nudging) -> Figure:
+    """Draw both panels."""
+    drawn = [draw for draw, rows in ((_error, data.error), (_loss, data.loss)) if rows]
+    figure, axes = panels(max(len(drawn), 1), height=HEIGHT)
+    for draw, ax in zip(drawn, axes, strict=False):
+        ax.set_xscale("log")
+        ax.set_xlabel(r"nudging strength $\beta$")
+        draw(data, ax)
+    return figure
+
+
+def _error(data: Nudging, ax: Axes) -> None:
+    ax.set_title(r"$\mathbf{A}$  ridge regression: error, and its bound")
+    ax.set_ylabel("relative error of the meta-gradient")
+    ax.set_yscale("log")
+    fine, ends = np.geomspace(data.betas[0], data.betas[-1], 100), []
+    for (steps, rows), colour in zip(data.error.items(), _colours(data.error), strict=True):
+        delta = data.delta[steps]
+        bound = [data.constant * error_bound(delta, float(beta)) for beta in fine]
+        ax.plot(fine, bound, color=colour, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+        text = rf"$\delta = {_power(delta)}$"
+        ends.append((_line(ax, data.betas, rows, colour), text, colour))
+    ax.set_xlim(data.betas[0], data.betas[-1])
+    label_ends(ax, ends)
+
+
+def _loss(data: Nudging, ax: Axes) -> None:
+    ax.set_title(r"$\mathbf{B}$  digits: loss after meta-learning")
+    ax.set_ylabel("validation loss")
+    ends = []
+    for (steps, rows), colour in zip(data.loss.items(), _colours(data.loss), strict=True):
+        ends.append((_line(ax, data.betas, rows, colour), f"{steps} steps", colour))
+    ax.set_xlim(data.betas[0], data.betas[-1])
+    ax.set_ylim(bottom=0)
+    label_ends(ax, ends)
+
+
+def _line(ax: Axes, betas: Floats, rows: Floats, colour: str) -> float:
+    """Draw the mean of the seeds over each of them, faint, and return its last value."""
+    if len(rows) > 1:
+        ax.plot(betas, rows.T, color=colour, **FAINT)
+    mean = np.ma.masked_invalid(rows).mean(0).filled(np.nan)
+    ax.plot(betas, mean, color=colour, linewidth=1.3, marker="o", markersize=2.8, zorder=2)
+    return float(mean[-1])
+
+
+def _colours(steps: Mapping[int, Floats]) -> list[str]:
+    """From light, few steps, to dark."""
+    return layer_colours(len(steps))
+
+
+def _power(value: float) -> str:
+    mantissa, _, exponent = f"{value:.0e}".partition("e")
+    return rf"{mantissa} \cdot 10^{{{int(exponent)}}}"

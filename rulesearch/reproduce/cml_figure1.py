@@ -1,0 +1,254 @@
+"""CML, Figure 1: how good the contrastive meta-gradient is, by nudging strength and learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rulesearch.errors import ConfigError
+from rulesearch.networks import PlasticNetwork
+from rulesearch.outer.bilevel import (
+    SGD,
+    ComplexSynapse,
+    Contrastive,
+    Descent,
+    LossProblem,
+    draw_ridge,
+    exact_ridge_gradient,
+)
+from rulesearch.outer.bilevel.networks import Examples, network_problem
+from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
+from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.seeds import NETWORK, TASK, generators
+from rulesearch.report.cml_figures import Nudging, figure1
+from rulesearch.report.run_data import Floats
+from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.figures import write_figures
+from rulesearch.search.settings import Count, Size
+from rulesearch.tasks import load
+
+__all__ = ["CML_FIGURE1", "NudgingSettings"]
+
+BETAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+RIDGE, DIGITS = (30, 90, 150), (30, 100, 300)  # steps of the first phase
+FEATURES, RIDGE_EXAMPLES, RIDGE_STRENGTH, RIDGE_RATE = 20, 40, 0.1, 0.3
+
+
+class NudgingSettings(RunSettings):
+    """Settings of both panels.
+
+    Attributes
+    ----------
+    updates : int
+        Of A the problems drawn for each seed; of B the meta-updates.
+    lifetimes : int
+        One: the network that was meta-trained is the one that is judged.
+    hidden, examples, judged : int
+        Of B: hidden units, images learnt, and images of the evaluation loss.
+    nudged_steps : int
+        Of B.
+    rate, momentum : float
+        Of learning in B, by Nesterov's momentum.
+    strength, meta_rate : float
+        Of the complex synapses of B: lambda at first, and Adam's step.
+    """
+
+    lifetimes: Count = 1
+    hidden: Count = 32
+    examples: Count = 100
+    judged: Count = 300
+    nudged_steps: Count = 30
+    rate: Size = 0.1
+    momentum: Size = 0.9
+    strength: Size = 0.01
+    meta_rate: Size = 0.003
+
+
+@dataclass(eq=False)
+class RidgeErrors:
+    """Measures the error of the meta-gradient, a new problem for each seed at every update.
+
+    Both phases take as many steps. The nudged one's are shorter by 1 + beta, as the augmented
+    loss is steeper, or a strong nudge would diverge.
+    """
+
+    beta: float
+    steps: int
+    seeds: int
+    seed: int
+    updates: int = 0
+    model: nn.Module = field(default_factory=nn.Module)
+
+    def __post_init__(self) -> None:
+        for name in ("error", "delta"):  # sums over problems
+            self.model.register_buffer(name, torch.zeros(self.seeds, dtype=torch.float64))
+
+    def update(self) -> UpdateRecord:
+        """Draw problems, and compare with the exact gradient."""
+        (generator,) = generators(self.seed, 0, TASK, [(0, 0)], self.updates)
+        ridge = draw_ridge(self.seeds, FEATURES, RIDGE_EXAMPLES, generator)
+        zero = torch.zeros(self.seeds, FEATURES, dtype=torch.float64)
+        theta = {"omega.W": zero, "lambda.W": zero + RIDGE_STRENGTH}
+        free = Descent(self.steps, SGD(RIDGE_RATE))
+        nudged = Descent(self.steps, SGD(RIDGE_RATE / (1 + self.beta)))
+        found = Contrastive(free, nudged, self.beta)(ridge, theta)
+        exact = exact_ridge_gradient(ridge, theta)
+        true = torch.cat(list(exact.gradient.values()), 1)
+        away = torch.cat([found.gradient[name] for name in exact.gradient], 1) - true
+        error = away.norm(dim=1) / true.norm(dim=1)
+        self._sums["error"] += error
+        self._sums["delta"] += (found.phi["W"] - exact.phi["W"]).norm(dim=1)
+        self.updates += 1
+        return UpdateRecord(error, ~found.finite)
+
+    @property
+    def _sums(self) -> dict[str, Tensor]:
+        return dict(self.model.named_buffers())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums so far."""
+        return self._sums
+
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from them."""
+        for name, value in self._sums.items():
+            value.copy_(tensors[name])
+        self.updates = updates
+
+    def measure(self) -> Measured:
+        """Means over problems."""
+        return {
+            "error": self._sums["error"][:, None] / self.updates,
+            "delta": self._sums["delta"] / self.updates,
+        }
+
+
+def _ridge_job(beta: float, steps: int, settings: NudgingSettings) -> Job:
+    def begin(trained: object) -> Training:
+        return RidgeErrors(beta, steps, settings.seeds, settings.seed)
+
+    def measure(training: Training) -> Measured:
+        assert isinstance(training, RidgeErrors)
+        return training.measure()
+
+    return Job(_row(beta), f"ridge-{steps}", settings.updates, begin, measure)
+
+
+Synapses = ComplexSynapse[LossProblem]
+
+
+def _digits_problem(settings: NudgingSettings) -> Synapses:
+    """A network for each seed, with its own images, whose weights are complex synapses."""
+    data, seeds = load("digits"), range(settings.seeds)
+    n, total = settings.examples, settings.examples + settings.judged
+    if total > len(data.labels):
+        raise ConfigError(
+            f"examples and judged are {total} images, of {len(data.labels)} that there are"
+        )
+    draws = generators(settings.seed, 0, TASK, [(row, 0) for row in seeds])
+    order = torch.stack([torch.randperm(len(data.labels), generator=g) for g in draws])
+    learn, judge = (
+        Examples(data.examples(index, torch.float32), data.labels[index])
+        for index in (order[:, :n], order[:, n:total])
+    )
+    network = PlasticNetwork([64, settings.hidden, 10], activation="tanh")
+    born = network.init(generators(settings.seed, 0, NETWORK, [(row, 0) for row in seeds]))
+    return ComplexSynapse(network_problem(network, born, learn, judge))
+
+
+def _descent(steps: int, rate: float, settings: NudgingSettings) -> Descent:
+    return Descent(steps, SGD(rate, settings.momentum, nesterov=True))
+
+
+def _digits_job(beta: float, steps: int, problem: Synapses, settings: NudgingSettings) -> Job:
+    free = _descent(steps, settings.rate, settings)
+
+    def begin(trained: object) -> Training:
+        nudged = _descent(settings.nudged_steps, settings.rate / (1 + beta), settings)
+        weights = problem.inner.start({})
+        strengths = {
+            f"lambda.{name}": torch.full_like(w, settings.strength) for name, w in weights.items()
+        }
+        return BilevelTraining(
+            MetaParameters(strengths),
+            lambda update: problem,
+            Contrastive(free, nudged, beta),
+            settings.meta_rate,
+        )
+
+    @torch.no_grad()
+    def measure(training: Training) -> Measured:
+        assert isinstance(training, BilevelTraining)
+        theta = training.model.theta()
+        phi = free(problem, theta, problem.start(theta))
+        return {"error": problem.eval_loss(phi, theta)[:, None]}
+
+    return Job(_row(beta), f"digits-{steps}", settings.updates, begin, measure)
+
+
+def _row(beta: float) -> str:
+    return f"beta-{beta:g}"
+
+
+def _jobs(settings: NudgingSettings) -> Sequence[Job]:
+    problem = _digits_problem(settings)
+    return [
+        *(_ridge_job(beta, steps, settings) for steps in RIDGE for beta in BETAS),
+        *(_digits_job(beta, steps, problem, settings) for steps in DIGITS for beta in BETAS),
+    ]
+
+
+def _draw(measured: Mapping[str, Measured], run: Path) -> None:
+    """Draw what was run of both panels: strengths that all curves of a panel have."""
+    betas = [b for b in BETAS if any(f"{_row(b)}-{c}" in measured for c in CONDITIONS)]
+
+    def curves(kind: str, steps: Sequence[int], quantity: str = "error") -> dict[int, Floats]:
+        found = {n: [measured.get(f"{_row(b)}-{kind}-{n}") for b in betas] for n in steps}
+        return {
+            n: np.stack([job[quantity].double().reshape(-1).numpy() for job in jobs if job], 1)
+            for n, jobs in found.items()
+            if all(jobs)
+        }
+
+    deltas = {n: float(rows.mean()) for n, rows in curves("ridge", RIDGE, "delta").items()}
+    data = Nudging(np.array(betas), curves("ridge", RIDGE), deltas, curves("digits", DIGITS))
+    write_figures(run, {"figure1": figure1(data)}, {**asdict(data), "constant": data.constant})
+
+
+CONDITIONS = {
+    **{f"ridge-{n}": f"ridge, {n} steps" for n in RIDGE},
+    **{f"digits-{n}": f"digits, {n} steps" for n in DIGITS},
+}
+
+CML_FIGURE1 = Reproduction(
+    name="cml-figure1",
+    title="CML, Figure 1: the contrastive meta-gradient by nudging strength",
+    source="Zucchet et al. 2022, Figure 1, which has no numbers",
+    unit="relative error; loss",
+    rows=tuple(Row(_row(beta), f"beta = {beta:g}") for beta in BETAS),
+    conditions=CONDITIONS,
+    settings=NudgingSettings,
+    scales={
+        "small": {"updates": 30, "seeds": 2},
+        "full": {"updates": 100, "seeds": 10},
+    },
+    jobs=_jobs,
+    notes=(
+        "Ridge (A): error of the meta-gradient of lambda and omega of 20 weights relative to the "
+        "exact one, both phases with so many steps of gradient descent; the mean over updates, "
+        "each with a new problem. The figure's bound is that of Theorem 1, with delta as measured "
+        "and the least constant with which it holds everywhere.",
+        "Digits (B): cross-entropy on the evaluation images after meta-learning lambda of every "
+        "weight of a 64-32-10 network, so many steps in the first phase. A small stand-in for the "
+        "paper's CIFAR-10.",
+        "Steps of the nudged phase are shorter by 1 + beta, for its loss is steeper by as much.",
+        "The figure and its numbers are in the run's folder figures/.",
+    ),
+    draw=_draw,
+)
+"""The reproduction of the paper's Figure 1."""
