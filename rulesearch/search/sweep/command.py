@@ -21,7 +21,7 @@ from rulesearch.search.sweep.worker import work
 
 __all__ = ["is_study", "print_study", "run_sweep", "run_worker"]
 
-LOOK = 0.5  # seconds between looks at the workers
+LOOK = 1.0  # seconds between looks at the workers
 DEATHS = 10  # of workers, after which something is wrong with more than one machine's memory
 MISTAKE, INTERRUPTED = 2, 3
 

@@ -73,7 +73,7 @@ class Score:
     @property
     def loss(self) -> float:
         """The mean over the groups."""
-        return sum(self.losses) / len(self.losses)
+        return math.fsum(self.losses) / len(self.losses)
 
     @property
     def error(self) -> float:

@@ -81,7 +81,9 @@ def open_storage(url: str, create: bool = False) -> BaseStorage:
 def shown(url: str) -> str:
     """The address as it may be shown: without a password, a journal's path whole."""
     found = _parsed(url)
-    return found.render_as_string() if isinstance(found, URL) else str(found.absolute())
+    if isinstance(found, URL):
+        return found.set(drivername="postgresql").render_as_string()
+    return str(found.absolute())
 
 
 def _parsed(url: str) -> URL | Path:

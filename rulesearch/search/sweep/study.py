@@ -20,12 +20,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rulesearch.errors import ConfigError, RunError, did_you_mean
 from rulesearch.files import write_atomically
-from rulesearch.search.sweep.outcome import Score, study_content
+from rulesearch.search.sweep.outcome import Score, StudyResult, study_content
 from rulesearch.search.sweep.spec import Sweep, sweep_from
 from rulesearch.search.sweep.storage import Claims, open_claims, open_storage, shown
 
 __all__ = ["REPORTS", "Study"]
 
+JOURNAL = "journal.log"
 KEY = "rulesearch"  # of the study's user attributes
 REPORTS = 20  # times that a trial tells the pruner how it does
 LAYOUT = 2**31 - 1  # the claim on the table itself, beyond any trial
@@ -77,9 +78,8 @@ class Study:
             If the folder is in use, or the storage cannot be reached.
         """
         place = (folder or Path("runs") / sweep.name).absolute()
-        if place.is_dir() and any(place.iterdir()) and not (place / "study.json").is_file():
-            raise RunError(f"{place} exists and is no study; choose another folder with --out")
-        url = str(place / "journal.log") if url is None else url
+        url = str(place / JOURNAL) if url is None else url
+        _check_free(place, sweep.name, shown(url))
         storage = open_storage(url, create=True)
         study = optuna.create_study(
             storage=storage,
@@ -273,6 +273,20 @@ class Study:
     def _id(self, number: int) -> int:
         study = self._storage.get_study_id_from_name(self.sweep.name)
         return self._storage.get_trial_id_from_study_id_trial_number(study, number)
+
+
+def _check_free(folder: Path, name: str, storage: str) -> None:
+    """A folder holds one study of one storage, and nothing else."""
+    if (folder / "study.json").is_file():
+        held = StudyResult.load(folder).content
+        if (held["name"], held["storage"]) != (name, storage):
+            raise RunError(
+                f"{folder} holds the study '{held['name']}' of {held['storage']}; go on with that, "
+                "or choose another folder with --out"
+            )
+    # A study that was killed as it began has left its journal, and files with a dot.
+    elif folder.exists() and any(p.name[0] != "." and p.name != JOURNAL for p in folder.iterdir()):
+        raise RunError(f"{folder} exists and is no study; choose another folder with --out")
 
 
 def _check_same(sweep: Sweep, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
