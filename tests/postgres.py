@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 MISSING = "no initdb in PATH or /usr/lib/postgresql: install Debian's package 'postgresql'"
 
@@ -61,11 +62,13 @@ class Server:
 
 
 @contextmanager
-def server(folder: Path, programs: Path) -> Iterator[Server]:
+def server(programs: Path) -> Iterator[Server]:
     """Run a server for as long as the ``with`` lasts."""
-    running = Server(folder, programs)
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
+    with TemporaryDirectory() as folder:  # not pytest's, which the server's user may not enter
+        os.chmod(folder, 0o755)
+        running = Server(Path(folder) / "data", programs)
+        running.start()
+        try:
+            yield running
+        finally:
+            running.stop()

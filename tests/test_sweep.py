@@ -440,4 +440,4 @@ def test_a_worker_with_nothing_to_do(
     assert main(journal) == (0, f"all trials are finished: rulesearch show {whole}\n")
     status, line = main(journal, "--study", "tinny")
     assert (status, line.count("\n")) == (2, 1)
-    assert "no sweep 'tinny'; did you mean 'tiny'?" in line
+    assert "holds no 'tinny'; did you mean 'tiny'?" in line

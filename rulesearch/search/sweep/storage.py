@@ -61,7 +61,7 @@ def open_storage(url: str, create: bool = False) -> BaseStorage:
             with database_errors(url):
                 return RDBStorage(
                     found.render_as_string(hide_password=False),
-                    {"pool_pre_ping": True, "connect_args": CLIENT},
+                    {"poolclass": NullPool, "connect_args": CLIENT},  # nothing is left open
                 )
         except ImportError:
             raise ConfigError(

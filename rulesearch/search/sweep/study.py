@@ -15,7 +15,7 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from rulesearch.errors import ConfigError, RunError, did_you_mean
@@ -115,10 +115,8 @@ class Study:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the storage, and with it every claim."""
+        """Leave every claim."""
         self._claims.close()
-        if isinstance(self._storage, RDBStorage):
-            self._storage.engine.dispose()
 
     @classmethod
     def open(cls, url: str, name: str | None = None) -> Study:
@@ -136,12 +134,11 @@ class Study:
         if name is None and len(names) == 1:
             name = names[0]
         if name not in names:
-            many = (
-                f"it holds {', '.join(names)}; choose one with --study" if names else "it is empty"
-            )
-            wanted = f"no sweep '{name}'{did_you_mean(name, names)}" if name else "which sweep?"
+            if not names:
+                raise ConfigError(f"{shown(url)} holds no sweep; begin one with 'rulesearch sweep'")
+            which = f"no '{name}'{did_you_mean(name, names)}; it" if name else "several sweeps; it"
             raise ConfigError(
-                f"{shown(url)}: {wanted}; {many}" if names else f"{shown(url)}: {many}"
+                f"{shown(url)} holds {which} has {', '.join(names)}; choose one with --study"
             )
         return cls._opened(storage, str(name), url)
 
