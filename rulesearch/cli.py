@@ -124,7 +124,7 @@ def search(
 def sweep(
     config: ConfigArgument,
     storage: Annotated[str | None, typer.Option(metavar="URL", help="Where workers meet.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes on this machine.")] = 1,
     set_: SetOption = None,
     out: OutOption = None,
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 import rulesearch as rs
 from rulesearch import cli
@@ -25,6 +26,7 @@ from rulesearch.search.sweep.outcome import Score, front
 from rulesearch.search.sweep.storage import open_claims, open_storage, shown
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 BASE = """\
 name: tiny
 grammar: pool10
@@ -190,6 +192,23 @@ def test_mistakes_are_told_with_their_place(
         load_sweep(path)
     assert str(error.value).startswith(f"{path}:{line}:")
     assert message in str(error.value)
+
+
+def test_a_search_of_a_sweep_is_refused(config: Any) -> None:
+    path = config(GRID)
+    with pytest.raises(ConfigError, match=f"^{path}:11:1: this is a sweep; run it with"):
+        rs.search.load_config(path)
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples" / "sweep").glob("*.yaml")))
+def test_examples_are_sound(example: Path) -> None:
+    text = example.read_text()
+    if example.name == "compose.yaml":
+        services = YAML(typ="safe", pure=True).load(text)["services"]
+        assert {"database", "worker"} <= set(services)
+        assert all(set(s.get("depends_on", {})) <= set(services) for s in services.values())
+    else:
+        assert load_sweep(example).trials > 1
 
 
 # -- studies and storages --

@@ -140,6 +140,9 @@ def read_config(
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     document = read_document(content, str(path))
+    if model is Config and isinstance(document.data, dict) and "sweep" in document.data:
+        place = document.key_place(("sweep",))
+        raise ConfigError(f"{place}: this is a sweep; run it with 'rulesearch sweep {path}'")
     validate(model, document, WHAT)
     for override in overrides:
         document = _overridden(document, override)

@@ -31,10 +31,12 @@ def run_sweep(
 ) -> int:
     """Begin or continue a study with some workers, and print what it found.
 
+    Without workers the study is only made, for others to work on.
+
     Returns
     -------
     int
-        The exit status: 0 if all trials are finished, 3 if more are left.
+        The exit status: 0 if all trials are finished, 3 if workers left some.
 
     Raises
     ------
@@ -47,6 +49,8 @@ def run_sweep(
             f"{study.folder}: {len(study.unfinished())} of {sweep.trials} trials to run; "
             f"more workers: rulesearch worker {shown(study.url)}"
         )
+        if not workers:  # they are started elsewhere
+            return 0
         why = "interrupted"
         try:
             with _Team(study, workers) as team, StudyProgress(sweep.trials, workers) as progress:
