@@ -31,7 +31,8 @@ def run_sweep(
 ) -> int:
     """Begin or continue a study with some workers, and print what it found.
 
-    Without workers the study is only made, for others to work on.
+    Without workers the study is only made, for others to work on. SIGTERM, which a cluster
+    sends, is an interrupt too.
 
     Returns
     -------
@@ -43,6 +44,7 @@ def run_sweep(
     RuleSearchError
         For a mistake in the configuration, or one that a worker met.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep = load_sweep(config, overrides)
     with database_errors(url), Study.begin(sweep, out, url) as study:
         _say(
@@ -71,7 +73,7 @@ def run_sweep(
 
 
 def run_worker(url: str, name: str | None, parent: int | None) -> int:
-    """Run trials until all are finished; SIGTERM, which a cluster sends, is an interrupt too.
+    """Run trials until all are finished; SIGTERM is an interrupt too.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
@@ -213,7 +213,7 @@ class StudyResult:
             mark = mark or ("front" if t["number"] in on_front else "")
             loss = f"{t['loss']:.4g} ± {t['error']:.1g}"
             accuracy = "-" if t["accuracy"] is None else f"{t['accuracy']:.3f}"
-            terms = f"{len(t['terms'])}: {' '.join(t['terms'])}"
+            terms = shorten(f"{len(t['terms'])}: {' '.join(t['terms'])}", 48, placeholder=" ...")
             rows.append([str(t["number"]), loss, accuracy, _text(t["lam"]), *values, terms, mark])
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
         lines = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from textwrap import shorten
 from types import TracebackType
 
 from optuna.trial import FrozenTrial, TrialState
@@ -67,7 +68,7 @@ class StudyProgress:
         done = [trial for trial in ended if trial.state == TrialState.COMPLETE]
         if done:
             best = min(done, key=lambda trial: trial.values[0])
-            terms = " ".join(best.user_attrs["score"]["terms"])
+            terms = shorten(" ".join(best.user_attrs["score"]["terms"]), 40, placeholder=" ...")
             parts.append(f"best {best.values[0]:.4g} ({terms})")
         took = [trial.duration for trial in ended if trial.duration is not None]
         if took and len(ended) < self._trials:
