@@ -39,6 +39,12 @@ GrammarArgument = Annotated[
     str, typer.Argument(metavar="GRAMMAR", help="A YAML file, or a bundled grammar's name.")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="A search's YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as tasks.ways=3."),
+]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The run's folder.")]
 LatexOption = Annotated[bool, typer.Option("--latex", help="LaTeX.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON.")]
 
@@ -94,14 +100,9 @@ def check(grammar: GrammarArgument) -> None:
 
 @app.command()
 def search(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A search's YAML file.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as tasks.ways=3."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="RUN", help="The run folder to make.")
-    ] = None,
+    config: ConfigArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
 ) -> None:
     """Search a rule: pool, survivors, controls; ends with the table."""
     from rulesearch.report.progress import TerminalProgress
@@ -117,6 +118,32 @@ def search(
     except KeyboardInterrupt:
         _interrupted(run)
     _print_result(result)
+
+
+@app.command()
+def sweep(
+    config: ConfigArgument,
+    storage: Annotated[str | None, typer.Option(metavar="URL", help="Where workers meet.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes on this machine.")] = 1,
+    set_: SetOption = None,
+    out: OutOption = None,
+) -> None:
+    """Search over the configuration's 'sweep:', or go on with it; ends with the front."""
+    from rulesearch.search.sweep.command import run_sweep
+
+    raise typer.Exit(run_sweep(config, set_ or (), storage, workers, out))
+
+
+@app.command()
+def worker(
+    storage: Annotated[str, typer.Argument(metavar="URL", help="The storage of a sweep.")],
+    study: Annotated[str | None, typer.Option(metavar="NAME", help="If there are several.")] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run trials of a sweep until all are finished; start as many as you like, anywhere."""
+    from rulesearch.search.sweep.command import run_worker
+
+    raise typer.Exit(run_worker(storage, study, parent))
 
 
 @app.command()
@@ -155,14 +182,15 @@ def _print_result(result: Result) -> None:
 def show(run: RunArgument, latex: LatexOption = False, as_json: JsonOption = False) -> None:
     """Show a run: its table, or its rule in LaTeX, or everything as JSON.
 
-    Of a reproduction, which may be under way, the table in LaTeX.
+    Of a reproduction, which may be under way, the table in LaTeX. Of a sweep, its trials.
     """
     from rulesearch.report.result import Result
     from rulesearch.reproduce.command import print_run
     from rulesearch.reproduce.plan import is_reproduction
+    from rulesearch.search.sweep.command import is_study, print_study
 
-    if is_reproduction(run):
-        print_run(run, latex, as_json)
+    if is_reproduction(run) or is_study(run):
+        (print_study if is_study(run) else print_run)(run, latex, as_json)
         return
     result = Result.load(run)
     if as_json:
@@ -233,18 +261,12 @@ def reproduce(
     scale: Annotated[
         str, typer.Option(help="small: minutes on a laptop; full: the paper's own sizes.")
     ] = "small",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as updates=1000."),
-    ] = None,
+    set_: SetOption = None,
     rows: Annotated[
         list[str] | None,
         typer.Option("--rows", metavar="ROW", help="Only these; may be given several times."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="RUN", help="The run folder to make, or to go on with."),
-    ] = None,
+    out: OutOption = None,
 ) -> None:
     """Run a paper's table or figure again, its figures beside ours."""
     from rulesearch.reproduce.command import list_reproductions

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 __all__ = [
     "ConfigError",
     "DataError",
+    "DivergedError",
     "GrammarError",
     "LearnerError",
     "Place",
@@ -61,6 +62,10 @@ class LearnerError(RuleSearchError):
 
 class RunError(RuleSearchError):
     """A run folder that cannot be written, read or resumed."""
+
+
+class DivergedError(RunError):
+    """A search in which a lifetime diverged, where that is not to be overlooked."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

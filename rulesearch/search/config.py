@@ -28,12 +28,23 @@ from rulesearch.search.settings import (
 )
 from rulesearch.tasks import TaskFamily
 
-__all__ = ["Experiment", "load_config"]
+__all__ = [
+    "Config",
+    "Experiment",
+    "experiment_from",
+    "grammar_content",
+    "grammar_of",
+    "load_config",
+    "read_config",
+    "with_value",
+]
 
 WHAT = "a configuration is a mapping with 'grammar:', 'network:' and 'tasks:'"
 
 
-class _Config(Settings):
+class Config(Settings):
+    """What a configuration may hold."""
+
     name: Annotated[str, Field(pattern=r"^[\w. -]*$")] = ""
     grammar: str | dict[str, Any]
     network: NetworkSpec = NetworkSpec()
@@ -85,12 +96,7 @@ class Experiment:
         _, *network["hidden"], network["outputs"] = network.pop("sizes")
         content = {
             "name": self.name,
-            "grammar": {
-                "name": self.grammar,
-                "terms": {
-                    t.name: {"expr": str(t), "init": t.init, "about": t.about} for t in self.pool
-                },
-            },
+            "grammar": grammar_content(self.grammar, self.pool),
             "network": network,
             "tasks": tasks_content(self.tasks),
             **self.settings.model_dump(mode="json"),
@@ -122,24 +128,50 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         ``file:line:col: message`` for the first mistake.
     """
     path = Path(path)
+    return experiment_from(read_config(path, overrides), path.parent, path.stem)
+
+
+def read_config(
+    path: Path, overrides: Sequence[str] = (), model: type[Config] = Config
+) -> Document:
+    """Read a configuration's file, checked against its model, with some values changed."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     document = read_document(content, str(path))
-    config = validate(_Config, document, WHAT)
+    if model is Config and isinstance(document.data, dict) and "sweep" in document.data:
+        place = document.key_place(("sweep",))
+        raise ConfigError(f"{place}: this is a sweep; run it with 'rulesearch sweep {path}'")
+    validate(model, document, WHAT)
     for override in overrides:
         document = _overridden(document, override)
-        config = validate(_Config, document, WHAT)
-    grammar = _grammar(config.grammar, path.parent, document)
+        validate(model, document, WHAT)
+    return document
+
+
+def experiment_from(document: Document, folder: Path, name: str) -> Experiment:
+    """Make what a configuration says.
+
+    Parameters
+    ----------
+    document : Document
+    folder : Path
+        Where a grammar's file is looked for.
+    name : str
+        Of the experiment, should the document give it none.
+    """
+    config = validate(Config, document, WHAT)
+    grammar = grammar_of(config.grammar, folder, document)
     tasks = config.tasks.build()
     settings = Settings(**{name: getattr(config, name) for name in Settings.model_fields})
     network = config.network.build(tasks)
-    name = config.name or path.stem
+    name = config.name or name
     return Experiment(grammar.enumerate(), network, tasks, settings, name, grammar.name)
 
 
-def _grammar(grammar: str | dict[str, Any], folder: Path, document: Document) -> Grammar:
+def grammar_of(grammar: str | dict[str, Any], folder: Path, document: Document) -> Grammar:
+    """Return the grammar that a configuration names, or holds."""
     if not isinstance(grammar, str):
         return Grammar.from_document(document.part("grammar"), "pool")
     beside = folder / grammar
@@ -151,6 +183,40 @@ def _grammar(grammar: str | dict[str, Any], folder: Path, document: Document) ->
         raise
 
 
+def grammar_content(name: str, pool: TermPool) -> dict[str, Any]:
+    """Return the ``grammar:`` of a configuration that holds the terms of a pool itself."""
+    terms = {t.name: {"expr": str(t), "init": t.init, "about": t.about} for t in pool}
+    return {"name": name, "terms": terms}
+
+
+def with_value(
+    document: Document, steps: tuple[str, ...], value: Any, place: Place, key: Place | None = None
+) -> Document:
+    """Return the document with one value changed, which then stands in another place.
+
+    Parameters
+    ----------
+    steps : tuple of str
+        The keys that lead to it; those that are missing are made.
+    place, key : Place
+        Where mistakes in the value, and in the keys, are told to be.
+    """
+    data = deepcopy(document.data)
+    places, keys = dict(document.values), dict(document.keys)
+    node = data
+    for depth, step in enumerate(steps[:-1], 1):
+        if step not in node:
+            keys[steps[:depth]] = key or place
+        node = node.setdefault(step, {})
+        places.setdefault(steps[:depth], TextPlace(place, exact=False))
+        if not isinstance(node, dict):
+            raise ConfigError(f"'{step}' is a value, there is nothing in it to set")
+    node[steps[-1]] = value
+    places[steps] = TextPlace(place, exact=False)
+    keys[steps] = key or place
+    return replace(document, data=data, values=places, keys=keys)
+
+
 def _overridden(document: Document, override: str) -> Document:
     """Return the document with one value changed, whose place is then ``--set key``."""
     key, separator, value = override.partition("=")
@@ -158,15 +224,8 @@ def _overridden(document: Document, override: str) -> Document:
     if not separator or not all(steps):
         raise ConfigError(f"--set {override}: write key=value, as tasks.ways=3")
     here = f"--set {key.strip()}"
-    data = deepcopy(document.data)
-    places = dict(document.values)
-    node = data
-    for depth, step in enumerate(steps[:-1], 1):
-        node = node.setdefault(step, {})
-        places.setdefault(steps[:depth], TextPlace(Place(here, 1, 1), exact=False))
-        if not isinstance(node, dict):
-            raise ConfigError(f"{here}: '{step}' is a value, there is nothing in it to set")
-    node[steps[-1]] = read_document(value, here).data
-    places[steps] = TextPlace(Place(here, 1, 1), exact=False)
-    keys = {path: place for path, place in document.keys.items() if path != steps}
-    return replace(document, data=data, values=places, keys=keys)
+    read = read_document(value, here).data
+    try:
+        return with_value(document, steps, read, Place(here, 1, 1))
+    except ConfigError as error:
+        raise ConfigError(f"{here}: {error}") from None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rulesearch.analysis import alignment_angles, orthonormality_error
-from rulesearch.errors import RunError
+from rulesearch.errors import DivergedError
 from rulesearch.grammar import TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
@@ -119,7 +119,7 @@ class Phase:
                 evaluation, probe = self._evaluate(learner, theta, update, workers)
                 state, rejected = self.optimiser.update(state, evaluation, self.scales, update)
                 if not self.optimiser.reject and rejected.any():
-                    raise RunError(
+                    raise DivergedError(
                         f"a lifetime diverged at update {update} of '{self.name}', and rejection "
                         "is off; set optimiser.reject: true, or a smaller rate"
                     )

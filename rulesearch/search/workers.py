@@ -29,6 +29,7 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(count)
         yield executor
     finally:
+        ready.abort()  # interrupted as they began, they would wait for ever
         executor.shutdown(cancel_futures=True)
 
 

@@ -1,0 +1,170 @@
+"""What ``rulesearch sweep`` and ``rulesearch worker`` do: workers, progress, the way out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rulesearch.errors import RunError
+from rulesearch.search.sweep.outcome import StudyResult, is_study
+from rulesearch.search.sweep.progress import StudyProgress
+from rulesearch.search.sweep.spec import load_sweep
+from rulesearch.search.sweep.storage import database_errors, shown
+from rulesearch.search.sweep.study import Study
+from rulesearch.search.sweep.worker import work
+
+__all__ = ["is_study", "print_study", "run_sweep", "run_worker"]
+
+LOOK = 1.0  # seconds between looks at the workers
+DEATHS = 10  # of workers, after which something is wrong with more than one machine's memory
+MISTAKE, INTERRUPTED = 2, 3
+
+
+def run_sweep(
+    config: Path, overrides: Sequence[str], url: str | None, workers: int, out: Path | None
+) -> int:
+    """Begin or continue a study with some workers, and print what it found.
+
+    Without workers the study is only made, for others to work on. SIGTERM, which a cluster
+    sends, is an interrupt too.
+
+    Returns
+    -------
+    int
+        The exit status: 0 if all trials are finished, 3 if workers left some.
+
+    Raises
+    ------
+    RuleSearchError
+        For a mistake in the configuration, or one that a worker met.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sweep = load_sweep(config, overrides)
+    with database_errors(url), Study.begin(sweep, out, url) as study:
+        _say(
+            f"{study.folder}: {len(study.unfinished())} of {sweep.trials} trials to run; "
+            f"more workers: rulesearch worker {shown(study.url)}"
+        )
+        if not workers:  # they are started elsewhere
+            return 0
+        why = "interrupted"
+        try:
+            with _Team(study, workers) as team, StudyProgress(sweep.trials, workers) as progress:
+                while team.busy():
+                    progress.show(study.trials())
+                    time.sleep(LOOK)
+                progress.show(study.trials())
+            why = f"{DEATHS} workers died, see {study.folder}/worker-*.log"
+        except KeyboardInterrupt:
+            pass
+        study.record()
+        left = len(study.unfinished())
+    if left:
+        _say(f"{why}; {left} trials are left, and the same command goes on with them")
+        return INTERRUPTED
+    print_study(study.folder)
+    return 0
+
+
+def run_worker(url: str, name: str | None, parent: int | None) -> int:
+    """Run trials until all are finished; SIGTERM is an interrupt too.
+
+    Parameters
+    ----------
+    parent : int or None
+        Of a process whose end is an interrupt as well.
+
+    Returns
+    -------
+    int
+        The exit status: 0 if all trials are finished, 3 after an interrupt.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        folder = work(url, name, _say, lambda: parent is None or os.getppid() == parent)
+    except KeyboardInterrupt:
+        _say("interrupted; any worker goes on with the trial")
+        return INTERRUPTED
+    _say(f"all trials are finished: rulesearch show {folder}")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def print_study(folder: Path, latex: bool = False, as_json: bool = False) -> None:
+    """Print the table of a study as far as it got, the picked rule in LaTeX, or all as JSON."""
+    result = StudyResult.load(folder)
+    if as_json:
+        print(json.dumps(result.content, indent=1))
+    elif latex:
+        print(rf"\Delta \mathbf{{W}}_{{\ell-1,\ell}} = {result.rule.latex()}")
+    else:
+        print(result.summary())
+        print(f"\n{folder}: study.json, trial-*")
+
+
+class _Team:
+    """Worker processes, each ``rulesearch worker``; one that dies is replaced.
+
+    Leaving stops those that are left, each at a checkpoint.
+    """
+
+    def __init__(self, study: Study, size: int) -> None:
+        self._study = study
+        self._deaths = 0
+        threads = str(max(1, (os.cpu_count() or 1) // size))
+        self._environment = {"OMP_NUM_THREADS": threads, **os.environ}
+        self._running = {k: self._start(k) for k in range(size)}
+
+    def _start(self, k: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "rulesearch.cli", "worker", self._study.url]
+        command += ["--study", self._study.sweep.name, "--parent", str(os.getpid())]
+        with self._log(k).open("wb") as log:
+            # A group of its own: Ctrl-C comes here alone, and is passed on once.
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=self._environment, process_group=0,
+            )  # fmt: skip
+
+    def _log(self, k: int) -> Path:
+        return self._study.folder / f"worker-{k}.log"
+
+    def busy(self) -> bool:
+        """Look after the workers; False when there are none left.
+
+        Raises
+        ------
+        RunError
+            If a worker met a mistake of the user's.
+        """
+        for k, process in list(self._running.items()):
+            status = process.poll()
+            if status is None:
+                continue
+            del self._running[k]
+            if status == MISTAKE:
+                raise RunError(self._log(k).read_text(errors="replace").strip().splitlines()[-1])
+            if status == INTERRUPTED:
+                raise KeyboardInterrupt
+            if status:
+                self._deaths += 1
+                if self._deaths < DEATHS:
+                    self._running[k] = self._start(k)
+        return bool(self._running)
+
+    def __enter__(self) -> _Team:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._running.values():
+            process.terminate()
+        for process in self._running.values():
+            process.wait()

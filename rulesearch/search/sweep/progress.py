@@ -1,0 +1,78 @@
+"""A sweep as it goes, in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from textwrap import shorten
+from types import TracebackType
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = ["StudyProgress"]
+
+
+class StudyProgress:
+    """Shows trials done, running and failed, the best so far and the time left.
+
+    A context manager. On a terminal it is a live line; elsewhere one is written whenever a trial
+    has ended.
+    """
+
+    def __init__(self, trials: int, workers: int, console: Console | None = None) -> None:
+        self._trials, self._workers = trials, workers
+        self._console = console or Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("[bold]trials"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._bar = self._bars.add_task("", total=trials, status="")
+        self._ended = 0
+
+    def __enter__(self) -> StudyProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def show(self, trials: Sequence[FrozenTrial]) -> None:
+        """Show where the trials stand."""
+        ended = [trial for trial in trials if trial.state.is_finished()]
+        status = self._status(trials, ended)
+        self._bars.update(self._bar, completed=len(ended), status=status)
+        if not self._console.is_terminal and len(ended) > self._ended:
+            line = f"trials {len(ended)}/{self._trials}  {status}"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._ended = len(ended)
+
+    def _status(self, trials: Sequence[FrozenTrial], ended: Sequence[FrozenTrial]) -> str:
+        count = {state: sum(t.state == state for t in trials) for state in TrialState}
+        parts = [f"running {count[TrialState.RUNNING]}"]
+        if count[TrialState.PRUNED]:
+            parts.append(f"pruned {count[TrialState.PRUNED]}")
+        if count[TrialState.FAIL]:
+            parts.append(f"failed {count[TrialState.FAIL]}")
+        done = [trial for trial in ended if trial.state == TrialState.COMPLETE]
+        if done:
+            best = min(done, key=lambda trial: trial.values[0])
+            terms = shorten(" ".join(best.user_attrs["score"]["terms"]), 40, placeholder=" ...")
+            parts.append(f"best {best.values[0]:.4g} ({terms})")
+        took = [trial.duration for trial in ended if trial.duration is not None]
+        if took and len(ended) < self._trials:
+            mean = sum(took, timedelta()) / len(took)
+            left = mean * (self._trials - len(ended)) / min(self._workers, self._trials)
+            parts.append(f"left about {timedelta(seconds=round(left.total_seconds()))}")
+        return "   ".join(parts)

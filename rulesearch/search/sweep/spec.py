@@ -1,0 +1,313 @@
+"""What is swept: the ``sweep:`` of a configuration, checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    json_to_distribution,
+)
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from rulesearch.errors import ConfigError, GrammarError, Place, RuleSearchError
+from rulesearch.grammar.reader import Document
+from rulesearch.grammar.validation import validate
+from rulesearch.search.config import (
+    WHAT,
+    Config,
+    Experiment,
+    experiment_from,
+    grammar_content,
+    grammar_of,
+    read_config,
+    with_value,
+)
+from rulesearch.search.settings import Count, Spec
+
+__all__ = ["Sweep", "SweepSpec", "load_sweep", "sweep_from"]
+
+End = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class RangeSpec(Spec):
+    """Any number between two; on a logarithmic scale if told so."""
+
+    low: End
+    high: End
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RangeSpec:
+        if not self.low < self.high:
+            raise PydanticCustomError("range", "'low' should be below 'high'")
+        if self.log and self.low <= 0:
+            raise PydanticCustomError("range", "on a logarithmic scale 'low' should be above 0")
+        return self
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len({_label(value) for value in values}) < len(values):
+        raise PydanticCustomError("choices", "should not hold one value twice")
+    return values
+
+
+Values = Annotated[list[Any], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class ChoicesSpec(Spec):
+    """One of these values; a plain list says the same."""
+
+    choices: Values
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "list"
+    return "choices" if isinstance(value, Mapping) and "choices" in value else "range"
+
+
+Over = Annotated[
+    Annotated[Values, Tag("list")]
+    | Annotated[ChoicesSpec, Tag("choices")]
+    | Annotated[RangeSpec, Tag("range")],
+    Discriminator(_kind),
+]
+
+
+class SweepSpec(Spec):
+    """What a sweep varies, and how its trials are chosen and judged.
+
+    Attributes
+    ----------
+    over : dict of str to range, choices or list
+        By the dotted key of the configuration.
+    trials : int
+        How many; a grid has as many as there are combinations of values.
+    sampler : str, optional
+        By default 'grid' if there are only lists, else 'tpe'.
+    objectives : tuple of str
+        What is minimised: held-out loss, or it and the number of terms.
+    pruner : str
+        Which trials are given up before their end; for a single objective.
+    seed : int
+        The trials' values follow from it.
+    lifetimes : int
+        On held-out tasks, in which each trial's rule is judged.
+    """
+
+    over: Annotated[dict[str, Over], Field(min_length=1)]
+    trials: Count | None = None
+    sampler: Literal["tpe", "grid", "random"] | None = None
+    objectives: tuple[Literal["loss", "terms"], ...] = ("loss",)
+    pruner: Literal["none", "median", "hyperband"] = "none"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    lifetimes: Annotated[int, Field(strict=True, ge=20)] = 200
+
+    @model_validator(mode="after")
+    def _sound(self) -> SweepSpec:
+        if self.objectives not in (("loss",), ("loss", "terms")):
+            raise PydanticCustomError("sweep", "'objectives' should be [loss] or [loss, terms]")
+        if len(self.objectives) > 1 and self.pruner != "none":
+            raise PydanticCustomError(
+                "sweep", "'pruner' judges by one objective; leave it out, or 'terms'"
+            )
+        if self.kind != "grid":
+            if self.trials is None:
+                raise PydanticCustomError("sweep", "missing key 'trials': how many")
+        elif self.ranges:
+            raise PydanticCustomError("sweep", "'sampler: grid' takes lists alone, no ranges")
+        elif self.trials not in (None, len(self.grid())):
+            raise PydanticCustomError(
+                "sweep",
+                "this grid has {size} trials; leave 'trials' out, or choose 'sampler: random'",
+                {"size": len(self.grid())},
+            )
+        return self
+
+    @property
+    def ranges(self) -> bool:
+        """Whether anything varies between two ends."""
+        return any(isinstance(over, RangeSpec) for over in self.over.values())
+
+    @property
+    def kind(self) -> str:
+        """The sampler, chosen if none was named."""
+        return self.sampler or ("tpe" if self.ranges else "grid")
+
+    def values(self, key: str) -> list[Any] | None:
+        """The values that a key may take; None for a range."""
+        over = self.over[key]
+        return over if isinstance(over, list) else getattr(over, "choices", None)
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of values, as labels, the last key running fastest."""
+        lists = [[_label(v) for v in self.values(key) or []] for key in self.over]
+        return [dict(zip(self.over, point, strict=True)) for point in product(*lists)]
+
+
+class _SweepConfig(Config):
+    sweep: SweepSpec
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep, checked: a configuration, and what of it varies.
+
+    Attributes
+    ----------
+    name : str
+    config : dict
+        The whole configuration as plain data, ``sweep:`` included.
+    distributions : dict of str to BaseDistribution
+        Optuna's, by dotted key.
+    grammars : dict of str to dict
+        What the grammars' files hold, so that no other file is needed.
+    """
+
+    name: str
+    config: dict[str, Any]
+    spec: SweepSpec
+    distributions: dict[str, BaseDistribution]
+    grammars: dict[str, dict[str, Any]]
+
+    @property
+    def trials(self) -> int:
+        """How many trials there are."""
+        return self.spec.trials or len(self.spec.grid())
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a trial's parameters stand for: labels of lists are lists again."""
+        return {key: self._value(key, param) for key, param in params.items()}
+
+    def _value(self, key: str, param: Any) -> Any:
+        values = self.spec.values(key)
+        return param if values is None else values[[_label(v) for v in values].index(param)]
+
+    def experiment(self, params: Mapping[str, Any]) -> Experiment:
+        """Make the search of one trial.
+
+        Raises
+        ------
+        ConfigError, GrammarError, LearnerError, DataError
+            If these values make no search.
+        """
+        source = f"sweep {self.name}"
+        document = Document(_without_sweep(self.config), source, {}, {})
+        for key, value in self.values(params).items():
+            document = with_value(document, tuple(key.split(".")), value, Place(source, 1, 1))
+        grammar = document.data["grammar"]
+        if isinstance(grammar, str):
+            document.data["grammar"] = self.grammars.get(grammar, grammar)
+        return experiment_from(document, Path(), self.name)
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a configuration with a ``sweep:``.
+
+    Parameters
+    ----------
+    path : str or Path
+    overrides : sequence of str
+        ``key=value``, as for :func:`load_config`.
+
+    Raises
+    ------
+    ConfigError, GrammarError
+        ``file:line:col: message``, for keys to sweep and their values too.
+    """
+    path = Path(path)
+    whole = read_config(path, overrides, _SweepConfig)
+    spec = validate(_SweepConfig, whole, WHAT).sweep
+    plain = Document(_without_sweep(whole.data), whole.file, whole.values, whole.keys)
+    experiment_from(plain, path.parent, path.stem)
+    distributions = {key: _distribution(key, spec, whole, plain, path) for key in spec.over}
+    named = [plain.data["grammar"]]
+    named += (spec.values("grammar") or []) if "grammar" in spec.over else []
+    grammars = {}
+    for grammar in named:
+        if isinstance(grammar, str) and (path.parent / grammar).is_file():
+            found = grammar_of(grammar, path.parent, plain)
+            grammars[grammar] = grammar_content(found.name, found.pool)
+    name = plain.data.get("name") or path.stem
+    return Sweep(name, json.loads(json.dumps(whole.data)), spec, distributions, grammars)
+
+
+def sweep_from(name: str, content: Mapping[str, Any]) -> Sweep:
+    """Return the sweep that a study's storage holds; see :meth:`Sweep` and ``Study``."""
+    config = content["config"]
+    spec = validate(_SweepConfig, Document(config, f"study {name}", {}, {}), WHAT).sweep
+    distributions = {k: json_to_distribution(v) for k, v in content["distributions"].items()}
+    return Sweep(name, config, spec, distributions, content["grammars"])
+
+
+def _without_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "sweep"}
+
+
+def _label(value: Any) -> Any:
+    """What stands for a value in the study: Optuna's choices are plain values, no lists."""
+    return value if isinstance(value, str | int | float | None) else json.dumps(value)
+
+
+def _distribution(
+    key: str, spec: SweepSpec, whole: Document, plain: Document, path: Path
+) -> BaseDistribution:
+    """Try what a key may become, each at its place in the file, and say it in Optuna's terms."""
+    steps, over = tuple(key.split(".")), spec.over[key]
+    at = ("sweep", "over", key)
+
+    def placed(value: Any, *where: str | int) -> Document:
+        place = whole.place((*at, *where))
+        try:
+            return with_value(plain, steps, value, place, whole.key_place(at))
+        except ConfigError as error:
+            raise ConfigError(f"{whole.key_place(at)}: {error}") from None
+
+    def check(value: Any, *where: str | int) -> None:
+        document = placed(value, *where)
+        try:
+            experiment_from(document, path.parent, path.stem)
+        except GrammarError:
+            raise
+        except RuleSearchError as error:
+            raise ConfigError(f"{document.place(steps)}: {key}: {error}") from None
+
+    if not isinstance(over, RangeSpec):
+        where = () if isinstance(over, list) else ("choices",)
+        values = spec.values(key) or []
+        for k, value in enumerate(values):
+            check(value, *where, k)
+        return CategoricalDistribution([_label(value) for value in values])
+
+    # Between the ends and not whole, whatever they are: is this a setting that counts?
+    between = placed(over.low + (over.high - over.low) / math.pi, "low")
+    ends = {"low": over.low, "high": over.high}
+    if not _takes(between) and all(end.is_integer() for end in ends.values()):
+        for name, end in ends.items():
+            check(int(end), name)
+        return IntDistribution(int(over.low), int(over.high), log=over.log)
+    for name, end in ends.items():
+        check(end, name)
+    return FloatDistribution(over.low, over.high, log=over.log)
+
+
+def _takes(document: Document) -> bool:
+    """Whether a configuration is one, as far as its text goes."""
+    try:
+        config = validate(Config, document, WHAT)
+        if not isinstance(config.grammar, str):
+            grammar_of(config.grammar, Path(), document)
+    except RuleSearchError:
+        return False
+    return True

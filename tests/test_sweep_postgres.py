@@ -1,0 +1,106 @@
+"""Sweeps on a real PostgreSQL: killed workers, claims, a server that goes away and comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import postgres
+import pytest
+from test_sweep import GRID, assert_same, killed, swept
+
+from rulesearch.errors import ConfigError, RunError
+from rulesearch.search.sweep import Study, StudyResult, load_sweep, work
+from rulesearch.search.sweep.storage import open_claims, open_storage
+
+pytest.importorskip("psycopg", reason="psycopg, PostgreSQL's driver: pip install -e '.[postgres]'")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Server]:
+    programs = postgres.binaries()
+    if programs is None:
+        pytest.skip(postgres.MISSING)
+    with postgres.server(programs) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sweep on a journal, undisturbed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "tiny.yaml").write_text(GRID)
+    return swept(folder / "tiny.yaml", folder / "whole").path
+
+
+def test_workers_killed_in_mid_trial(server: postgres.Server, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    found = killed(whole.parent / "tiny.yaml", folder, server.url, 2, 4)
+    assert found["killed"] == 4
+    assert_same(folder, whole, found)
+    with pytest.raises(RunError, match=r"holds the study 'tiny' of postgresql://tester@"):
+        Study.begin(load_sweep(whole.parent / "tiny.yaml"), folder)
+
+
+def test_a_claim_goes_with_its_process(server: postgres.Server, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:  # takes 3, says so, and waits to be killed
+        other = open_claims(server.url, "claims", tmp_path)
+        os.write(write, b"y" if other.take(3) else b"n")
+        signal.pause()
+    assert os.read(read, 1) == b"y"
+    claims = open_claims(server.url, "claims", tmp_path)
+    another = open_claims(server.url, "another", tmp_path)
+    assert claims.take(4)
+    assert not claims.take(3)
+    assert another.take(3)  # of a study of its own
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert any(claims.take(3) for _ in range(1000))  # once the server has noticed
+    claims.close()
+    another.close()
+    os.close(read)
+    os.close(write)
+
+
+def test_a_server_that_goes_away(
+    server: postgres.Server, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rulesearch.search.sweep.worker.CHECK", 0.0)
+    sweep = load_sweep(whole.parent / "tiny.yaml", ["name=away"])
+    with Study.begin(sweep, tmp_path / "study", server.url):
+        pass
+    updates = []
+
+    def cut() -> bool:
+        updates.append(1)
+        if len(updates) == 10:
+            server.stop()
+        return True
+
+    with pytest.raises(RunError, match="does not answer") as error:
+        work(server.url, "away", wanted=cut)
+    assert "\n" not in str(error.value)
+    assert len(updates) == 10  # it stopped where it could no longer hold its claim
+    with pytest.raises(RunError, match=r"tester@127.0.0.1:\d+/postgres does not answer .*refused"):
+        open_storage(server.url)
+    server.start()
+    trials = StudyResult.load(work(server.url, "away")).content["trials"]
+    assert trials == StudyResult.load(whole).content["trials"]
+
+
+def test_several_studies_in_one_database(
+    server: postgres.Server, whole: Path, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        sweep = load_sweep(whole.parent / "tiny.yaml", [f"name={name}"])
+        with Study.begin(sweep, tmp_path / name, server.url):
+            pass
+    with pytest.raises(ConfigError, match=r"several sweeps; it has .*one.*two.*; choose one with"):
+        Study.open(server.url)
+    with Study.open(server.url, "two") as study:
+        assert study.folder == tmp_path / "two"
+        assert study.unfinished() == [0, 1, 2, 3]
