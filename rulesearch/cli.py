@@ -292,7 +292,9 @@ def _reproduce(plan: Plan, run: Path) -> None:
 def bench(
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="main, steps, steps-one, width, depth, examples, terms, flp, compile, all."),
+        typer.Option(
+            help="main, steps, steps-one, width, depth, examples, terms, flp, compile, all."
+        ),
     ] = None,
     peers: Annotated[
         list[str] | None, typer.Option("--peers", help="Only these; may be given several times.")

@@ -39,7 +39,7 @@ def test_list(run_main: Any) -> None:
         (["flp-table1", "--set", "updates=none"], "--set updates:1:1: 'updates': should be a"),
         (["flp-table1", "--set", "hidden=[4, 4]"], "'hidden': tuple should have at least 3"),
         (["flp-table1", "--set", "clip=0"], "'clip': should be greater than 0"),
-        (["flp-table1", "--set", "pool=5"], "the pool 5; enlarge the pool"),
+        (["flp-table1", "--set", "pool=3"], "the pool 3; enlarge the pool"),
         (["flp-table1", "--set", "order=random"], "'order': should be 'iid' or 'mixed'"),
     ],
 )
