@@ -117,10 +117,9 @@ def test_hostile_grammars_end_in_one_line(name: str, content: bytes, tmp_path: P
 
     def small() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CPU, (10, 10))  # seconds of work, whatever else runs
 
-    start = time.perf_counter()
     done = process("check", path, cwd=tmp_path, preexec_fn=small)
-    assert time.perf_counter() - start < 5
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"{re.escape(str(path))}:\d+:\d+: [^\n]+\n", done.stderr)
     assert [p.name for p in tmp_path.iterdir()] == ["hostile.yaml"]

@@ -18,7 +18,7 @@
 
 namespace rulesearch {
 
-constexpr int CHUNK_PRODUCTS = 24;  // outer products of a matrix that a chunk may defer
+constexpr int CHUNK_PRODUCTS = 40;  // outer products of a matrix that a chunk may defer
 constexpr int MANY_EXAMPLES = 16;   // from here a step alone makes a pass worth its cost
 constexpr int64_t VECTOR_WORK = 8;  // multiplications that a number of a frame costs, or so
 
