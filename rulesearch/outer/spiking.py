@@ -36,12 +36,10 @@ class SpikingProblem:
     batch: int | None = None
 
     def start(self, theta: Named) -> Named:
-        """The meta-parameters themselves, or zeros of the weights' shapes for what goes around."""
-        if theta:
-            return theta
+        """Weights among the meta-parameters; others are zero, for what goes around to replace."""
         x = self.tasks.learn.x
         return {
-            name: x.new_zeros(x.shape[0], *shape)
+            name: theta[name] if name in theta else x.new_zeros(len(x), *shape)
             for name, shape in self.learner.network.shapes.items()
         }
 
