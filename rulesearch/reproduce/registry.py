@@ -7,7 +7,9 @@ from typing import Any
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.reproduce.base import Reproduction
 from rulesearch.reproduce.cml_figure1 import CML_FIGURE1
+from rulesearch.reproduce.cml_table1 import CML_TABLE1
 from rulesearch.reproduce.cml_table4 import CML_TABLE4
+from rulesearch.reproduce.cml_table5 import CML_TABLE5
 from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1
 from rulesearch.reproduce.flp_table2 import FLP_TABLE2
@@ -15,7 +17,16 @@ from rulesearch.reproduce.flp_table2 import FLP_TABLE2
 __all__ = ["REPRODUCTIONS", "find_reproduction"]
 
 REPRODUCTIONS: dict[str, Reproduction[Any]] = {
-    each.name: each for each in (FLP_TABLE1, FLP_TABLE2, FLP_FIGURE2, CML_FIGURE1, CML_TABLE4)
+    each.name: each
+    for each in (
+        FLP_TABLE1,
+        FLP_TABLE2,
+        FLP_FIGURE2,
+        CML_FIGURE1,
+        CML_TABLE1,
+        CML_TABLE4,
+        CML_TABLE5,
+    )
 }
 
 
