@@ -43,7 +43,8 @@ TINY = (
     "checkpoint_every=2", "rate=1e-3",
 )  # fmt: skip
 ROWS = ("flp-3", "gradient-3")
-SINES = tuple(name for name in REPRODUCTIONS if name != "flp-table2")
+IMAGES = ("flp-table2", "cml-table1", "cml-table2", "cml-table3")  # data that may not be at hand
+SINES = tuple(name for name in REPRODUCTIONS if name not in IMAGES)
 
 
 @pytest.fixture(autouse=True)

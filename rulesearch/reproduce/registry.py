@@ -8,6 +8,8 @@ from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.reproduce.base import Reproduction
 from rulesearch.reproduce.cml_figure1 import CML_FIGURE1
 from rulesearch.reproduce.cml_table1 import CML_TABLE1
+from rulesearch.reproduce.cml_table2 import CML_TABLE2
+from rulesearch.reproduce.cml_table3 import CML_TABLE3
 from rulesearch.reproduce.cml_table4 import CML_TABLE4
 from rulesearch.reproduce.cml_table5 import CML_TABLE5
 from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
@@ -24,6 +26,8 @@ REPRODUCTIONS: dict[str, Reproduction[Any]] = {
         FLP_FIGURE2,
         CML_FIGURE1,
         CML_TABLE1,
+        CML_TABLE2,
+        CML_TABLE3,
         CML_TABLE4,
         CML_TABLE5,
     )

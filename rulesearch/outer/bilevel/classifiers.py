@@ -81,21 +81,24 @@ def fast_and_slow(weights: Named, fast: Collection[str]) -> tuple[Named, Named]:
 
 
 @torch.no_grad()
-def accuracy(network: Classifier, weights: Named, source: Source, reference: Source) -> Tensor:
+def accuracy(
+    network: Classifier, weights: Named, source: Source, reference: Source | None = None
+) -> Tensor:
     """Part of all examples that are classified rightly, ``(problems,)``.
 
     Parameters
     ----------
-    reference : Source
+    reference : Source, optional
         Whose examples give a normalised network its means and deviations, none of which then
-        depends on what is judged.
+        depends on what is judged. By default all that is judged does.
     """
     x, label = source(None)
+    if reference is None:
+        return network(weights, x).argmax(-1).eq(label).float().mean(1)
     shown = reference(None).x
-    right = [
-        network(weights, torch.cat([shown, part], 1), shown.shape[1])[:, shown.shape[1] :]
-        .argmax(-1)
-        .eq(answer)
-        for part, answer in zip(x.split(AT_ONCE, 1), label.split(AT_ONCE, 1), strict=True)
+    count = shown.shape[1]
+    logits = [
+        network(weights, torch.cat([shown, part], 1), count)[:, count:]
+        for part in x.split(AT_ONCE, 1)
     ]
-    return torch.cat(right, 1).float().mean(1)
+    return torch.cat(logits, 1).argmax(-1).eq(label).float().mean(1)
