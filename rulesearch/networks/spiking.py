@@ -190,7 +190,8 @@ class SpikingNetwork:
         v = z = current.new_zeros(lifetimes, examples, self.hidden)
         vs, zs = [v], [z]
         for drive in current.unbind(1):
-            v = torch.baddbmm(drive, z, W_rec) + self.alpha * v - self.threshold * z.detach()
+            moved = torch.baddbmm(drive, z, W_rec).add(v, alpha=self.alpha)
+            v = moved.sub(z.detach(), alpha=self.threshold)
             z = self.spike(v - self.threshold)
             vs.append(v)
             zs.append(z)
