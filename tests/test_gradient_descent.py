@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks import ConvNet
 from rulesearch.outer.bilevel import SGD, Adam, Batches, ComplexSynapse, Descent, classifier_problem
 from rulesearch.tasks import ImageData
@@ -170,3 +170,8 @@ def test_networks_that_cannot_be() -> None:
         ConvNet((1, 8, 8), 3, (4,) * 4)
     with pytest.raises(ConfigError, match="born is one of uniform, kaiming, not 'xavier'"):
         ConvNet((1, 8, 8), 3, (4,), born="xavier")
+    weights = NETWORK.init([generator(0)])
+    with pytest.raises(LearnerError, match="two images or more"):
+        NETWORK(weights, torch.zeros(1, 1, 64))
+    with pytest.raises(LearnerError, match="two images or more"):
+        NETWORK(weights, torch.zeros(1, 5, 64), reference=1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, LearnerError
 
 __all__ = ["ConvNet"]
 
@@ -143,6 +143,11 @@ class ConvNet:
         x : Tensor (networks, images, values)
         reference : int, optional
             So many images, the first, give mean and deviation to all; by default the batch.
+
+        Raises
+        ------
+        LearnerError
+            If a single image of a single pixel is to be normalised by itself.
         """
         return torch.stack(
             [
@@ -168,6 +173,8 @@ class ConvNet:
 
 
 def _normalised(x: Tensor, gain: Tensor, shift: Tensor, reference: int | None) -> Tensor:
+    if x[:reference, 0].numel() < 2:
+        raise LearnerError("one number has no deviation: normalise over two images or more")
     if reference is None:
         return functional.batch_norm(x, None, None, gain, shift, training=True)
     over = [dim for dim in range(x.ndim) if dim != 1]

@@ -67,7 +67,7 @@ CML_TABLE2 = Reproduction(
     settings=MiniImageNetSettings,
     scales={
         "small": {
-            "updates": 60,
+            "updates": 40,
             "seeds": 1,
             "lifetimes": 50,
             "queries": 5,

@@ -75,7 +75,7 @@ CML_TABLE3 = Reproduction(
     settings=OmniglotSettings,
     scales={
         "small": {
-            "updates": 60,
+            "updates": 40,
             "seeds": 1,
             "episodes": 4,
             "lifetimes": 50,
@@ -94,7 +94,7 @@ CML_TABLE3 = Reproduction(
             "five_shot": {
                 "shots": 5,
                 "steps": 20,
-                "nudged_steps": 20,
+                "nudged_steps": 10,
                 "beta": 0.1,
                 "strength": 0.25,
                 "meta_rate": 1e-2,
