@@ -31,7 +31,10 @@ from rulesearch.reproduce.flp import restored
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
 from rulesearch.reproduce.tables import latex, markdown
 
-SINES = tuple(name for name in REPRODUCTIONS if name not in ("flp-table2", "flp-rules-omniglot"))
+IMAGES = (  # data that may not be at hand
+    "flp-table2", "flp-rules-omniglot", "cml-table1", "cml-table2", "cml-table3"
+)  # fmt: skip
+SINES = tuple(name for name in REPRODUCTIONS if name not in IMAGES)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

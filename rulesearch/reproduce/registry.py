@@ -7,6 +7,11 @@ from typing import Any
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.reproduce.base import Reproduction
 from rulesearch.reproduce.cml_figure1 import CML_FIGURE1
+from rulesearch.reproduce.cml_table1 import CML_TABLE1
+from rulesearch.reproduce.cml_table2 import CML_TABLE2
+from rulesearch.reproduce.cml_table3 import CML_TABLE3
+from rulesearch.reproduce.cml_table4 import CML_TABLE4
+from rulesearch.reproduce.cml_table5 import CML_TABLE5
 from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
 from rulesearch.reproduce.flp_longer import FLP_LONGER
 from rulesearch.reproduce.flp_rules import FLP_RULES, FLP_RULES_OMNIGLOT
@@ -25,6 +30,11 @@ REPRODUCTIONS: dict[str, Reproduction[Any]] = {
         FLP_RULES,
         FLP_RULES_OMNIGLOT,
         CML_FIGURE1,
+        CML_TABLE1,
+        CML_TABLE2,
+        CML_TABLE3,
+        CML_TABLE4,
+        CML_TABLE5,
     )
 }
 

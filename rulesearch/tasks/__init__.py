@@ -8,10 +8,13 @@ from rulesearch.tasks.online_few_shot import OnlineFewShot
 from rulesearch.tasks.planted import LinearTeacher
 from rulesearch.tasks.registry import DataSetInfo, data_sets, fetch, load
 from rulesearch.tasks.sines import IncrementalSines, SineLifetimes
+from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
+from rulesearch.tasks.wheel import Experience, Wheel, WheelLogs
 
 __all__ = [
     "IMAGENET",
     "DataSetInfo",
+    "Experience",
     "FewShot",
     "ImageData",
     "IncrementalSines",
@@ -19,8 +22,12 @@ __all__ = [
     "Normalisation",
     "OnlineFewShot",
     "SineLifetimes",
+    "SpikingSines",
+    "SpikingTasks",
     "TaskBatch",
     "TaskFamily",
+    "Wheel",
+    "WheelLogs",
     "data_sets",
     "fetch",
     "load",

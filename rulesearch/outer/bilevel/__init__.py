@@ -1,6 +1,14 @@
 """Bilevel problems and their meta-gradients: contrastive, unrolled, implicit, evolution."""
 
+from rulesearch.outer.bilevel.batches import Batches, Source, always
 from rulesearch.outer.bilevel.bound import best_beta, error_bound
+from rulesearch.outer.bilevel.classifiers import (
+    Classifier,
+    CrossEntropy,
+    accuracy,
+    classifier_problem,
+    fast_and_slow,
+)
 from rulesearch.outer.bilevel.conjugate_gradient import ConjugateGradient
 from rulesearch.outer.bilevel.contrastive import SCHEMES, Contrastive
 from rulesearch.outer.bilevel.dense import Dense
@@ -12,6 +20,7 @@ from rulesearch.outer.bilevel.losses import Loss, LossProblem
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.networks import Examples, network_problem
 from rulesearch.outer.bilevel.neumann import Neumann
+from rulesearch.outer.bilevel.plasticity import RuleProblem, rule_problem
 from rulesearch.outer.bilevel.problem import (
     Bilevel,
     BilevelGradient,
@@ -34,13 +43,16 @@ __all__ = [
     "SCHEMES",
     "SGD",
     "Adam",
+    "Batches",
     "Bilevel",
     "BilevelGradient",
     "BilevelLearner",
     "BilevelTraining",
+    "Classifier",
     "ComplexSynapse",
     "ConjugateGradient",
     "Contrastive",
+    "CrossEntropy",
     "Dense",
     "Descent",
     "Estimate",
@@ -58,11 +70,18 @@ __all__ = [
     "Optimiser",
     "Ridge",
     "RidgeSolution",
+    "RuleProblem",
     "Smooth",
+    "Source",
     "UnrolledDescent",
+    "accuracy",
+    "always",
     "best_beta",
+    "classifier_problem",
     "draw_ridge",
     "error_bound",
     "exact_ridge_gradient",
+    "fast_and_slow",
     "network_problem",
+    "rule_problem",
 ]

@@ -1,0 +1,54 @@
+"""Backpropagation through time of a spiking network, as what a learner descends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rulesearch.networks.spiking import SpikingNetwork
+
+__all__ = ["BPTT"]
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class BPTT:
+    r"""The gradient by backpropagation through time, with the surrogate of the network's spikes.
+
+    .. math:: \frac1n \sum_b |\bar u_b - y_b|^2 + c (\bar z - r)^2
+
+    of the answers :math:`\bar u` and the mean rate :math:`\bar z` of all neurons.
+
+    Parameters
+    ----------
+    network : SpikingNetwork
+    rate_strength, rate_target : float
+        c and r.
+    """
+
+    network: SpikingNetwork
+    rate_strength: float = 0.0
+    rate_target: float = 0.0
+
+    def loss(self, phi: Weights, x: Tensor, target: Tensor) -> Tensor:
+        """What it descends, ``(lifetimes,)``."""
+        activity = self.network(phi, x)
+        error = (activity.answer - target).square().mean((1, 2))
+        rate = activity.z.mean((1, 2, 3))
+        return error + self.rate_strength * (rate - self.rate_target).square()
+
+    def __call__(self, phi: Weights, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the gradient of every weight; differentiable where autograd records."""
+        recorded = torch.is_grad_enabled()
+        with torch.enable_grad():
+            at = {
+                name: value if recorded and value.requires_grad else value.detach().requires_grad_()
+                for name, value in phi.items()
+            }
+            loss = self.loss(at, x, target).sum()
+            found = torch.autograd.grad(loss, list(at.values()), create_graph=recorded)
+        return dict(zip(at, found, strict=True))

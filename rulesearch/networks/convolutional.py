@@ -1,0 +1,182 @@
+r"""Convolutional networks with batch normalisation, as functions of named weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rulesearch.errors import ConfigError, LearnerError
+
+__all__ = ["ConvNet"]
+
+BORN = ("uniform", "kaiming")
+
+
+class Layer(NamedTuple):
+    """A layer's name, the shape of its weights, and whether it is normalised and rectified."""
+
+    name: str
+    shape: tuple[int, ...]
+    inside: bool
+
+
+@dataclass(frozen=True)
+class ConvNet:
+    r"""Blocks of convolution, batch normalisation, ReLU and 2 x 2 max-pooling; full layers.
+
+    A channel answers with :math:`\mathrm{pool}(g \hat z + s)_+`, where :math:`\hat z` is its
+    convolution, bias included, less its mean over the batch and the image, and over its standard
+    deviation. Full layers in between do the same without pooling, and the head is linear. With
+    ``kernel=5, padding=0, channels=(6, 16), hidden=(120, 84)`` it is LeNet.
+
+    The weights of the layer ``conv0`` are ``conv0.W``, ``conv0.bias``, ``conv0.gain`` and
+    ``conv0.shift``; then come ``conv1``, ..., ``full0``, ..., and ``head``, which has no gain and
+    shift. Each begins with a dimension of independent networks.
+
+    Parameters
+    ----------
+    image : (int, int, int)
+        Channels, height and width.
+    outputs : int
+    channels : sequence of int
+        Of every block.
+    kernel, padding : int
+    hidden : sequence of int
+        Units of full layers in between.
+    born : {'uniform', 'kaiming'}
+        Weights at birth are uniform up to :math:`1/\sqrt{n}`, biases too, as torch's layers have
+        it; or up to :math:`\sqrt{6/n}`, and :math:`\sqrt{3/n}` in the head, with biases zero: n
+        is the fan-in.
+
+    Raises
+    ------
+    ConfigError
+        If nothing is left of an image, or for an unknown birth.
+    """
+
+    image: tuple[int, int, int]
+    outputs: int
+    channels: Sequence[int]
+    kernel: int = 3
+    padding: int = 1
+    hidden: Sequence[int] = ()
+    born: str = "kaiming"
+
+    def __post_init__(self) -> None:
+        if self.born not in BORN:
+            raise ConfigError(f"born is one of {', '.join(BORN)}, not '{self.born}'")
+        if min(self._extent) < 1:
+            _, height, width = self.image
+            raise ConfigError(
+                f"nothing is left of {height} x {width} pixels after {len(self.channels)} blocks "
+                f"with kernel {self.kernel} and padding {self.padding}: use fewer"
+            )
+
+    @property
+    def _extent(self) -> tuple[int, int]:
+        """Height and width after the last block."""
+        _, height, width = self.image
+        for _ in self.channels:
+            height, width = ((n + 2 * self.padding - self.kernel + 1) // 2 for n in (height, width))
+        return height, width
+
+    @property
+    def layers(self) -> Iterator[Layer]:
+        """All layers, in order."""
+        inward = self.image[0]
+        for k, channels in enumerate(self.channels):
+            yield Layer(f"conv{k}", (channels, inward, self.kernel, self.kernel), True)
+            inward = channels
+        inward *= math.prod(self._extent)
+        for k, units in enumerate(self.hidden):
+            yield Layer(f"full{k}", (units, inward), True)
+            inward = units
+        yield Layer("head", (self.outputs, inward), False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all weights."""
+        return tuple(
+            f"{layer.name}.{part}"
+            for layer in self.layers
+            for part in ("W", "bias", "gain", "shift")[: 4 if layer.inside else 2]
+        )
+
+    def init(self, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Draw networks, each from its own generator alone."""
+        drawn = [self._draw(generator) for generator in generators]
+        return {name: torch.stack([each[name] for each in drawn]) for name in drawn[0]}
+
+    def _draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        found = {}
+        for name, shape, inside in self.layers:
+            fan_in, units = math.prod(shape[1:]), torch.zeros(shape[0])
+            weights, bias = torch.empty(shape), units
+            if self.born == "uniform":
+                bound = 1 / math.sqrt(fan_in)
+                bias = torch.empty(shape[0]).uniform_(-bound, bound, generator=generator)
+            else:
+                bound = math.sqrt((6 if inside else 3) / fan_in)
+            found[f"{name}.W"] = weights.uniform_(-bound, bound, generator=generator)
+            found[f"{name}.bias"] = bias
+            if inside:
+                found |= {f"{name}.gain": torch.ones_like(units), f"{name}.shift": units}
+        return found
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], x: Tensor, reference: int | None = None
+    ) -> Tensor:
+        """Return the outputs, ``(networks, images, outputs)``.
+
+        Networks are run one after another, which on a CPU takes as long as grouped convolutions.
+
+        Parameters
+        ----------
+        weights : mapping
+            Those of other names are not looked at.
+        x : Tensor (networks, images, values)
+        reference : int, optional
+            So many images, the first, give mean and deviation to all; by default the batch.
+
+        Raises
+        ------
+        LearnerError
+            If a single image of a single pixel is to be normalised by itself.
+        """
+        return torch.stack(
+            [
+                self._answer({name: weights[name][k] for name in self.names}, images, reference)
+                for k, images in enumerate(x)
+            ]
+        )
+
+    def _answer(self, weights: Mapping[str, Tensor], x: Tensor, reference: int | None) -> Tensor:
+        x = x.reshape(-1, *self.image)
+        for name, shape, inside in self.layers:
+            w, bias = weights[f"{name}.W"], weights[f"{name}.bias"]
+            if len(shape) == 4:
+                x = functional.conv2d(x, w, bias, padding=self.padding)
+            else:
+                x = functional.linear(x.flatten(1), w, bias)
+            if inside:
+                gain, shift = weights[f"{name}.gain"], weights[f"{name}.shift"]
+                x = _normalised(x, gain, shift, reference).relu()
+            if len(shape) == 4:
+                x = functional.max_pool2d(x, 2)
+        return x
+
+
+def _normalised(x: Tensor, gain: Tensor, shift: Tensor, reference: int | None) -> Tensor:
+    if x[:reference, 0].numel() < 2:
+        raise LearnerError("one number has no deviation: normalise over two images or more")
+    if reference is None:
+        return functional.batch_norm(x, None, None, gain, shift, training=True)
+    over = [dim for dim in range(x.ndim) if dim != 1]
+    variance, mean = torch.var_mean(x[:reference], over, correction=0)
+    return functional.batch_norm(x, mean, variance, gain, shift)

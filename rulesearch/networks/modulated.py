@@ -1,0 +1,96 @@
+r"""Fully connected networks whose neurons have a gain and a threshold each (CML, section 4.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError
+
+__all__ = ["ModulatedNetwork"]
+
+UNITS = ("linear-threshold", "tanh")
+
+
+@dataclass(frozen=True)
+class ModulatedNetwork:
+    r"""Neurons that top-down input modulates; the readout is linear.
+
+    ====================  =================================================================
+    ``linear-threshold``  :math:`y = g\,(W x - b)_+` (CML, section 4.2)
+    ``tanh``              :math:`y = \tanh(g\,(W x + c) + b)` (the paper's experiments)
+    ====================  =================================================================
+
+    Weights are named ``full0.W``, ``full0.gain`` (g) and ``full0.shift`` (b), with tanh
+    ``full0.bias`` (c) too, then ``full1.W``, ..., and ``head.W``, ``head.bias``. Each begins with
+    a dimension of independent networks. At birth W is uniform with variance 1 / fan-in, gains
+    are 1, and all else is 0.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Units of all layers, inputs and outputs included.
+    unit : {'linear-threshold', 'tanh'}
+
+    Raises
+    ------
+    ConfigError
+        For fewer than two layers, or another unit.
+    """
+
+    sizes: Sequence[int]
+    unit: str = "linear-threshold"
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ConfigError(f"unit is one of {', '.join(UNITS)}, not '{self.unit}'")
+        if len(self.sizes) < 2 or min(self.sizes) < 1:
+            raise ConfigError(f"sizes are those of two layers or more, not {list(self.sizes)}")
+
+    def init(self, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Draw networks, each from its own generator alone."""
+        drawn = [self._draw(generator) for generator in generators]
+        return {name: torch.stack([each[name] for each in drawn]) for name in drawn[0]}
+
+    def _draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        found, last = {}, len(self.sizes) - 2
+        for k, (pre, post) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+            bound, name = math.sqrt(3 / pre), f"full{k}" if k < last else "head"
+            w = torch.empty(post, pre).uniform_(-bound, bound, generator=generator)
+            zero = torch.zeros(post)
+            found[f"{name}.W"] = w
+            if k == last or self.unit == "tanh":
+                found[f"{name}.bias"] = zero
+            if k < last:
+                found |= {f"{name}.gain": torch.ones_like(zero), f"{name}.shift": zero}
+        return found
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], x: Tensor, reference: int | None = None
+    ) -> Tensor:
+        """Return the outputs, ``(networks, examples, n_out)``.
+
+        Parameters
+        ----------
+        weights : mapping
+            Those of other names are not looked at.
+        x : Tensor (networks, examples, n_in)
+        reference : int, optional
+            Without a meaning here, where no neuron looks at other examples.
+        """
+
+        def units(name: str) -> Tensor:
+            return weights[name].unsqueeze(-2)
+
+        for k in range(len(self.sizes) - 2):
+            layer, z = f"full{k}", x @ weights[f"full{k}.W"].mT
+            gain, shift = units(f"{layer}.gain"), units(f"{layer}.shift")
+            if self.unit == "tanh":
+                x = (gain * (z + units(f"{layer}.bias")) + shift).tanh()
+            else:
+                x = gain * (z - shift).relu()
+        return x @ weights["head.W"].mT + units("head.bias")

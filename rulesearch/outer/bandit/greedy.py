@@ -1,0 +1,109 @@
+"""An agent that regresses rewards, and chooses the arm that it thinks best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rulesearch.outer.bilevel import Bilevel, Named, Optimiser
+from rulesearch.tasks.wheel import Experience
+
+__all__ = ["ChosenArm", "GreedyAgent", "RewardNetwork"]
+
+
+class RewardNetwork(Protocol):
+    """A network as a function of its weights."""
+
+    def __call__(self, weights: Named, x: Tensor) -> Tensor:
+        """Return a reward for every arm, ``(lifetimes, steps, arms)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChosenArm:
+    """Mean squared error of the rewards got; of arms not chosen nothing is known.
+
+    Parameters
+    ----------
+    network : RewardNetwork
+        Of the weights phi, those of theta, and the constant ones.
+    source : callable
+        From the number of a step, or None for all, to what is learnt from.
+    constant : Named
+        Weights that nothing learns.
+    """
+
+    network: RewardNetwork
+    source: Callable[[int | None], Experience]
+    constant: Named = field(default_factory=dict)
+
+    def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
+        """Return the loss, ``(lifetimes,)``."""
+        context, action, reward = self.source(step)
+        found = self.network({**self.constant, **theta, **phi}, context)
+        return (found.gather(-1, action[..., None]).squeeze(-1) - reward).square().mean(-1)
+
+
+@dataclass(eq=False)
+class GreedyAgent:
+    """Takes so many steps of an optimiser whenever it learns; nothing is ever reset.
+
+    Parameters
+    ----------
+    network : callable
+        From fast weights and contexts to rewards of all arms.
+    phi : Named
+        Fast weights, ``(lifetimes, ...)``.
+    theta : Named
+        What else the problem depends on: slow weights, or anchors.
+    problem : callable
+        From a source of minibatches to what is learnt.
+    optimiser : Optimiser
+    updates, batch : int
+        Steps when it learns, and choices of each, drawn with replacement.
+    generators : sequence of torch.Generator
+        One a lifetime.
+    """
+
+    network: Callable[[Named, Tensor], Tensor]
+    phi: Named
+    theta: Named
+    problem: Callable[[Callable[[int | None], Experience]], Bilevel]
+    optimiser: Optimiser
+    updates: int
+    batch: int
+    generators: Sequence[torch.Generator]
+
+    def __post_init__(self) -> None:
+        self._memory: Mapping[str, tuple[Tensor, ...]] = dict.fromkeys(self.phi, ())
+        self._steps = 0
+
+    @torch.no_grad()
+    def act(self, context: Tensor) -> Tensor:
+        """Choose the best of all arms."""
+        return self.network(self.phi, context).argmax(-1)
+
+    @torch.no_grad()
+    def learn(self, experience: Experience) -> None:
+        """Go on with the descent."""
+        shape = (self.updates, self.batch)
+        seen = experience.reward.shape[1]
+        drawn = torch.stack([torch.randint(seen, shape, generator=g) for g in self.generators], 1)
+
+        def source(step: int | None) -> Experience:
+            return experience if step is None else experience.at(drawn[step])
+
+        problem = self.problem(source)
+        for step in range(self.updates):
+            slope = problem.slope(self.phi, self.theta, 0.0, step)
+            moves = {
+                name: self.optimiser.update(slope[name], self._memory[name], self._steps)
+                for name in self.phi
+            }
+            self.phi = {name: value + moves[name][0] for name, value in self.phi.items()}
+            self._memory = {name: memory for name, (_, memory) in moves.items()}
+            self._steps += 1

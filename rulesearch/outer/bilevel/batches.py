@@ -1,0 +1,77 @@
+"""Which examples a step sees: all that there are, or a batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError
+from rulesearch.outer.bilevel.networks import Examples
+from rulesearch.outer.seeds import TASK, generators
+from rulesearch.tasks import ImageData
+
+__all__ = ["Batches", "Source", "always"]
+
+Source = Callable[[int | None], Examples]
+"""The examples of a step; of None, all."""
+
+
+def always(examples: Examples) -> Source:
+    """The same examples at every step."""
+    return lambda step: examples
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches of images for problems side by side, epoch after epoch.
+
+    The steps of an epoch see each image once; images that would not fill a batch are left out of
+    it. What a step sees follows from its number, so that nothing is kept between steps.
+
+    Parameters
+    ----------
+    data : ImageData
+    rows : Tensor of int64, (problems, images)
+        Which of the data each problem has.
+    size : int
+        Images of a batch.
+    shuffle : (int, int), optional
+        Seed and update that the order follows from, another one each epoch; by default always
+        the order of `rows`.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer images than a batch has.
+    """
+
+    data: ImageData
+    rows: Tensor
+    size: int
+    shuffle: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.size <= self.rows.shape[1]:
+            raise ConfigError(
+                f"a batch has from 1 to {self.rows.shape[1]} images, all there are, not {self.size}"
+            )
+
+    def __call__(self, step: int | None) -> Examples:
+        """Return the examples, ``(problems, size, values)`` and ``(problems, size)``."""
+        rows = self.rows
+        if step is not None:
+            epoch, batch = divmod(step, rows.shape[1] // self.size)
+            rows = self._order(epoch)[:, batch * self.size : (batch + 1) * self.size]
+        return Examples(self.data.examples(rows, torch.float32), self.data.labels[rows])
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.shuffle is None:
+            return self.rows
+        seed, update = self.shuffle
+        problems, images = self.rows.shape
+        draws = generators(seed, epoch, TASK, [(row, 0) for row in range(problems)], update)
+        order = torch.stack([torch.randperm(images, generator=g) for g in draws])
+        return self.rows.gather(1, order)

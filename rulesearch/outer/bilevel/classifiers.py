@@ -1,0 +1,104 @@
+"""Classifiers of named weights as bilevel problems: some weights learn, others are meta-learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rulesearch.errors import LearnerError
+from rulesearch.outer.bilevel.batches import Source
+from rulesearch.outer.bilevel.losses import LossProblem
+from rulesearch.outer.bilevel.named import Named
+
+__all__ = ["Classifier", "CrossEntropy", "accuracy", "classifier_problem", "fast_and_slow"]
+
+AT_ONCE = 500  # images that are judged side by side
+
+
+class Classifier(Protocol):
+    """A network as a function of its weights."""
+
+    def __call__(self, weights: Named, x: Tensor, reference: int | None = None) -> Tensor:
+        """Return logits: see :class:`rulesearch.networks.convolutional.ConvNet`."""
+        ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Mean cross-entropy of a network whose weights are phi, and what of theta it has."""
+
+    network: Classifier
+    source: Source
+
+    def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
+        """Return the loss of a step's examples, ``(problems,)``."""
+        x, label = self.source(step)
+        logits = self.network({**theta, **phi}, x)
+        loss = functional.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
+        return loss.reshape(label.shape).mean(1)
+
+
+def classifier_problem(
+    network: Classifier, born: Named, learn: Source, evaluate: Source
+) -> LossProblem:
+    """A network that learns by descending its cross-entropy.
+
+    Parameters
+    ----------
+    born : Named
+        The weights that learn, as they are at first. All others are meta-parameters of the same
+        names as in the network: slow weights.
+    """
+    return LossProblem(
+        CrossEntropy(network, learn), CrossEntropy(network, evaluate), lambda theta: born
+    )
+
+
+def fast_and_slow(weights: Named, fast: Collection[str]) -> tuple[Named, Named]:
+    """Divide weights into those that learn and those that meta-learn, by the ends of their names.
+
+    Top-down modulation (CML, section 4.2) is ``fast=("gain", "shift")``; with ``"head"`` the
+    readout learns as well.
+
+    Raises
+    ------
+    LearnerError
+        If nothing learns.
+    """
+    chosen = {k for k in weights if k.startswith("head.") and "head" in fast}
+    chosen |= {k for k in weights if k.rpartition(".")[2] in fast}
+    if not chosen:
+        raise LearnerError(f"none of {', '.join(weights)} is one of {', '.join(fast)}")
+    return (
+        {k: w for k, w in weights.items() if k in chosen},
+        {k: w for k, w in weights.items() if k not in chosen},
+    )
+
+
+@torch.no_grad()
+def accuracy(
+    network: Classifier, weights: Named, source: Source, reference: Source | None = None
+) -> Tensor:
+    """Part of all examples that are classified rightly, ``(problems,)``.
+
+    Parameters
+    ----------
+    reference : Source, optional
+        Whose examples give a normalised network its means and deviations, none of which then
+        depends on what is judged. By default all that is judged does.
+    """
+    x, label = source(None)
+    if reference is None:
+        return network(weights, x).argmax(-1).eq(label).float().mean(1)
+    shown = reference(None).x
+    count = shown.shape[1]
+    logits = [
+        network(weights, torch.cat([shown, part], 1), count)[:, count:]
+        for part in x.split(AT_ONCE, 1)
+    ]
+    return torch.cat(logits, 1).argmax(-1).eq(label).float().mean(1)

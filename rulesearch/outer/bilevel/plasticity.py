@@ -1,0 +1,112 @@
+r"""A network that learns by a plasticity rule, as a bilevel problem: no gradient anywhere.
+
+What a rule wants is taken for the descent of an objective, in units of its own: if its
+coefficients make it :math:`-\eta\,\partial l/\partial W`, the losses are :math:`\eta l`, and so
+are their meta-gradients. ``SGD(rate=1)`` is then the rule itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import LearnerError
+from rulesearch.grammar import Term
+from rulesearch.learners import PlasticityLearner
+from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.outer.bilevel.batches import Source
+from rulesearch.outer.bilevel.named import Named
+from rulesearch.outer.bilevel.synapse import LAMBDA, OMEGA, ComplexSynapse
+from rulesearch.rules import Rule
+
+__all__ = ["RuleProblem", "rule_problem"]
+
+CONSOLIDATION = Term.from_text("consolidation", "Omega - W")
+
+
+@dataclass(frozen=True, eq=False)
+class RuleProblem:
+    """Plasticity on the examples that are learnt, and beta times on those that judge.
+
+    The parameters are ``W0``, ``W1``, ...; feedback and biases stay as they are born.
+
+    Parameters
+    ----------
+    learner : PlasticityLearner
+        With a rule.
+    born : NetworkState
+    learn, evaluate : Source
+    """
+
+    learner: PlasticityLearner
+    born: NetworkState
+    learn: Source
+    evaluate: Source
+
+    def start(self, theta: Named) -> Named:
+        """Forward weights at birth."""
+        return {f"W{k}": w for k, w in enumerate(self.born.W)}
+
+    def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
+        """The negative of what the rule wants."""
+        wanted = self._wanted(phi, self.learn, step)
+        if beta:
+            nudge = self._wanted(phi, self.evaluate, step)
+            wanted = {name: w + beta * nudge[name] for name, w in wanted.items()}
+        return {name: -w for name, w in wanted.items()}
+
+    def partial(self, phi: Named, theta: Named, beta: float) -> Named:
+        """Nothing depends on meta-parameters but through complex synapses."""
+        return {name: torch.zeros_like(t) for name, t in theta.items()}
+
+    def eval_loss(self, phi: Named, theta: Named) -> Tensor:
+        """The network's loss on all examples that judge, ``(lifetimes,)``."""
+        x, label = self.evaluate(None)
+        network = self.learner.network
+        return network.loss(network(self._state(phi), x), label)
+
+    def _wanted(self, phi: Named, source: Source, step: int) -> dict[str, Tensor]:
+        x, label = source(step)
+        moved = self.learner.live(self._state(phi), None, x[None], label[None])
+        return {name: w - phi[name] for name, w in zip(phi, moved.W, strict=True)}
+
+    def _state(self, phi: Named) -> NetworkState:
+        return replace(self.born, W=list(phi.values()))
+
+
+def rule_problem(
+    network: PlasticNetwork, rule: Rule, born: NetworkState, learn: Source, evaluate: Source
+) -> ComplexSynapse[RuleProblem]:
+    """Complex synapses that learn by a rule.
+
+    Parameters
+    ----------
+    rule : Rule
+        Its term ``Omega - W``, if there is one, is the consolidation: the coefficient is lambda
+        of all synapses, and Omega the weights at birth, unless the meta-parameters say otherwise
+        (``omega.W0``, ``lambda.W0``, ...).
+    born : NetworkState
+        Weights at birth.
+    learn, evaluate : Source
+        Examples that are learnt, and that judge.
+
+    Raises
+    ------
+    LearnerError
+        If another term needs Omega, or a signal that the network does not carry.
+    """
+    coefficients = rule.coefficients
+    anchors = [term.name for term in rule.terms if term == CONSOLIDATION]
+    strength = sum(coefficients.pop(name) for name in anchors)
+    for term in rule.pool.subset(coefficients):
+        if "Omega" in term.symbols:
+            raise LearnerError(f"term {term.name}: Omega consolidates as 'Omega - W', not '{term}'")
+    learner = PlasticityLearner(network, Rule(rule.pool, coefficients))
+    problem = RuleProblem(learner, born, learn, evaluate)
+    fixed: dict[str, Tensor] = {}
+    if anchors:
+        for name, w in problem.start({}).items():
+            fixed |= {OMEGA + name: w, LAMBDA + name: w.new_tensor(strength)}
+    return ComplexSynapse(problem, fixed)

@@ -1,0 +1,234 @@
+"""Jobs of CML's few-shot tables: complex synapses, or modulated channels, learn each task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Annotated, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rulesearch.networks import ConvNet
+from rulesearch.outer.bilevel import (
+    SGD,
+    BilevelTraining,
+    ComplexSynapse,
+    Contrastive,
+    CrossEntropy,
+    Descent,
+    LossProblem,
+    MetaParameters,
+    Named,
+    accuracy,
+    always,
+    classifier_problem,
+    fast_and_slow,
+)
+from rulesearch.outer.bilevel.named import detached
+from rulesearch.outer.bilevel.networks import Examples
+from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
+from rulesearch.reproduce.base import Job, Measured, RunSettings, Training
+from rulesearch.search.settings import Count, Size, Spec
+from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
+
+__all__ = [
+    "FAST",
+    "NOTES",
+    "FewShotSettings",
+    "Images",
+    "PhaseSettings",
+    "few_shot_jobs",
+    "rotated",
+]
+
+FAST: Mapping[str, tuple[str, ...]] = {"synaptic": (), "modulatory": ("gain", "shift", "head")}
+"""What learns, by row: ends of names, and all where there are none."""
+
+AT_ONCE = 10  # test tasks side by side
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PhaseSettings(Spec):
+    """How tasks of one condition are learnt.
+
+    Attributes
+    ----------
+    shots : int
+        Images of each class to learn from.
+    steps, nudged_steps : int
+        Of the free phase, and of each of the two nudged ones.
+    beta : float
+    strength : float
+        Lambda, which is not learnt.
+    meta_rate : float
+        Adam's step.
+    """
+
+    shots: Count
+    steps: Count
+    nudged_steps: Count
+    beta: Rate
+    strength: Size
+    meta_rate: Rate
+
+
+class Images(NamedTuple):
+    """What tasks are made of."""
+
+    train: ImageData
+    test: ImageData
+
+
+class FewShotSettings(RunSettings):
+    """Settings of both tables.
+
+    Attributes
+    ----------
+    ways, queries : int
+        Classes of a task, and images of each to evaluate on.
+    size : int
+        Height and width of an image.
+    channels : sequence of int
+        Of the blocks of convolution.
+    rate, momentum : float
+        Of learning, by Nesterov's momentum.
+    """
+
+    ways: Annotated[int, Field(strict=True, ge=2)]
+    queries: Count = 15
+    size: Count
+    channels: tuple[Count, ...]
+    rate: Rate = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """What learns and what meta-learns, in one row under one condition."""
+
+    settings: FewShotSettings
+    phase: PhaseSettings
+    network: ConvNet
+    fast: tuple[str, ...]
+
+    @cached_property
+    def born(self) -> tuple[Named, Named]:
+        """Weights of every seed at birth: those that learn, and those that do not."""
+        seeds = [(row, 0) for row in range(self.settings.seeds)]
+        weights = self.network.init(generators(self.settings.seed, 0, NETWORK, seeds))
+        return fast_and_slow(weights, self.fast) if self.fast else (weights, {})
+
+    @property
+    def theta(self) -> dict[str, Tensor]:
+        """Meta-parameters at first: consolidated states of what learns, and slow weights."""
+        fast, slow = self.born
+        return {**{f"omega.{name}": w for name, w in fast.items()}, **slow}
+
+    def descent(self, steps: int) -> Descent:
+        """Learn for so many steps."""
+        return Descent(steps, SGD(self.settings.rate, self.settings.momentum, nesterov=True))
+
+    def problem(
+        self, family: TaskFamily, draws: Sequence[torch.Generator]
+    ) -> ComplexSynapse[LossProblem]:
+        """Tasks side by side, those of a seed together."""
+        batch = family.sample(draws)
+        assert isinstance(batch.x, Tensor)
+        learn = Examples(batch.x.transpose(0, 1), batch.label.T)
+        judge = Examples(batch.x_query, batch.label_query)
+        each = len(draws) // self.settings.seeds
+        born = {name: w.repeat_interleave(each, 0) for name, w in self.born[0].items()}
+        fixed = {f"lambda.{name}": torch.tensor(self.phase.strength) for name in born}
+        problem = classifier_problem(self.network, born, always(learn), always(judge))
+        return ComplexSynapse(problem, fixed)
+
+    def training(self, family: TaskFamily) -> BilevelTraining[ComplexSynapse[LossProblem]]:
+        """Contrast solutions nudged either way."""
+        s, phase = self.settings, self.phase
+        pairs = [(row, k) for row in range(s.seeds) for k in range(s.episodes)]
+        free, nudged = self.descent(phase.steps), self.descent(phase.nudged_steps)
+        return BilevelTraining(
+            MetaParameters(self.theta),
+            lambda update: self.problem(family, generators(s.seed, 0, TASK, pairs, update)),
+            Contrastive(free, nudged, phase.beta, "symmetric"),
+            phase.meta_rate,
+            s.episodes,
+        )
+
+    @torch.no_grad()
+    def measure(self, family: TaskFamily, training: Training) -> Measured:
+        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""
+        assert isinstance(training.model, MetaParameters)
+        s, found = self.settings, []
+        for first in range(0, s.lifetimes, AT_ONCE):
+            members = range(first, min(first + AT_ONCE, s.lifetimes))
+            pairs = [(row, k) for row in range(s.seeds) for k in members]
+            problem = self.problem(family, generators(s.seed, 0, TEST, pairs))
+            theta = {
+                name: t.repeat_interleave(len(members), 0)
+                for name, t in detached(training.model.theta()).items()
+            }
+            phi = self.descent(self.phase.steps)(problem, theta, problem.start(theta))
+            judge = problem.inner.evaluate
+            assert isinstance(judge, CrossEntropy)
+            right = accuracy(self.network, {**theta, **phi}, judge.source)
+            found.append(100 * right.reshape(s.seeds, -1))
+        return {"error": torch.cat(found, 1)}
+
+
+def few_shot_jobs(
+    settings: FewShotSettings, conditions: Mapping[str, PhaseSettings], images: Images
+) -> list[Job]:
+    """Both rows under every condition."""
+    channels, height, width = images.train.channels, *images.train.shape[-2:]
+    network = ConvNet((channels, height, width), settings.ways, settings.channels)
+    jobs = []
+    for condition, phase in conditions.items():
+        train, test = (
+            OnlineFewShot(
+                data, ways=settings.ways, shots=phase.shots, queries=settings.queries, order="iid"
+            )
+            for data in images
+        )
+        for row, fast in FAST.items():
+            model = _Model(settings, phase, network, fast)
+            begin = partial(_begin, model, train)
+            measure = partial(model.measure, test)
+            jobs.append(Job(row, condition, settings.updates, begin, measure))
+    return jobs
+
+
+def _begin(model: _Model, family: TaskFamily, trained: object) -> Training:
+    return model.training(family)
+
+
+def rotated(data: ImageData) -> ImageData:
+    """Four times as many classes: the images as they are, and turned by quarters."""
+    square = data.images.reshape(-1, *data.shape)
+    turned = [square.rot90(k, (-2, -1)).reshape(data.images.shape) for k in range(4)]
+    names = tuple(f"{name}, {90 * k} degrees" for k in range(4) for name in data.class_names)
+    labels = torch.cat([data.labels + k * data.n_classes for k in range(4)])
+    return replace(
+        data,
+        images=torch.cat(turned),
+        labels=labels,
+        n_classes=4 * data.n_classes,
+        class_names=names,
+    )
+
+
+NOTES = (
+    "Accuracy on queries of tasks whose classes were not met before; queries are normalised by "
+    "their own statistics, as the paper's are. The paper's standard errors are its standard "
+    "deviations over 5 seeds divided by the root of 5.",
+    "Synaptic: all weights learn, and their consolidated states are meta-learnt. Modulatory: "
+    "gain and shift of every channel and the readout learn, with consolidated states of their "
+    "own, and convolutions are meta-learnt. The paper does not tell its modulatory network, nor "
+    "its settings; those of the synaptic one are used.",
+    "The meta-parameters are those of the last update: the released code averages them over the "
+    "last updates of an epoch and picks the best by {picked}.",
+)

@@ -1,0 +1,161 @@
+r"""The wheel bandit: five arms, and a rim where one of them is worth fifty times the others.
+
+A context x is uniform in the unit disc. Arms 0 to 3 give 1 on average and arm 4 gives 1.2, with
+a standard deviation of 0.05; where :math:`|x| \ge \delta` the arm of the quadrant that x is in
+gives 50 instead, with 0.01 (Riquelme, Tucker and Snoek 2018; CML, section 5.5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError
+
+__all__ = ["ARMS", "Experience", "Wheel", "WheelLogs", "uniform_regret"]
+
+ARMS = 5
+USUAL, LAST, RIM = 1.0, 1.2, 50.0
+USUAL_NOISE, RIM_NOISE = 0.05, 0.01
+
+
+class Experience(NamedTuple):
+    """What was seen, done and got.
+
+    Attributes
+    ----------
+    context : Tensor (lifetimes, steps, 2)
+    action : Tensor of int64 (lifetimes, steps)
+    reward : Tensor (lifetimes, steps)
+    """
+
+    context: Tensor
+    action: Tensor
+    reward: Tensor
+
+    def at(self, steps: Tensor) -> Experience:
+        """Return some of the steps, ``(lifetimes, n)``, of each lifetime its own."""
+        rows = torch.arange(len(steps))[:, None]
+        return Experience(*(part[rows, steps] for part in self))
+
+
+def uniform_regret(delta: float) -> float:
+    r"""Regret of a step, on average, of choosing arms at random.
+
+    .. math:: \delta^2 \cdot 0.8 \cdot 0.2 + (1 - \delta^2)(0.2 \cdot 48.8 + 0.6 \cdot 49)
+    """
+    inside = 0.8 * (LAST - USUAL)
+    rim = 0.2 * (RIM - LAST) + 0.6 * (RIM - USUAL)
+    return delta**2 * inside + (1 - delta**2) * rim
+
+
+@dataclass(frozen=True, eq=False)
+class Wheel:
+    """Wheels side by side.
+
+    Parameters
+    ----------
+    delta : Tensor (lifetimes,)
+        Where the rim begins, in [0, 1].
+
+    Raises
+    ------
+    ConfigError
+        If it does so elsewhere.
+    """
+
+    delta: Tensor
+
+    def __post_init__(self) -> None:
+        if not ((self.delta >= 0) & (self.delta <= 1)).all():
+            raise ConfigError(f"wheel: delta is from 0 to 1, not {self.delta.tolist()}")
+
+    def contexts(self, generators: Sequence[torch.Generator], steps: int) -> Tensor:
+        """Draw contexts, ``(lifetimes, steps, 2)``, each lifetime's from its own generator.
+
+        Raises
+        ------
+        ConfigError
+            If there is not one generator a wheel.
+        """
+        if len(generators) != len(self.delta):
+            raise ConfigError(
+                f"wheel: {len(self.delta)} wheels need as many generators, not {len(generators)}"
+            )
+        u = torch.stack(
+            [torch.rand(steps, 2, generator=g, dtype=torch.float64) for g in generators]
+        )
+        radius, angle = u[..., 0].sqrt(), 2 * math.pi * u[..., 1]
+        context = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
+        return context.to(self.delta.dtype)
+
+    def means(self, context: Tensor) -> Tensor:
+        """Mean reward of every arm, ``(lifetimes, steps, ARMS)``."""
+        mean = context.new_full((*context.shape[:-1], ARMS), USUAL)
+        mean[..., -1] = LAST
+        return torch.where(self._golden(context), RIM, mean)
+
+    def rewards(self, context: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Draw what every arm would give, ``(lifetimes, steps, ARMS)``."""
+        shape = (context.shape[1], ARMS)
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        deviation = torch.where(self._golden(context), RIM_NOISE, USUAL_NOISE)
+        return self.means(context) + deviation * noise.to(context.dtype)
+
+    def regret(self, context: Tensor, action: Tensor) -> Tensor:
+        """How much less the mean reward is than the best arm's, ``(lifetimes, steps)``."""
+        means = self.means(context)
+        return means.amax(-1) - means.gather(-1, action[..., None]).squeeze(-1)
+
+    def _golden(self, context: Tensor) -> Tensor:
+        """Which arm is that of the quadrant, on the rim alone; ``(lifetimes, steps, ARMS)``."""
+        quadrant = 2 * (context[..., 0] <= 0).long() + (context[..., 1] <= 0).long()
+        rim = context.norm(dim=-1) >= self.delta[:, None]
+        golden: Tensor = (torch.arange(ARMS) == quadrant[..., None]) & rim[..., None]
+        return golden
+
+
+@dataclass(frozen=True)
+class WheelLogs:
+    """What others did at random on wheels with delta uniform in [0, 1), to learn from.
+
+    Parameters
+    ----------
+    steps : int
+        That are logged of each wheel.
+
+    Raises
+    ------
+    ConfigError
+        If there are none.
+    """
+
+    steps: int = 562
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"wheel: steps must be at least 1, not {self.steps}")
+
+    def sample(
+        self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
+    ) -> Experience:
+        """Draw the log of one wheel a generator, which depends on that generator alone.
+
+        Raises
+        ------
+        ConfigError
+            If there is no generator.
+        """
+        if not generators:
+            raise ConfigError("wheel: at least one generator is needed")
+        delta = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
+        wheel = Wheel(delta.to(dtype))
+        context = wheel.contexts(generators, self.steps)
+        reward = wheel.rewards(context, generators)
+        action = torch.stack([torch.randint(ARMS, (self.steps,), generator=g) for g in generators])
+        return Experience(context, action, reward.gather(-1, action[..., None]).squeeze(-1))

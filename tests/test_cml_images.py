@@ -1,0 +1,308 @@
+"""CML's tables of images: a tiny run of each on random images, from end to end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rulesearch.errors import ConfigError, DataError, GrammarError
+from rulesearch.outer.bilevel import (
+    BilevelTraining,
+    Contrastive,
+    Descent,
+    MetaParameters,
+    UnrolledDescent,
+)
+from rulesearch.reproduce import make_plan, reproduce, resume_reproduction
+from rulesearch.reproduce.cml_few_shot import rotated
+from rulesearch.reproduce.cml_table1 import Cifar, CifarSettings, SharedStrength
+from rulesearch.tasks import ImageData
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def write_images(folder: Path, classes: int, each: int, size: int) -> None:
+    """Class folders of noise around a colour of their own."""
+    for k in range(classes):
+        place = folder / f"class{k}"
+        place.mkdir(parents=True)
+        for n in range(each):
+            colour = torch.randint(256, (1, 1, 3), generator=generator(k))
+            noise = torch.randint(-60, 60, (size, size, 3), generator=generator(100 * k + n))
+            pixels = (colour + noise).clamp(0, 255).to(torch.uint8)
+            Image.fromarray(pixels.numpy()).save(place / f"{n}.png")
+
+
+def left(run: Path) -> dict[str, list[Any]]:
+    """Everything that a run found, but for the time that it took."""
+    return {
+        f"{file.stem}: {key}": tensor.tolist()
+        for file in sorted((run / "jobs").iterdir())
+        for key, tensor in load_file(file).items()
+        if key != "seconds"
+    }
+
+
+# -- Table 1 --
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cifar")
+    write_images(folder / "train", 3, 8, 32)
+    write_images(folder / "test", 3, 4, 32)
+    return folder
+
+
+METHODS = ("cml", "t1_t2", "cg", "rbp", "tbptl")
+
+
+def table1(folder: Path, *overrides: str, rows: tuple[str, ...] = ()) -> Any:
+    few = "{steps: 3, rate: 0.02, strength: 0.01, meta_rate: 0.005}"
+    tiny = (
+        f"data={json.dumps(str(folder))}", "updates=2", "examples=12", "judged=9", "tested=10",
+        "batch=6", "channels=[2, 3]", "hidden=[5]", "nudged_steps=2", "iterations=2", "terms=2",
+        "window=2", "shared=[0, 0.1]", *(f"{method}={few}" for method in METHODS),
+    )  # fmt: skip
+    return make_plan("cml-table1", "small", (*tiny, *overrides), rows)
+
+
+def test_a_tiny_run_of_table_1(cifar: Path, tmp_path: Path) -> None:
+    rows = ("cml", "t1-t2", "cg", "rbp-control", "tbptl", "no-meta")
+    plan = table1(cifar, rows=rows)
+    content = reproduce(plan, tmp_path / "run").content
+    found = {row["row"]: row["ours"] for row in content["rows"]}
+    assert set(found) == set(rows)
+    for ours in found.values():
+        for condition, images in (("evaluation", 9), ("test", 10)):
+            for accuracy in ours[condition]["seeds"]:
+                right = accuracy / 100 * images
+                assert abs(right - round(right)) < 1e-4
+                assert 0 <= round(right) <= images
+    jobs = left(tmp_path / "run")
+    for row in found:
+        learnt, tested = (
+            {k.split(": ")[1]: v for k, v in jobs.items() if k.startswith(f"{row}-{condition}: m")
+             and "model" in k}
+            for condition in ("evaluation", "test")
+        )  # fmt: skip
+        assert learnt == tested
+        assert learnt
+    # Adam's first step is the rate for all strengths: two of them, and none below zero.
+    strengths = torch.tensor(jobs["cml-evaluation: model.named.lambda/conv0/W"])
+    assert strengths.shape == (2, 2, 3, 5, 5)
+    assert (strengths >= 0).all()
+    assert ((strengths - 0.01).abs() <= 0.0101).all()
+    assert strengths.unique().numel() > 100
+
+
+def test_interrupted_it_ends_in_the_same_bits(cifar: Path, tmp_path: Path) -> None:
+    rows, updates = ("cml", "no-meta"), 0
+    plan = table1(cifar, "seeds=1", "checkpoint_every=1", rows=rows)
+    reproduce(plan, tmp_path / "whole")
+
+    def interrupt(event: object) -> None:
+        nonlocal updates
+        updates += isinstance(event, dict) and event["event"] == "update"
+        if updates in (2, 5):  # within each job
+            updates += 1
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(plan, tmp_path / "run", [interrupt])
+    resume_reproduction(tmp_path / "run")
+    assert left(tmp_path / "run") == left(tmp_path / "whole")
+
+
+def test_controls_begin_as_cml_and_nothing_else_differs(cifar: Path) -> None:
+    plan = table1(cifar, "cml={steps: 4, rate: 0.1, strength: 0.7, meta_rate: 0.3}")
+    jobs = {job.name: job for job in plan.jobs()}
+    plain, control = (jobs[f"tbptl{end}-evaluation"].begin({}) for end in ("", "-control"))
+    for training, strength, rate in ((plain, 0.01, 0.005), (control, 0.7, 0.3)):
+        assert isinstance(training, BilevelTraining)
+        assert training.rate == rate
+        assert all((p == strength).all() for p in training.model.parameters())
+        gradient = training.meta_gradient
+        assert isinstance(gradient, UnrolledDescent)
+        assert (gradient.learner.steps, gradient.last) == (3, 2)
+
+
+def test_the_best_shared_strength_is_kept() -> None:
+    """Losses of two seeds by strength are made up: the least wins, what diverged never."""
+    losses = iter(([3.0, 2.0], [1.0, float("nan")], [2.0, 1.5]))
+    settings = CifarSettings(updates=1, seeds=2, shared=(0.1, 0.2, 0.3))
+    born = {"a": torch.zeros(2, 4)}
+
+    class Told:
+        def start(self, theta: object) -> dict[str, Tensor]:
+            return born
+
+        def eval_loss(self, phi: object, theta: object) -> Tensor:
+            return torch.tensor(next(losses))
+
+    class Stub(Cifar):
+        def problem(self, update: int) -> Any:
+            return Told()
+
+    stub: Any = Stub(settings, None, born, None, None, ())  # type: ignore[arg-type]
+    training = SharedStrength(stub, Descent(0), MetaParameters(stub.strengths(0.0)))
+    rejected = [training.update().rejected.tolist() for _ in range(3)]
+    assert rejected == [[False, False], [False, True], [False, False]]
+    (kept,) = training.model.theta().values()
+    torch.testing.assert_close(kept.detach(), torch.tensor([[0.2] * 4, [0.3] * 4]))
+
+
+def test_full_scale_is_the_papers() -> None:
+    """Strengths and their steps are twice the released code's, which has no factor 1/2."""
+    full = make_plan("cml-table1", "full").settings.model_dump()
+    assert (full["updates"], full["seeds"], full["batch"]) == (100, 10, 500)
+    assert full["cml"] == {"steps": 5000, "rate": 3e-4, "strength": 0.2, "meta_rate": 0.06}
+    assert (full["nudged_steps"], full["nudged_rate"], full["beta"]) == (200, 1e-4, 10)
+
+
+def test_data_and_settings_that_do_not_fit(cifar: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no"):
+        table1(tmp_path / "nothing").jobs()
+    with pytest.raises(ConfigError, match=r"25 train images are asked for .* there are 24"):
+        table1(cifar, "examples=16").jobs()
+    with pytest.raises(GrammarError, match=r"beta.*greater than 0"):
+        table1(cifar, "beta=0")
+    with pytest.raises(ConfigError, match=r"last is a number of steps from 1 to 3, not 9"):
+        table1(cifar, "window=9").jobs()
+
+
+# -- Tables 2 and 3 --
+
+ONE = "{shots: 1, steps: 3, nudged_steps: 2, beta: 0.1, strength: 0.3, meta_rate: 0.01}"
+FIVE = "{shots: 5, steps: 3, nudged_steps: 2, beta: 0.1, strength: 0.3, meta_rate: 0.01}"
+FEW = (
+    "updates=2", "seeds=2", "episodes=2", "lifetimes=3", "ways=3", "queries=2", "size=8",
+    "channels=[3, 4]",
+)  # fmt: skip
+
+
+def characters(split: str) -> ImageData:
+    """As many drawings of as many classes, all noise."""
+    images = torch.randint(256, (40, 64), generator=generator(len(split))).to(torch.uint8)
+    names = tuple(f"character{k}" for k in range(5))
+    return ImageData(images, torch.arange(40) // 8, 5, names, "omniglot", (8, 8), split)
+
+
+@pytest.fixture
+def omniglot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, *, split: str, size: int) -> ImageData:
+        assert (name, size) == ("omniglot", 8)
+        return characters(split)
+
+    monkeypatch.setattr("rulesearch.reproduce.cml_table3.load", load)
+
+
+@pytest.mark.usefixtures("omniglot")
+def test_a_tiny_run_of_table_3(tmp_path: Path) -> None:
+    plan = make_plan("cml-table3", "small", (*FEW, f"one_shot={ONE}", f"five_shot={FIVE}"))
+    content = reproduce(plan, tmp_path / "run").content
+    check_few_shot(content, ("1-shot", "5-shot"))
+    model = {k: torch.tensor(v) for k, v in left(tmp_path / "run").items() if "model" in k}
+
+    def of(row: str) -> dict[str, Tensor]:
+        start = f"{row}-1-shot: model.named."
+        return {k.removeprefix(start): v for k, v in model.items() if k.startswith(start)}
+
+    synaptic, modulatory = of("synaptic"), of("modulatory")
+    layers = [f"conv{k}/{part}" for k in range(2) for part in ("W", "bias", "gain", "shift")]
+    layers += ["head/W", "head/bias"]
+    assert set(synaptic) == {f"omega/{name}" for name in layers}
+    slow = {name for name in layers if name.startswith("conv") and name.endswith(("W", "bias"))}
+    fast = {f"omega/{name}" for name in set(layers) - slow}
+    assert set(modulatory) == slow | fast
+    # Two updates of Adam have moved both: a gain was 1.
+    for found in (synaptic, modulatory):
+        moved = (found["omega/conv0/gain"] - 1).abs()
+        assert 0 < moved.max() < 0.021
+
+
+def check_few_shot(content: dict[str, Any], conditions: tuple[str, ...]) -> None:
+    assert [row["row"] for row in content["rows"]] == ["synaptic", "modulatory"]
+    for row in content["rows"]:
+        for condition in conditions:
+            ours = row["ours"][condition]
+            assert ours["lifetimes"] == 3
+            assert ours["diverged"] == 0
+            assert len(ours["seeds"]) == 2
+            for accuracy in ours["seeds"]:  # of 3 tasks with 6 queries each
+                right = accuracy / 100 * 18
+                assert abs(right - round(right)) < 1e-4
+                assert 0 <= right <= 18
+
+
+def test_a_tiny_run_of_table_2(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_images(tmp_path / "mini" / split, 4, 3, 8)
+    data = f"data={json.dumps(str(tmp_path / 'mini'))}"
+    plan = make_plan("cml-table2", "small", (*FEW, data, f"one_shot={ONE}"))
+    check_few_shot(reproduce(plan, tmp_path / "run").content, ("1-shot",))
+    with pytest.raises(DataError, match="there is no"):
+        make_plan("cml-table2", "small", (f"data={tmp_path / 'none'}",)).jobs()
+
+
+def test_classes_are_turned_by_quarters() -> None:
+    data = characters("background")
+    turned = rotated(data)
+    assert (turned.n_classes, len(turned.labels)) == (20, 160)
+    assert turned.class_names[7] == "character2, 90 degrees"
+    assert turned.labels[47] == 5
+    assert turned.labels[159] == 19
+    square = data.images[7].reshape(8, 8)
+    found = turned.images[47].reshape(8, 8)
+    for i in range(8):
+        for j in range(8):
+            assert found[7 - j, i] == square[i, j]
+
+
+@pytest.mark.usefixtures("omniglot")
+def test_learning_few_shots_is_that_of_anchored_descent() -> None:
+    """One task by hand: Nesterov on cross-entropy and lambda/2 of the way from omega."""
+    plan = make_plan("cml-table3", "small", (*FEW, f"one_shot={ONE}", f"five_shot={FIVE}"))
+    job = plan.jobs()[0]
+    training = job.begin({})
+    assert isinstance(training, BilevelTraining)
+    problem = training.problems(0)
+    theta = {k: t.detach().repeat_interleave(2, 0) for k, t in training.model.theta().items()}
+    gradient = training.meta_gradient
+    assert isinstance(gradient, Contrastive)
+    assert isinstance(gradient.nudged, Descent)
+    learner = gradient.free
+    assert (learner.steps, gradient.nudged.steps) == (3, 2)
+    found = learner(problem, theta, problem.start(theta))
+    network, (x, label) = problem.inner.learn.network, problem.inner.learn.source(0)
+    at = [t.clone().requires_grad_() for t in theta.values()]
+    optimiser = torch.optim.SGD(at, lr=0.03, momentum=0.9, nesterov=True)
+    for _ in range(3):
+        optimiser.zero_grad()
+        logits = network(dict(zip(found, at, strict=True)), x)
+        loss = torch.nn.functional.cross_entropy(logits[1], label[1])
+        for value, omega in zip(at, theta.values(), strict=True):
+            loss = loss + 0.15 * (value[1] - omega[1]).square().sum()
+        loss.backward()
+        optimiser.step()
+    for value, expected in zip(found.values(), at, strict=True):
+        torch.testing.assert_close(value[1], expected[1].detach())

@@ -1,0 +1,177 @@
+"""Spiking networks in the outer loop: their slopes, unrolling, and a tiny run of the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rulesearch.errors import ConfigError
+from rulesearch.learners.bptt import BPTT
+from rulesearch.learners.eprop import EProp
+from rulesearch.networks.spiking import SpikingNetwork
+from rulesearch.outer.bilevel import (
+    SGD,
+    ComplexSynapse,
+    Contrastive,
+    Descent,
+    UnrolledDescent,
+)
+from rulesearch.outer.spiking import LastWindow, SpikingProblem
+from rulesearch.reproduce import Plan, make_plan, reproduce
+from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
+
+TINY = ("updates=2", "seeds=2", "lifetimes=3", "hidden=6", "free_steps=4", "nudged_steps=3")
+STEPS = ("unrolled_steps=3", "truncated_steps=4", "window=2", "checkpoint_every=1")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def problem_of(learner: EProp | BPTT, batch: int | None = None) -> SpikingProblem:
+    sines = SpikingSines(examples=3, queries=4, neurons=5, time=6, width=0.2)
+    return SpikingProblem(learner, sines.sample(generators(0, 1), torch.float64), batch)
+
+
+def smooth_network() -> SpikingNetwork:
+    """Without a reset to speak of, whose gradient is none of a finite difference."""
+    return SpikingNetwork(5, 3, 1, 5.0, 5.0, threshold=1e-9, spike=torch.sigmoid)
+
+
+def born(network: SpikingNetwork) -> dict[str, Tensor]:
+    drawn = network.init(generators(2, 3), torch.float64)
+    return {name: 5 * w for name, w in drawn.items()}
+
+
+def smooth_eprop(network: SpikingNetwork) -> EProp:
+    return EProp(network, lambda v, _: torch.sigmoid(v) * torch.sigmoid(-v), 0.1, 0.2)
+
+
+@pytest.mark.parametrize("rule", ["eprop", "bptt"])
+def test_a_nudge_is_the_rule_on_what_is_judged(rule: str) -> None:
+    network = SpikingNetwork(5, 3)
+    learner = EProp(network, rate_strength=0.5) if rule == "eprop" else BPTT(network, 0.5)
+    plain = EProp(network) if rule == "eprop" else BPTT(network)
+    problem, phi = problem_of(learner), born(network)
+    with torch.no_grad():
+        free, nudged = (problem.slope(phi, {}, beta, 0) for beta in (0.0, -2.0))
+        judged = plain(phi, *problem.tasks.evaluate)
+    for name in phi:
+        torch.testing.assert_close(nudged[name], free[name] - 2 * judged[name])
+
+
+def test_examples_take_turns() -> None:
+    network = SpikingNetwork(5, 3)
+    problem, phi = problem_of(EProp(network), batch=2), born(network)
+    x, target = problem.tasks.learn
+    for step, turn in enumerate([[0, 1], [2, 0], [1, 2], [0, 1]]):
+        expected = EProp(network)(phi, x[:, :, turn], target[:, turn])
+        found = problem.slope(phi, {}, 0.0, step)
+        assert all(torch.equal(found[name], expected[name]) for name in phi)
+
+
+def differences(problem: SpikingProblem, learner: Descent, theta: dict[str, Tensor]) -> Tensor:
+    """Of the loss after learning, by the first input weight of the first network, and others."""
+
+    def loss(name: str, step: float) -> Tensor:
+        moved = {k: w.clone() for k, w in theta.items()}
+        moved[name][:, 0, 1] += step
+        with torch.no_grad():
+            return problem.eval_loss(learner(problem, {}, moved), {})
+
+    return torch.stack([(loss(name, 1e-5) - loss(name, -1e-5)) / 2e-5 for name in theta])
+
+
+@pytest.mark.parametrize("rule", ["eprop", "bptt"])
+def test_unrolling_differentiates_what_the_rule_does(rule: str) -> None:
+    network = smooth_network()
+    problem = problem_of(smooth_eprop(network) if rule == "eprop" else BPTT(network), batch=2)
+    learner, theta = Descent(4, SGD(0.02, 0.9, nesterov=True)), born(network)
+    found = UnrolledDescent(learner)(problem, theta)
+    entries = torch.stack([found.gradient[name][:, 0, 1] for name in theta])
+    torch.testing.assert_close(entries, differences(problem, learner, theta), rtol=1e-5, atol=1e-8)
+
+
+def test_a_window_is_unrolled_from_where_it_begins() -> None:
+    network = smooth_network()
+    problem, theta = problem_of(smooth_eprop(network)), born(network)
+    before, window = Descent(3, SGD(0.02)), Descent(2, SGD(0.02))
+    found = LastWindow(before, window)(problem, theta)
+    with torch.no_grad():
+        begun = before(problem, theta, theta)
+    expected = UnrolledDescent(window)(problem, begun)
+    for name in theta:
+        assert torch.equal(found.gradient[name], expected.gradient[name])
+    with torch.no_grad():
+        whole = Descent(5, SGD(0.02))(problem, theta, theta)
+    torch.testing.assert_close(found.loss, problem.eval_loss(whole, {}))
+
+
+def test_contrasting_moves_consolidated_weights_to_the_nudged_ones() -> None:
+    network = SpikingNetwork(5, 3)
+    inner, weights = problem_of(EProp(network)), born(network)
+    theta = {f"omega.{name}": w for name, w in weights.items()}
+    problem = ComplexSynapse(inner, {f"lambda.{name}": torch.tensor(0.1) for name in weights})
+    free, nudged = Descent(5, SGD(1e-3)), Descent(4, SGD(1e-3))
+    estimate = Contrastive(free, nudged, 0.5, continued=True)(problem, theta)
+    with torch.no_grad():
+        first = free(problem, theta, weights)
+        on, pushed = (nudged(problem, theta, first, beta, 5) for beta in (0.0, 0.5))
+    for name in weights:
+        expected = -0.1 / 0.5 * (pushed[name] - on[name])
+        torch.testing.assert_close(estimate.gradient[f"omega.{name}"], expected)
+        assert expected.abs().max() > 0
+
+
+def tiny(*overrides: str) -> Plan:
+    return make_plan("cml-table4", "small", (*TINY, *STEPS, *overrides))
+
+
+def test_a_tiny_run_fills_the_table(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    reproduce(tiny(), run)
+    content = json.loads((run / "result.json").read_text())
+    rows = {row["row"]: row["ours"] for row in content["rows"]}
+    assert len(rows) == 6
+    for row, ours in rows.items():
+        for condition, figure in ours.items():
+            if condition == "bptt" and row not in ("bptl-eprop", "tbptl-eprop"):
+                assert figure is None
+                continue
+            assert 0 < figure["value"] < 20
+            assert (len(figure["seeds"]), figure["lifetimes"], figure["diverged"]) == (2, 3, 0)
+    own, other = (load_file(run / "jobs" / f"bptl-eprop-{c}.safetensors") for c in ("own", "bptt"))
+    models = [{k: v for k, v in job.items() if k.startswith("model.")} for job in (own, other)]
+    assert models[0].keys() == models[1].keys()
+    assert len(models[0]) == 3
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    assert not torch.equal(own["measured.error"], other["measured.error"])
+
+
+def test_windows_are_parts_of_learning() -> None:
+    with pytest.raises(ConfigError, match="window is 5 steps, of truncated_steps=4"):
+        tiny("window=5").jobs()
+
+
+def test_tasks_are_of_the_shapes_that_networks_take() -> None:
+    tasks: SpikingTasks = SpikingSines(examples=2).sample(generators(0))
+    assert SpikingNetwork()(SpikingNetwork().init(generators(1)), tasks.learn.x).u.shape == (
+        1,
+        20,
+        2,
+        1,
+    )

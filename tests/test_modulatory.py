@@ -1,0 +1,119 @@
+"""Top-down modulation: gains and thresholds learn, weights meta-learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.networks import ConvNet, ModulatedNetwork
+from rulesearch.outer.bilevel import (
+    SGD,
+    ComplexSynapse,
+    Contrastive,
+    Dense,
+    Descent,
+    Implicit,
+    LossProblem,
+    Named,
+    accuracy,
+    always,
+    classifier_problem,
+    fast_and_slow,
+)
+from rulesearch.outer.bilevel.networks import Examples
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("unit", ["linear-threshold", "tanh"])
+def test_a_neuron_is_its_formula(unit: str) -> None:
+    network = ModulatedNetwork([3, 4, 2], unit)
+    weights = {k: normal(2, *w.shape[1:], seed=n) for n, (k, w) in
+               enumerate(network.init([generator(0), generator(1)]).items())}  # fmt: skip
+    x = normal(2, 5, 3, seed=9)
+    found = network(weights, x)
+    for k in range(2):
+        w = {name: value[k] for name, value in weights.items()}
+        for example in range(5):
+            z = w["full0.W"] @ x[k, example]
+            if unit == "tanh":
+                y = torch.tanh(w["full0.gain"] * (z + w["full0.bias"]) + w["full0.shift"])
+            else:
+                y = w["full0.gain"] * torch.clamp(z - w["full0.shift"], min=0)
+            torch.testing.assert_close(found[k, example], w["head.W"] @ y + w["head.bias"])
+
+
+def task(fast: tuple[str, ...], unit: str = "tanh") -> tuple[ComplexSynapse[LossProblem], Named]:
+    """Anchored modulation of two small networks, and their slow weights."""
+    network = ModulatedNetwork([3, 4, 2], unit)
+    weights = {k: w.double() for k, w in network.init([generator(0), generator(1)]).items()}
+    phi, slow = fast_and_slow(weights, fast)
+    learn, judge = (
+        always(Examples(normal(2, 8, 3, seed=s), (normal(2, 8, seed=s + 1) > 0).long()))
+        for s in (1, 3)
+    )
+    problem = classifier_problem(network, phi, learn, judge)
+    fixed = {f"lambda.{name}": torch.tensor(0.3, dtype=torch.float64) for name in phi}
+    return ComplexSynapse(problem, fixed | {f"omega.{k}": v for k, v in phi.items()}), slow
+
+
+def test_what_learns_and_what_meta_learns() -> None:
+    problem, slow = task(("gain", "shift"))
+    assert set(problem.start(slow)) == {"full0.gain", "full0.shift"}
+    assert set(slow) == {"full0.W", "full0.bias", "head.W", "head.bias"}
+    weights = ConvNet((1, 8, 8), 3, (4,)).init([generator(0)])
+    fast, slow = fast_and_slow(weights, ("gain", "shift", "head"))
+    assert set(fast) == {"conv0.gain", "conv0.shift", "head.W", "head.bias"}
+    assert set(slow) == {"conv0.W", "conv0.bias"}
+    with pytest.raises(LearnerError, match=r"none of .*conv0\.W.* is one of threshold"):
+        fast_and_slow(weights, ("threshold",))
+
+
+def test_slow_weights_change_as_by_backprop_at_two_modulations() -> None:
+    problem, slow = task(("gain", "shift", "head"))
+    phi = {k: v + 0.1 for k, v in problem.start(slow).items()}
+    at = {k: v.clone().requires_grad_() for k, v in slow.items()}
+    loss = problem.learn_loss(phi, at) + 0.7 * problem.eval_loss(phi, at)
+    expected = torch.autograd.grad(loss.sum(), list(at.values()))
+    found = problem.partial(phi, slow, 0.7)
+    for name, value in zip(at, expected, strict=True):
+        torch.testing.assert_close(found[name], value)
+
+
+def test_the_contrastive_meta_gradient_of_slow_weights() -> None:
+    """Against the implicit function theorem with the whole Hessian, at the solution."""
+    problem, slow = task(("gain", "shift", "head"))
+    learner = Descent(300, SGD(0.3, 0.9))
+    exact = Implicit(learner, Dense())(problem, slow)
+    found = Contrastive(learner, learner, 1e-3, "symmetric")(problem, slow)
+    for name, gradient in exact.gradient.items():
+        torch.testing.assert_close(found.gradient[name], gradient, rtol=1e-3, atol=1e-5)
+    direct = problem.partial(exact.phi, slow, 1.0)["full0.W"]
+    assert (direct - exact.gradient["full0.W"]).norm() > 0.1 * direct.norm()  # not the whole of it
+
+
+def test_accuracy_is_counted() -> None:
+    network = ModulatedNetwork([2, 2])
+    weights = {"head.W": torch.eye(2).repeat(2, 1, 1), "head.bias": torch.zeros(2, 2)}
+    x = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]]).repeat(2, 200, 1)
+    label = torch.tensor([[0, 1, 0, 0], [1, 0, 1, 1]]).repeat(1, 200)
+    source = always(Examples(x, label))
+    shown = always(Examples(x[:, :3], label[:, :3]))
+    torch.testing.assert_close(
+        accuracy(network, weights, source, shown), torch.tensor([0.75, 0.25])
+    )
+
+
+def test_networks_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="unit is one of linear-threshold, tanh, not 'relu'"):
+        ModulatedNetwork([2, 2], "relu")
+    with pytest.raises(ConfigError, match="two layers or more"):
+        ModulatedNetwork([2])
