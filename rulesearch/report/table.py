@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -9,12 +10,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from rulesearch.analysis import Statistic, bootstrap_interval, mann_whitney
-from rulesearch.report.typeset import exponent
 
 __all__ = [
     "Achievement",
     "achievements",
     "coefficient_text",
+    "exponent",
     "front_columns",
     "front_terms",
     "latex_coefficient",
@@ -122,6 +123,13 @@ def share_text(share: float | None, seeds: int) -> str:
     if share is None:
         return NONE
     return f"{round(share * seeds)}/{seeds}" if seeds else f"{share:.0%}"
+
+
+def exponent(*values: float | None) -> int:
+    """Decimal exponent of the largest of some numbers; 0 if all are zero or absent."""
+    largest = max((abs(v) for v in values if v is not None), default=0.0)
+    # Rounded to the three digits that are printed first: 9.999e-4 is 1.00e-3.
+    return int(f"{largest:.2e}".partition("e")[2]) if largest and math.isfinite(largest) else 0
 
 
 def coefficient_text(mean: float | None, spread: float | None) -> str:
