@@ -21,6 +21,7 @@ from rulesearch.report.style import figure_bytes
 from rulesearch.report.table import (
     achievements,
     front_columns,
+    front_figure,
     front_terms,
     latex_coefficient,
     latex_table,
@@ -108,6 +109,7 @@ def render_page(run: RunData, drawings: Mapping[str, bytes]) -> str:
         measure=measure(result) if result else "",
         achievements=found,
         tested=any(row.p is not None for row in found),
+        front_figure=front_figure,
         front_terms=front_terms,
         front_columns=front_columns(result) if result else [],
         coefficient=lambda row: latex_coefficient(row["coefficient"], row["spread"]),

@@ -17,6 +17,7 @@ __all__ = [
     "coefficient_text",
     "exponent",
     "front_columns",
+    "front_figure",
     "front_terms",
     "latex_coefficient",
     "latex_table",
@@ -47,6 +48,7 @@ FRONT_COLUMNS = (
     ("refit_accuracy", "refitted"),
     ("loss", "loss"),
     ("refit_loss", "refitted"),
+    ("held_out_loss", "held-out loss"),
 )
 
 
@@ -104,6 +106,12 @@ def front_columns(result: Result) -> list[tuple[str, str]]:
         for key, heading in FRONT_COLUMNS
         if any(entry.get(key) is not None for entry in front)
     ]
+
+
+def front_figure(entry: Mapping[str, Any], key: str) -> str:
+    """A figure of the front; the one that the pick follows from has its standard error."""
+    error = entry.get("held_out_error") if key == "held_out_loss" else None
+    return number(entry.get(key)) + (f" ± {number(error)}" if error is not None else "")
 
 
 def front_terms(entry: Mapping[str, Any]) -> list[Sequence[str]]:
@@ -172,7 +180,7 @@ def _front(result: Result, width: int) -> str:
     rows = [["", "lambda", *(heading for _, heading in columns), "terms kept by most seeds"]]
     for entry in front:
         mark = ">" if entry["lam"] == result["pick"].get("lam") else ""
-        figures = [number(entry.get(key)) for key, _ in columns]
+        figures = [front_figure(entry, key) for key, _ in columns]
         terms = " -> ".join(" ".join(names) or "none" for names in front_terms(entry))
         rows.append([mark, number(entry["lam"], "g"), *figures, terms])
     return _grid(rows, "<" + ">" * (len(columns) + 1) + "<", width, WORD)

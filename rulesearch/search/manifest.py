@@ -68,7 +68,10 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
             for t in experiment.pool
         ],
         "rows": [
-            {"seed": seed, "lam": lam} for lam in settings.lams for seed in range(settings.seeds)
+            {"seed": seed, "lam": lam, **({"batch": batch} if len(settings.batches) > 1 else {})}
+            for batch, lams in enumerate(settings.batches, 1)
+            for lam in lams
+            for seed in range(settings.seeds)
         ],
         "network": experiment.network.describe(),
         "tasks": experiment.tasks.describe(),

@@ -99,13 +99,13 @@ class Phase:
         state: OptimiserState | None,
         emit: Callable[[dict[str, Any]], None],
         checkpoint: Callable[[int, OptimiserState], None],
-    ) -> History:
-        """Run the updates that ``history`` does not hold yet.
+    ) -> OptimiserState:
+        """Run the updates that ``history`` does not hold yet, and return where they ended.
 
         Parameters
         ----------
         state : OptimiserState or None
-            Where to continue; None starts from ``t``.
+            Where to continue; None starts from ``t``, for which none must be done yet.
         emit : callable
             Gets every event.
         checkpoint : callable
@@ -137,7 +137,7 @@ class Phase:
                 if probe is not None:
                     emit({"event": "probe", "phase": self.name, "update": update, **probe})
                 checkpoint(update + 1, state)
-        return history
+        return state
 
     def _evaluate(
         self, learner: PlasticityLearner, theta: Tensor, update: int, workers: ThreadPoolExecutor
