@@ -29,6 +29,8 @@ from rulesearch.report.table import (
     number,
     share_text,
     shares,
+    stability_note,
+    stability_rows,
 )
 from rulesearch.report.typeset import latex_number, math_svg, rule_pieces
 from rulesearch.rules import Rule
@@ -114,6 +116,8 @@ def render_page(run: RunData, drawings: Mapping[str, bytes]) -> str:
         front_columns=front_columns(result) if result else [],
         coefficient=lambda row: latex_coefficient(row["coefficient"], row["spread"]),
         shares=shares(result) if result else [],
+        stability=stability_rows(result) if result and "stability" in result else [],
+        stability_note=stability_note(result) if result and "stability" in result else "",
         share=lambda value: share_text(value, len(run.seeds)),
         p_value=lambda p: latex_number(p, digits=2),
         number=number,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ __all__ = [
     "number",
     "share_text",
     "shares",
+    "stability_note",
+    "stability_rows",
     "text_table",
 ]
 
@@ -166,9 +169,12 @@ def text_table(result: Result, width: int = 96) -> str:
     """Lay the result out as plain text, at most `width` columns wide where LaTeX can be broken.
 
     The penalties searched come first, the pick marked ``>``; then every term that some seed
-    kept, those of the pick marked ``*``; then what the rule achieves beside the controls.
+    kept, those of the pick marked ``*``; then, if it was asked for, which terms searches on halves
+    of the tasks kept; then what the rule achieves beside the controls.
     """
-    blocks = [_front(result, width), _terms(result, width), _achievements(result)]
+    blocks = [
+        _front(result, width), _terms(result, width), _stability(result), _achievements(result)
+    ]  # fmt: skip
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -214,6 +220,49 @@ def _dropped(result: Result, width: int) -> str:
     title = "   kept by no seed:  "
     lines = _broken(" ".join(names), max(width - len(title), 20), WORD)
     return f"\n{title}" + ("\n" + " " * len(title)).join(lines) if names else ""
+
+
+def stability_rows(result: Result) -> list[list[str]]:
+    """Mark, term, share of the searches on halves, the same of its group, group, and interval.
+
+    The mark is ``*`` for what is called stable; the interval is that of the refitted coefficient
+    over the seeds, where it is in the rule.
+    """
+    intervals = {row["name"]: row["interval"] for row in result["table"] if row["kept"]}
+    rows = []
+    for row in result["stability"]["terms"]:
+        if not (row["share"] or row["name"] in intervals):
+            continue
+        ends = intervals.get(row["name"])
+        rows.append(
+            [
+                "*" if row["stable"] else "",
+                row["name"],
+                f"{row['share']:.0%}",
+                f"{row['group_share']:.0%}" if row["with"] else NONE,
+                " ".join(row["with"]) or NONE,
+                f"{number(ends[0])} to {number(ends[1])}" if ends else NONE,
+            ]
+        )
+    return rows
+
+
+def stability_note(result: Result) -> str:
+    """How many of the terms called stable may be there by chance."""
+    found = result["stability"]
+    return (
+        f"* in {found['threshold']:.0%} or more of {found['searches']} searches on halves of the "
+        f"tasks, which kept {found['selected']:.1f} terms on average; at most "
+        f"{number(found['expected_false'])} useless ones expected among them"
+    )
+
+
+def _stability(result: Result) -> str:
+    if "stability" not in result:
+        return ""
+    heading = ["", "term", "halves", "group", "collinear with", "98% interval of coefficient"]
+    table = _grid([heading, *stability_rows(result)], "<<>><<", 96, ANYTHING)
+    return table + "\n" + fill(stability_note(result), 96, subsequent_indent="  ")
 
 
 def _achievements(result: Result) -> str:

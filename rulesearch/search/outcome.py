@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rulesearch.analysis import bootstrap_interval
 from rulesearch.grammar import TermPool
 from rulesearch.rules import Rule
 from rulesearch.search.phase import History
@@ -95,6 +96,13 @@ class Outcome:
             for c, *values in zip(self.candidates(), *searched, strict=True)
         ]
 
+    def pick(self, held_out: Sequence[Floats]) -> float:
+        """The lambda whose rule has the fewest terms of those that lose no more than chance."""
+        return self.settings.lams[self._chosen(held_out)]
+
+    def _chosen(self, held_out: Sequence[Floats]) -> int:
+        return pick([len(end.terms) for end in self._ends()], held_out) if held_out else 0
+
     def result(self, held_out: Sequence[Floats]) -> dict[str, Any]:
         """Return what ``result.json`` holds.
 
@@ -106,11 +114,13 @@ class Outcome:
         """
         found, refits, ends = self.candidates(), self._refits(), self._ends()
         searched = {name: self.search_end(name) for name in ("accuracy", "loss")}
-        chosen = pick([len(end.terms) for end in ends], held_out) if held_out else 0
+        chosen = self._chosen(held_out)
         picked, final = found[chosen], ends[chosen]
         refit = refits.get(picked.terms)
         mean = dict(zip(self.pool.names, map(float, final.theta.mean(0)), strict=True))
         spread = dict(zip(self.pool.names, map(float, final.theta.std(0)), strict=True))
+        _, low, high = bootstrap_interval(final.theta)
+        interval = dict(zip(self.pool.names, np.stack([low, high], 1).tolist(), strict=True))
         phases = {"search": {name: values[chosen] for name, values in searched.items()}}
         if refit is not None:
             phases["refit"] = {"accuracy": refit.accuracy, "loss": refit.loss}
@@ -130,6 +140,7 @@ class Outcome:
                     "latex": t.latex(),
                     "coefficient": mean[t.name] if final.share[t.name] else None,
                     "spread": spread[t.name] if final.share[t.name] else None,
+                    "interval": interval[t.name] if final.share[t.name] else None,
                     "share": picked.share[t.name],
                     "refit_share": final.share[t.name] if refit is not None else None,
                     "locality": t.locality,

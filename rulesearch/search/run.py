@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rulesearch.analysis.stability import collinear_groups
 from rulesearch.files import write_atomically
 from rulesearch.grammar import Term, TermPool
 from rulesearch.outer import MetaOptimiser, OptimiserState
@@ -21,14 +22,17 @@ from rulesearch.search.config import Experiment, load_config
 from rulesearch.search.evaluation import evaluate_rules
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder
-from rulesearch.search.manifest import check_same, manifest_of
+from rulesearch.search.manifest import check_same, correlations, manifest_of
 from rulesearch.search.outcome import CONTROLS, Outcome, search_phase
 from rulesearch.search.phase import Phase
-from rulesearch.search.selection import Floats, group_losses
+from rulesearch.search.selection import Floats, group_losses, kept_terms
+from rulesearch.search.settings import StabilitySpec
+from rulesearch.search.stability import Stability, halves
 
 __all__ = ["resume_search", "start_search"]
 
-REFIT_STREAM, HELD_OUT_STREAM = 1, 4
+REFIT_STREAM, HELD_OUT_STREAM, STABILITY_STREAM = 1, 4, 6
+STABILITY = "stability"
 PATH_STREAM = 100  # of a path's second batch; its first is a search like any other
 HELD_OUT = 200  # tasks
 
@@ -103,9 +107,15 @@ class _Search:
         updates = settings.episodes // 2 if updates is None else updates
         if updates and self.outcome.supports():
             self._run_phase(self._refit_phase(updates))
+        held_out = self._held_out_losses()
+        if settings.stability is not None:
+            lam = self.outcome.pick(held_out)
+            self._run_phase(self._stability_phase(settings.stability, lam))
         for name in CONTROLS if settings.controls else ():
             self._run_phase(self._control_phase(name))
-        result = self.outcome.result(self._held_out_losses())
+        result = self.outcome.result(held_out)
+        if settings.stability is not None:
+            result["stability"] = self._stability(settings.stability).to_json()
         Rule.from_json(result["rule"]).save(self.folder.path / "rule.json")
         write_atomically(self.folder.path / "result.json", json.dumps(result, indent=1) + "\n")
         self._tell({"event": "done"})
@@ -237,6 +247,31 @@ class _Search:
             alive=torch.cat(masks),
             stream=REFIT_STREAM,
         )
+
+    def _stability_phase(self, chosen: StabilitySpec, lam: float) -> Phase:
+        """Every term, one row for each half of the tasks, at the penalty that was picked."""
+        settings = self.experiment.settings
+        families = halves(self.experiment.tasks, chosen.pairs, settings.seed)
+        start = torch.tensor(self.experiment.pool.init, dtype=torch.float64) / self.scales
+        return self._phase(
+            STABILITY,
+            self.experiment.pool,
+            start.repeat(len(families), 1),
+            seeds=tuple(range(len(families))),
+            halves=dict(enumerate(families)) if families[0] is not self.experiment.tasks else {},
+            scales=self.scales,
+            optimiser=self._optimiser(
+                settings.episodes, penalty=settings.penalty.name, lam=lam, ramp=settings.ramp
+            ),
+            stream=STABILITY_STREAM,
+        )
+
+    def _stability(self, chosen: StabilitySpec) -> Stability:
+        pool = self.experiment.pool
+        t = self.outcome.end(STABILITY, "theta") / self.scales.numpy()
+        kept = kept_terms(t, self.experiment.settings.keep)
+        groups = collinear_groups(correlations(self.experiment).numpy(), chosen.collinear)
+        return Stability(pool.names, kept, chosen.threshold, groups)
 
     def _control_phase(self, name: str) -> Phase:
         """The rate of the gradient alone, with W's transpose or the network's own feedback."""

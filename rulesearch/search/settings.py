@@ -133,6 +133,18 @@ class OptimiserSpec(Spec):
     reject: bool = True
 
 
+class StabilitySpec(Spec):
+    """Stability selection: searches at the picked penalty, on complementary halves of the tasks.
+
+    ``threshold`` is the share of them from which on a term is called stable, ``collinear`` the
+    correlation of their updates from which on two terms can stand for one another.
+    """
+
+    pairs: Count = 10
+    threshold: Annotated[float, Field(gt=0.5, le=1)] = 0.75
+    collinear: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+
 class NetworkSpec(Spec):
     """The network; the widths of input and output come from the tasks.
 
@@ -250,6 +262,8 @@ class Settings(Spec):
         See their classes.
     refit_episodes : int or None
         Meta-updates of the survivors without penalty; None is half of ``episodes``.
+    stability : StabilitySpec or None
+        Also search on halves of the tasks.
     controls : bool
         Also learn the rate of backprop and of feedback alignment.
     keep : float
@@ -267,6 +281,7 @@ class Settings(Spec):
     penalty: PenaltySpec = PenaltySpec()
     optimiser: OptimiserSpec = OptimiserSpec()
     refit_episodes: Annotated[int, Field(ge=0)] | None = None
+    stability: StabilitySpec | None = None
     controls: bool = True
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.05
     window: Count = 50
