@@ -253,7 +253,7 @@ def stability_note(result: Result) -> str:
     return (
         f"* in {found['threshold']:.0%} or more of {found['searches']} searches on halves of the "
         f"tasks, which kept {found['selected']:.1f} terms on average; at most "
-        f"{number(found['expected_false'])} useless ones expected among them"
+        f"{found['expected_false']:.2g} useless ones expected among them"
     )
 
 
