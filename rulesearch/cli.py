@@ -214,8 +214,8 @@ def report(run: RunArgument) -> None:
 
 @app.command()
 def evaluate(
-    target: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_RULE", help="A run folder, or a rule's JSON file.")
+    targets: Annotated[
+        list[Path], typer.Argument(metavar="RUN_OR_RULE...", help="Run folders, or rules' JSON.")
     ],
     tasks: Annotated[
         str | None, typer.Option(help="A data set's name; by default that of the run.")
@@ -230,27 +230,27 @@ def evaluate(
     queries: Annotated[int, typer.Option(help="Queries of a class (with --tasks).")] = 10,
     root: Annotated[str | None, typer.Option(help="Where the data lies (with --tasks).")] = None,
     seed: Annotated[int, typer.Option(help="Of tasks and networks.")] = 0,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V,V", help="Also with one thing changed, as depth=2,10."),
+    ] = None,
+    rules: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,NAME", help="backprop, feedback-alignment, catalogue names."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Whom to test against; feedback alignment if it is there.")
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Let a rule live on tasks, with 98% bootstrap intervals; controls too where a run has them."""
-    from rulesearch.report.result import Result
-    from rulesearch.report.run_data import RunData
-    from rulesearch.rules import Rule
-    from rulesearch.search.evaluation import (
-        contenders,
-        evaluate_rules,
-        network_for,
-        score_table,
-        tasks_for,
-    )
+    """Let rules live the same tasks, with 98% intervals and tests; see docs/evidence.md."""
+    from rulesearch.search.evaluate_command import run_evaluate
 
-    result = Result.load(target) if target.is_dir() else None
-    rule = Rule.load(target) if result is None else result.rule
-    run = RunData.load(target) if result is not None else None
-    family = tasks_for(run, tasks, held_out, ways=ways, shots=shots, queries=queries, root=root)
-    network = network_for(run, family)
-    print(f"{family!r}: {lifetimes} lifetimes of {family.steps} steps, {list(network.sizes)}")
-    scores = evaluate_rules(contenders(result, rule, network), family, lifetimes, seed)
-    print(score_table(scores))
+    few_shot = {"ways": ways, "shots": shots, "queries": queries, "root": root}
+    run_evaluate(
+        targets, tasks, held_out, lifetimes, seed, vary or (), rules or (), baseline, as_json,
+        **few_shot,
+    )  # fmt: skip
 
 
 @app.command()

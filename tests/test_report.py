@@ -19,11 +19,18 @@ from synthetic_run import KEPT, TERMS, synthetic_run
 
 from rulesearch import Rule
 from rulesearch.errors import RunError
-from rulesearch.report import RunData, latex_table, text_table, write_report
 from rulesearch.report.figures import PLATES
-from rulesearch.report.page import render_page
+from rulesearch.report.page import render_page, write_report
+from rulesearch.report.run_data import RunData
 from rulesearch.report.style import _apart, figure_bytes
-from rulesearch.report.table import achievements, coefficient_text, latex_coefficient, number
+from rulesearch.report.table import (
+    achievements,
+    coefficient_text,
+    latex_coefficient,
+    latex_table,
+    number,
+    text_table,
+)
 from rulesearch.report.typeset import latex_number, math_label, math_svg, rule_pieces
 
 HOSTILE = "<script>alert(1)</script>\"'{{ 7*7 }}$\\end{document}"

@@ -473,8 +473,11 @@ def test_the_outcome_refits_each_support_once() -> None:
              "rejected": [0, 0, 0]}
         )  # fmt: skip
     assert outcome.supports() == [("F0",), ("F0", "F1")]
-    result = outcome.result()
+    assert [tuple(rule.coefficients) for rule in outcome.rules()] == [("F0", "F1"), *[("F0",)] * 2]
+    held_out = [np.array([0.9, 1.1]), np.array([1.0, 1.1]), np.array([1.0, 1.1])]
+    result = outcome.result(held_out)
     assert result["pick"] == {"lam": 2.0, "terms": ["F0"]}  # ties go to the first
+    assert result["front"][0]["held_out_error"] == pytest.approx(0.1)
     assert [row["coefficient"] for row in result["table"]] == [1.0, None, None]
 
 

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ name: tiny
 grammar: {terms: {F0: {expr: -e_post * y_pre.T, init: 1.0e-3}, F2: -e_post * e_pre.T, F3: -W}}
 network: {hidden: [8]}
 tasks: {data: digits, ways: 3, shots: 4, queries: 4}
-episodes: 20
+episodes: 12
 seeds: 2
 refit_episodes: 4
 controls: false
@@ -42,7 +43,6 @@ sweep:
   lifetimes: 20
 """
 GRID = BASE + "  over: {penalty.lam: [1, 5], network.hidden: [[8], [8, 6]]}\n"
-COMMAND = [sys.executable, "-W", "error", "-m", "rulesearch.cli"]
 RULE = rs.Rule(rs.Grammar.from_yaml("pool10").enumerate(), {"F0": 1e-3, "F9": 2e-3})
 
 
@@ -325,14 +325,14 @@ def test_a_trial_killed_as_its_folder_was_made(whole: Path, tmp_path: Path) -> N
 
 def test_a_trial_that_makes_no_search_fails_and_says_why(config: Any, tmp_path: Path) -> None:
     text = f"{BASE}  over: {{tasks.ways: [3, 8], tasks.hold_out: [0, 4]}}\n"
-    result = swept(config(text.replace("episodes: 20", "episodes: 2")), tmp_path / "study")
+    result = swept(config(text.replace("episodes: 12", "episodes: 2")), tmp_path / "study")
     states = {tuple(t["values"].values()): t["state"] for t in result.content["trials"]}
     assert states == {(3, 0): "done", (3, 4): "done", (8, 0): "done", (8, 4): "failed"}
     assert "trial 3 failed: data set 'digits': 8-way tasks need 8 classes" in str(result)
 
 
 def test_a_trial_that_diverges_fails_and_says_why(config: Any, tmp_path: Path) -> None:
-    text = BASE.replace("rate: 1.0e-3", "reject: false").replace("episodes: 20", "episodes: 6")
+    text = BASE.replace("rate: 1.0e-3", "reject: false").replace("episodes: 12", "episodes: 6")
     path = config(f"{text}  over: {{optimiser.rate: [1.0e-3, 1.0e+6]}}\n")
     result = swept(path, tmp_path / "study")
     assert result.counts() == {"done": 1, "failed": 1}
@@ -350,7 +350,7 @@ def test_hopeless_trials_are_given_up(config: Any, tmp_path: Path) -> None:
     assert result.counts() == {"done": 5, "pruned": 1}
     events = (tmp_path / "study/trial-0005/events.jsonl").read_text().splitlines()
     updates = [e for e in map(json.loads, events) if e["event"] == "update"]
-    assert 5 <= len(updates) < 20  # after the warm-up, before the end
+    assert 3 <= len(updates) < 12  # after the warm-up, before the end
     assert not (tmp_path / "study/trial-0005/result.json").exists()
 
 
@@ -413,58 +413,65 @@ def wait_for(happened: Callable[[], Any], seconds: float = 240) -> Any:
     return found
 
 
-def test_the_command_replaces_workers_stops_and_goes_on(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
-    folder = tmp_path / "study"
-    arguments = ["sweep", str(whole.parent / "tiny.yaml"), "--out", str(folder)]
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    [first] = wait_for(lambda: folder.is_dir() and workers_of(process.pid))
-    wait_for(lambda: (folder / "trial-0000/events.jsonl").exists())
+def interrupted_once(folder: Path) -> None:
+    """Kill the first worker of a sweep's command, then interrupt this process, which runs it."""
+    [first] = wait_for(lambda: folder.is_dir() and workers_of(os.getpid()))
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: set(workers_of(process.pid)) - {first})
-    wait_for(lambda: (folder / "trial-0001/events.jsonl").exists())
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 3
+    wait_for(lambda: set(workers_of(os.getpid())) - {first})
+    wait_for(lambda: (folder / "trial-0000/events.jsonl").exists())
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def main(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run ``rulesearch ...`` in this process: status, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rulesearch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_command_replaces_workers_stops_and_goes_on(
+    whole: Path, tmp_path: Path, main: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setattr("rulesearch.search.sweep.command.LOOK", 0.05)
+    folder = tmp_path / "study"
+    arguments = ["sweep", whole.parent / "tiny.yaml", "--out", folder]
+    killer = ThreadPoolExecutor(1)
+    kills = killer.submit(interrupted_once, folder)
+    status, out, err = main(*arguments)
+    kills.result()
+    assert (status, out) == (3, "")
     assert "interrupted; " in err.splitlines()[-1]
     assert "the same command goes on with them" in err.splitlines()[-1]
     with (folder / ".claims").open("ab") as claims:
         fcntl.lockf(claims, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no worker is left
 
-    def main(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["rulesearch", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return int(stopped.value.code or 0), capsys.readouterr().out
-
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # as it was for the tests to come
-    status, out = main(*arguments)
+    assert main("worker", folder / "journal.log")[0] == 0
+    status, out, _ = main(*arguments)
     assert status == 0
     assert "tiny: 4 trials, 4 done" in out
     ours, theirs = (json.loads((f / "study.json").read_text()) for f in (folder, whole))
     assert ours["trials"] == theirs["trials"]
-    assert main("show", str(folder))[1] == out
-    assert json.loads(main("show", str(folder), "--json")[1]) == ours
+    assert main("show", folder)[1] == out
+    assert json.loads(main("show", folder, "--json")[1]) == ours
     rule = rs.Rule.load(folder / f"trial-{ours['pick']:04d}" / "rule.json")
-    assert main("show", str(folder), "--latex")[1].strip().endswith(rule.latex())
+    assert main("show", folder, "--latex")[1].strip().endswith(rule.latex())
 
 
-def test_a_worker_with_nothing_to_do(
-    whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def main(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["rulesearch", "worker", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return int(stopped.value.code or 0), capsys.readouterr().err
-
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # as it was for the tests to come
-    journal = str(whole / "journal.log")
-    assert main(journal) == (0, f"all trials are finished: rulesearch show {whole}\n")
-    status, line = main(journal, "--study", "tinny")
+def test_a_worker_with_nothing_to_do(whole: Path, main: Any) -> None:
+    journal = whole / "journal.log"
+    said = f"all trials are finished: rulesearch show {whole}\n"
+    assert main("worker", journal) == (0, "", said)
+    status, _, line = main("worker", journal, "--study", "tinny")
     assert (status, line.count("\n")) == (2, 1)
     assert "holds no 'tinny'; did you mean 'tiny'?" in line

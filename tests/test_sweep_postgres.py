@@ -37,8 +37,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_workers_killed_in_mid_trial(server: postgres.Server, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    found = killed(whole.parent / "tiny.yaml", folder, server.url, 2, 4)
-    assert found["killed"] == 4
+    found = killed(whole.parent / "tiny.yaml", folder, server.url, 2, 3)
+    assert found["killed"] == 3
     assert_same(folder, whole, found)
     with pytest.raises(RunError, match=r"holds the study 'tiny' of postgresql://tester@"):
         Study.begin(load_sweep(whole.parent / "tiny.yaml"), folder)

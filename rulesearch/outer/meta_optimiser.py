@@ -36,6 +36,10 @@ class OptimiserState:
         alive = torch.ones_like(t) if alive is None else alive
         return OptimiserState(t * alive, zero, zero.clone(), none, t * alive, alive)
 
+    def last(self, rows: int, times: int) -> OptimiserState:
+        """Return the last so many rows, so many times over: where other rows start from."""
+        return OptimiserState(**{n: v[-rows:].repeat(times, 1) for n, v in self.tensors().items()})
+
     def tensors(self) -> dict[str, Tensor]:
         """By name, for a checkpoint."""
         return dict(vars(self))

@@ -12,6 +12,8 @@ get a fifth of this scale, and enter a search five times as late.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from rulesearch.learners.examples import Indexed, check_examples
 from rulesearch.learners.signals import connection_signals
 from rulesearch.networks import NetworkState, PlasticNetwork
 
-__all__ = ["term_scales"]
+__all__ = ["term_correlations", "term_scales"]
 
 
 def term_scales(
@@ -43,8 +45,54 @@ def term_scales(
         Largest scale. The reference, the first term that starts off zero (else the first), has
         scale one.
     """
-    wanted = pool.symbols | {"W", "B", "y_pre", "y_post", "z_post", "e_pre", "e_post"}
     total = torch.zeros(len(network.connections), len(pool), dtype=torch.float64)
+    for k, r, change in _changes(pool, network, state, x, label):
+        total[k, r] += change.square().sum()
+    reference = next((r for r, init in enumerate(pool.init) if init), 0)
+    logs = 0.5 * (total[:, reference : reference + 1].log() - total.log())
+    logs = torch.where(logs.isfinite(), logs, torch.zeros_like(logs))
+    return logs.mean(0).exp().clamp_max(cap)
+
+
+def term_correlations(
+    pool: TermPool,
+    network: PlasticNetwork,
+    state: NetworkState,
+    x: Tensor | Indexed,
+    label: Tensor,
+) -> Tensor:
+    r"""Return how alike the updates of terms are, ``(n_terms, n_terms)``, on networks at birth.
+
+    The cosine of the angle between two updates, over all weights of a connection, examples and
+    lifetimes, averaged over the connections; zero where a term moves nothing.
+
+    Parameters
+    ----------
+    x, label
+        As for :func:`term_scales`.
+    """
+    products = torch.zeros(len(network.connections), len(pool), len(pool), dtype=torch.float64)
+    of_connection: list[Tensor] = []
+    for k, r, change in _changes(pool, network, state, x, label):
+        of_connection.append(change.flatten())
+        if r == len(pool) - 1:
+            stacked = torch.stack(of_connection)
+            products[k] += stacked @ stacked.T
+            of_connection.clear()
+    size = products.diagonal(dim1=1, dim2=2).sqrt()
+    size = torch.where(size > 0, size, torch.full_like(size, torch.inf))
+    return (products / size[:, :, None] / size[:, None, :]).mean(0)
+
+
+def _changes(
+    pool: TermPool,
+    network: PlasticNetwork,
+    state: NetworkState,
+    x: Tensor | Indexed,
+    label: Tensor,
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Connection, term, and what one step of a unit of it changes there, term after term."""
+    wanted = pool.symbols | {"W", "B", "y_pre", "y_post", "z_post", "e_pre", "e_post"}
     x, label = check_examples(network, state.W[0], x, label)
     with torch.no_grad():
         for t in range(x.shape[0]):
@@ -52,8 +100,4 @@ def term_scales(
             for k, signals in enumerate(connections):
                 for r, term in enumerate(pool):
                     change = evaluate(term.expr, signals).mean(1)  # of a step's examples
-                    total[k, r] += change.double().square().sum()
-    reference = next((r for r, init in enumerate(pool.init) if init), 0)
-    logs = 0.5 * (total[:, reference : reference + 1].log() - total.log())
-    logs = torch.where(logs.isfinite(), logs, torch.zeros_like(logs))
-    return logs.mean(0).exp().clamp_max(cap)
+                    yield k, r, change.double()

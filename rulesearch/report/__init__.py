@@ -1,9 +1,5 @@
-"""The result shown: a table in the terminal, figures, and one self-contained page."""
+"""The result shown: a table in the terminal, figures, and one self-contained page.
 
-from __future__ import annotations
-
-from rulesearch.report.page import write_report
-from rulesearch.report.run_data import RunData
-from rulesearch.report.table import latex_table, text_table
-
-__all__ = ["RunData", "latex_table", "text_table", "write_report"]
+Nothing is gathered here: most who import a part of it have no use for matplotlib, which takes
+longer to load than a small search to run.
+"""

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from rulesearch.analysis import running_mean, running_median
 from rulesearch.report.lines import draw_band, draw_layers, label_lines, set_limits
+from rulesearch.report.path_figure import has_path, penalty_path
 from rulesearch.report.run_data import RunData
 from rulesearch.report.style import (
     GREY,
@@ -195,6 +196,18 @@ PLATES = (
         ),
         coefficients,
         lambda run: "search" in run.curves,
+    ),
+    Plate(
+        "penalty_path",
+        "From penalty to penalty",
+        lambda _: (
+            "Left: the coefficients of each penalty's rule, refitted without it, on the scale that "
+            "the penalty acts on; those of the pick in colour, and its penalty shaded. Right: what "
+            "each rule loses on held-out tasks, with its standard error, and how many terms it "
+            "has; the pick has the fewest below the dashed line, one standard error above the best."
+        ),
+        penalty_path,
+        has_path,
     ),
     Plate(
         "kept_terms",

@@ -21,6 +21,7 @@ from rulesearch.report.style import figure_bytes
 from rulesearch.report.table import (
     achievements,
     front_columns,
+    front_figure,
     front_terms,
     latex_coefficient,
     latex_table,
@@ -28,6 +29,8 @@ from rulesearch.report.table import (
     number,
     share_text,
     shares,
+    stability_note,
+    stability_rows,
 )
 from rulesearch.report.typeset import latex_number, math_svg, rule_pieces
 from rulesearch.rules import Rule
@@ -108,10 +111,13 @@ def render_page(run: RunData, drawings: Mapping[str, bytes]) -> str:
         measure=measure(result) if result else "",
         achievements=found,
         tested=any(row.p is not None for row in found),
+        front_figure=front_figure,
         front_terms=front_terms,
         front_columns=front_columns(result) if result else [],
         coefficient=lambda row: latex_coefficient(row["coefficient"], row["spread"]),
         shares=shares(result) if result else [],
+        stability=stability_rows(result) if result and "stability" in result else [],
+        stability_note=stability_note(result) if result and "stability" in result else "",
         share=lambda value: share_text(value, len(run.seeds)),
         p_value=lambda p: latex_number(p, digits=2),
         number=number,

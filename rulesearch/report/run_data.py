@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rulesearch.errors import RunError
+from rulesearch.report.batches import join_batches, search_phases
 
 __all__ = ["PHASES", "Curves", "Probes", "RunData", "RunTerm"]
 
@@ -114,15 +115,24 @@ class RunData:
             raise RunError(f"{folder / 'manifest.json'}: lacks '{missing[0]}'; the run is damaged")
         result_file, config_file = folder / "result.json", folder / "config.yaml"
         events = _read_events(folder / "events.jsonl")
+        result = _read_json(result_file) if result_file.is_file() else None
+        curves = _gather(
+            folder, events, "update", Curves, ("accuracy", "loss", "theta", "rejected")
+        )
+        probes = _gather(folder, events, "probe", Probes, ("angles", "orthonormality"))
+        if any("batch" in row for row in manifest["rows"]):
+            rows = manifest["rows"]
+            shown = rows[0]["lam"] if result is None else result["pick"]["lam"]
+            lengths = [curves[name].updates.size for name in search_phases(curves)]
+            curves = join_batches(curves, rows, lengths, shown)
+            probes = join_batches(probes, rows, lengths, shown)
         return cls(
             path=folder,
             manifest=manifest,
             config=config_file.read_text(encoding="utf-8") if config_file.is_file() else "",
-            result=_read_json(result_file) if result_file.is_file() else None,
-            curves=_gather(
-                folder, events, "update", Curves, ("accuracy", "loss", "theta", "rejected")
-            ),
-            probes=_gather(folder, events, "probe", Probes, ("angles", "orthonormality")),
+            result=result,
+            curves=curves,
+            probes=probes,
         )
 
     @cached_property
@@ -242,7 +252,8 @@ def _gather(
 ) -> dict[str, Logged]:
     """Stack the events of each phase: updates second, after the rows."""
     gathered = {}
-    for phase in PHASES:
+    logged = {event["phase"]: None for event in events if event.get("event") == kind}
+    for phase in [*PHASES, *(name for name in search_phases(logged) if name != "search")]:
         latest = {
             event["update"]: event
             for event in events

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from rulesearch.analysis import Statistic, bootstrap_interval, mann_whitney
-from rulesearch.report.typeset import exponent
 
 __all__ = [
     "Achievement",
     "achievements",
     "coefficient_text",
+    "exponent",
     "front_columns",
+    "front_figure",
     "front_terms",
     "latex_coefficient",
     "latex_table",
@@ -23,6 +26,8 @@ __all__ = [
     "number",
     "share_text",
     "shares",
+    "stability_note",
+    "stability_rows",
     "text_table",
 ]
 
@@ -46,6 +51,7 @@ FRONT_COLUMNS = (
     ("refit_accuracy", "refitted"),
     ("loss", "loss"),
     ("refit_loss", "refitted"),
+    ("held_out_loss", "held-out loss"),
 )
 
 
@@ -105,6 +111,12 @@ def front_columns(result: Result) -> list[tuple[str, str]]:
     ]
 
 
+def front_figure(entry: Mapping[str, Any], key: str) -> str:
+    """A figure of the front; the one that the pick follows from has its standard error."""
+    error = entry.get("held_out_error") if key == "held_out_loss" else None
+    return number(entry.get(key)) + (f" ± {number(error)}" if error is not None else "")
+
+
 def front_terms(entry: Mapping[str, Any]) -> list[Sequence[str]]:
     """The terms that a penalty left and, where the refit dropped some, those that stayed."""
     left, stayed = entry["terms"], entry.get("refit_terms", entry["terms"])
@@ -122,6 +134,13 @@ def share_text(share: float | None, seeds: int) -> str:
     if share is None:
         return NONE
     return f"{round(share * seeds)}/{seeds}" if seeds else f"{share:.0%}"
+
+
+def exponent(*values: float | None) -> int:
+    """Decimal exponent of the largest of some numbers; 0 if all are zero or absent."""
+    largest = max((abs(v) for v in values if v is not None), default=0.0)
+    # Rounded to the three digits that are printed first: 9.999e-4 is 1.00e-3.
+    return int(f"{largest:.2e}".partition("e")[2]) if largest and math.isfinite(largest) else 0
 
 
 def coefficient_text(mean: float | None, spread: float | None) -> str:
@@ -150,9 +169,12 @@ def text_table(result: Result, width: int = 96) -> str:
     """Lay the result out as plain text, at most `width` columns wide where LaTeX can be broken.
 
     The penalties searched come first, the pick marked ``>``; then every term that some seed
-    kept, those of the pick marked ``*``; then what the rule achieves beside the controls.
+    kept, those of the pick marked ``*``; then, if it was asked for, which terms searches on halves
+    of the tasks kept; then what the rule achieves beside the controls.
     """
-    blocks = [_front(result, width), _terms(result, width), _achievements(result)]
+    blocks = [
+        _front(result, width), _terms(result, width), _stability(result), _achievements(result)
+    ]  # fmt: skip
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -164,7 +186,7 @@ def _front(result: Result, width: int) -> str:
     rows = [["", "lambda", *(heading for _, heading in columns), "terms kept by most seeds"]]
     for entry in front:
         mark = ">" if entry["lam"] == result["pick"].get("lam") else ""
-        figures = [number(entry.get(key)) for key, _ in columns]
+        figures = [front_figure(entry, key) for key, _ in columns]
         terms = " -> ".join(" ".join(names) or "none" for names in front_terms(entry))
         rows.append([mark, number(entry["lam"], "g"), *figures, terms])
     return _grid(rows, "<" + ">" * (len(columns) + 1) + "<", width, WORD)
@@ -198,6 +220,49 @@ def _dropped(result: Result, width: int) -> str:
     title = "   kept by no seed:  "
     lines = _broken(" ".join(names), max(width - len(title), 20), WORD)
     return f"\n{title}" + ("\n" + " " * len(title)).join(lines) if names else ""
+
+
+def stability_rows(result: Result) -> list[list[str]]:
+    """Mark, term, share of the searches on halves, the same of its group, group, and interval.
+
+    The mark is ``*`` for what is called stable; the interval is that of the refitted coefficient
+    over the seeds, where it is in the rule.
+    """
+    intervals = {row["name"]: row["interval"] for row in result["table"] if row["kept"]}
+    rows = []
+    for row in result["stability"]["terms"]:
+        if not (row["share"] or row["name"] in intervals):
+            continue
+        ends = intervals.get(row["name"])
+        rows.append(
+            [
+                "*" if row["stable"] else "",
+                row["name"],
+                f"{row['share']:.0%}",
+                f"{row['group_share']:.0%}" if row["with"] else NONE,
+                " ".join(row["with"]) or NONE,
+                f"{number(ends[0])} to {number(ends[1])}" if ends else NONE,
+            ]
+        )
+    return rows
+
+
+def stability_note(result: Result) -> str:
+    """How many of the terms called stable may be there by chance."""
+    found = result["stability"]
+    return (
+        f"* in {found['threshold']:.0%} or more of {found['searches']} searches on halves of the "
+        f"tasks, which kept {found['selected']:.1f} terms on average; at most "
+        f"{found['expected_false']:.2g} useless ones expected among them"
+    )
+
+
+def _stability(result: Result) -> str:
+    if "stability" not in result:
+        return ""
+    heading = ["", "term", "halves", "group", "collinear with", "98% interval of coefficient"]
+    table = _grid([heading, *stability_rows(result)], "<<>><<", 96, ANYTHING)
+    return table + "\n" + fill(stability_note(result), 96, subsequent_indent="  ")
 
 
 def _achievements(result: Result) -> str:

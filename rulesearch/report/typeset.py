@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 from markupsafe import Markup, escape
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath, text_to_path
 
+from rulesearch.report.table import exponent
+
 __all__ = [
-    "exponent",
     "is_typesettable",
     "latex_number",
     "math_label",
@@ -28,13 +27,6 @@ _COMMANDS = {
     Path.CURVE3: ("Q", 2),
     Path.CURVE4: ("C", 3),
 }
-
-
-def exponent(*values: float | None) -> int:
-    """Decimal exponent of the largest of some numbers; 0 if all are zero or absent."""
-    largest = max((abs(v) for v in values if v is not None), default=0.0)
-    # Rounded to the three digits that are printed first: 9.999e-4 is 1.00e-3.
-    return int(f"{largest:.2e}".partition("e")[2]) if largest and math.isfinite(largest) else 0
 
 
 def latex_number(value: float, digits: int = 3) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def search(
     episodes: int = 600,
     seeds: int = 20,
     penalty: Penalty | None = None,
-    lams: Sequence[float] | None = None,
+    lams: Sequence[float] | Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     sinks: Sequence[EventSink] = (),
@@ -48,8 +48,9 @@ def search(
         Independent searches, run as one batch.
     penalty : Penalty, optional
         By default ``ProximalL1(10.0)``.
-    lams : sequence of float, optional
-        Several lambdas, run as one batch; replaces that of the penalty.
+    lams : sequence of float or mapping, optional
+        Several lambdas, run as one batch, or a path of them, as ``{"low": 1, "high": 40,
+        "number": 8}`` (:class:`PathSpec`); replaces that of the penalty.
     out : str or Path, optional
         The run folder; by default the first free of ``runs/search``, ``runs/search-2``, ...
     resume : bool

@@ -26,6 +26,7 @@ from rulesearch.search.settings import (
     Tasks,
     tasks_content,
 )
+from rulesearch.search.stability import halves
 from rulesearch.tasks import TaskFamily
 
 __all__ = [
@@ -89,6 +90,8 @@ class Experiment:
                 "anywhere; give one an init, as F0: {expr: -e_post * y_pre.T, init: 1.0e-3}"
             )
         PlasticityLearner(network, self.pool)  # refuses terms whose signals the network lacks
+        if self.settings.stability is not None:
+            halves(tasks, 1, 0)  # refuses to halve too few classes
 
     def to_yaml(self) -> str:
         """Everything that :func:`load_config` needs to make it again."""

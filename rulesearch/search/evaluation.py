@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rulesearch.analysis import bootstrap_interval
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
@@ -24,7 +23,7 @@ from rulesearch.search.config import load_config
 from rulesearch.search.settings import NetworkSpec
 from rulesearch.tasks import FewShot, TaskBatch, TaskFamily
 
-__all__ = ["Score", "contenders", "evaluate_rules", "network_for", "score_table", "tasks_for"]
+__all__ = ["Score", "contenders", "evaluate_rules", "network_for", "tasks_for"]
 
 STREAM = 3
 BATCH = 25
@@ -123,6 +122,7 @@ def evaluate_rules(
     tasks: TaskFamily,
     lifetimes: int = 200,
     seed: int = 0,
+    stream: int = STREAM,
 ) -> list[Score]:
     """Let each rule live the same lifetimes.
 
@@ -132,7 +132,8 @@ def evaluate_rules(
     tasks : TaskFamily
         The same tasks and the same initial weights for every rule.
     lifetimes : int
-    seed : int
+    seed, stream : int
+        Tasks and networks of one stream have nothing in common with those of another.
     """
     if lifetimes < 1:
         raise ConfigError(f"lifetimes must be at least 1, not {lifetimes}")
@@ -142,9 +143,9 @@ def evaluate_rules(
         parts = []
         for begin in range(0, lifetimes, BATCH):
             some = range(begin, min(begin + BATCH, lifetimes))
-            task: TaskBatch = tasks.sample(generators(seed, STREAM, TASK, [(k, 0) for k in some]))
+            task: TaskBatch = tasks.sample(generators(seed, stream, TASK, [(k, 0) for k in some]))
             state: NetworkState = learner.init(
-                generator=generators(seed, STREAM, NETWORK, [(k, 0) for k in some])
+                generator=generators(seed, stream, NETWORK, [(k, 0) for k in some])
             )
             theta = torch.tensor(rule.theta, dtype=torch.float32)
             parts.append(evaluate(learner, state, theta, task))
@@ -152,23 +153,3 @@ def evaluate_rules(
         accuracy = torch.cat([p.accuracy for p in parts]).double().numpy()
         scores.append(Score(name, np.where(np.isfinite(loss), accuracy, np.nan), loss))
     return scores
-
-
-def score_table(scores: Sequence[Score], level: float = 0.98) -> str:
-    """Return means with bootstrap intervals as plain text."""
-    rows = [["", "accuracy", f"{level:.0%} interval", "loss", f"{level:.0%} interval", "diverged"]]
-    for s in scores:
-        cells = [s.name]
-        for values in (s.accuracy, s.loss):
-            finite = values[np.isfinite(values)]
-            if not finite.size:
-                cells += ["-", "-"]
-                continue
-            mean, low, high = (float(v) for v in bootstrap_interval(finite, level))
-            cells += [f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
-        rows.append([*cells, f"{s.diverged}/{len(s.loss)}"])
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])

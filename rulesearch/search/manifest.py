@@ -14,11 +14,14 @@ from torch import Tensor
 
 from rulesearch import __version__
 from rulesearch.errors import RunError
+from rulesearch.learners import Indexed
+from rulesearch.networks import NetworkState
 from rulesearch.outer import term_scales
+from rulesearch.outer.scaling import term_correlations
 from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.search.config import Experiment
 
-__all__ = ["check_same", "manifest_of"]
+__all__ = ["check_same", "correlations", "manifest_of"]
 
 PROBE_NETWORKS, PROBE_STEPS = 8, 4
 PROBE_STREAM = 2
@@ -68,7 +71,10 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
             for t in experiment.pool
         ],
         "rows": [
-            {"seed": seed, "lam": lam} for lam in settings.lams for seed in range(settings.seeds)
+            {"seed": seed, "lam": lam, **({"batch": batch} if len(settings.batches) > 1 else {})}
+            for batch, lams in enumerate(settings.batches, 1)
+            for lam in lams
+            for seed in range(settings.seeds)
         ],
         "network": experiment.network.describe(),
         "tasks": experiment.tasks.describe(),
@@ -78,14 +84,23 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def correlations(experiment: Experiment) -> Tensor:
+    """Correlations of the terms' updates on the batch that their scales are measured on."""
+    return term_correlations(experiment.pool, experiment.network, *_probe(experiment))
+
+
 def _scales(experiment: Experiment) -> Tensor:
     """C of ``theta = c t``, from a probe batch of its own."""
-    settings = experiment.settings
-    if not settings.optimiser.scaling:
+    optimiser = experiment.settings.optimiser
+    if not optimiser.scaling:
         return torch.ones(len(experiment.pool), dtype=torch.float64)
-    some = [(k, 0) for k in range(PROBE_NETWORKS)]
-    task = experiment.tasks.sample(generators(settings.seed, PROBE_STREAM, TASK, some))
-    state = experiment.network.init(generators(settings.seed, PROBE_STREAM, NETWORK, some))
-    x, label = task.x[:PROBE_STEPS], task.label[:PROBE_STEPS]
-    cap = settings.optimiser.scale_cap
-    return term_scales(experiment.pool, experiment.network, state, x, label, cap)
+    parts = _probe(experiment)
+    return term_scales(experiment.pool, experiment.network, *parts, optimiser.scale_cap)
+
+
+def _probe(experiment: Experiment) -> tuple[NetworkState, Tensor | Indexed, Tensor]:
+    """Networks at birth, and a few examples with their labels."""
+    seed, some = experiment.settings.seed, [(k, 0) for k in range(PROBE_NETWORKS)]
+    task = experiment.tasks.sample(generators(seed, PROBE_STREAM, TASK, some))
+    state = experiment.network.init(generators(seed, PROBE_STREAM, NETWORK, some))
+    return state, task.x[:PROBE_STEPS], task.label[:PROBE_STEPS]

@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rulesearch.analysis import bootstrap_interval
 from rulesearch.grammar import TermPool
 from rulesearch.rules import Rule
 from rulesearch.search.phase import History
-from rulesearch.search.selection import Candidate, candidates, pick
+from rulesearch.search.selection import Candidate, Floats, candidates, pick, standard_error
 from rulesearch.search.settings import Settings
 
-__all__ = ["CONTROLS", "Outcome"]
+__all__ = ["CONTROLS", "Outcome", "search_phase"]
 
 CONTROLS = ("backprop", "feedback_alignment")
 
-Floats = NDArray[np.float64]
+
+def search_phase(batch: int) -> str:
+    """What the phase of a batch of lambdas is called; a path has several."""
+    return f"search-{batch + 1}" if batch else "search"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Outcome:
 
     def search_end(self, name: str) -> Floats:
         """The end of the search by lambda and seed: ``(lams, seeds, ...)``."""
-        values = self.end("search", name)
+        batches = range(len(self.settings.batches))
+        values = np.concatenate([self.end(search_phase(batch), name) for batch in batches])
         return values.reshape(len(self.settings.lams), self.settings.seeds, *values.shape[1:])
 
     def candidates(self) -> list[Candidate]:
@@ -75,35 +79,68 @@ class Outcome:
         """The terms of all supports."""
         return self.pool.subset({name for support in self.supports() for name in support})
 
-    def result(self) -> dict[str, Any]:
-        """Return what ``result.json`` holds."""
-        found, refits = self.candidates(), self._refits()
-        searched = {name: self.search_end(name) for name in ("theta", "accuracy", "loss")}
-        rules = [
-            refits.get(c.terms) or _Refit(c.terms, c.share, theta, accuracy, loss)
-            for c, theta, accuracy, loss in zip(found, *searched.values(), strict=True)
+    def rules(self) -> list[Rule]:
+        """The rule of each lambda, its coefficients averaged over the seeds."""
+        return [self._rule(end) for end in self._ends()]
+
+    def _rule(self, end: _Refit) -> Rule:
+        mean = dict(zip(self.pool.names, map(float, end.theta.mean(0)), strict=True))
+        return Rule(self.pool, {name: mean[name] for name in end.terms})
+
+    def _ends(self) -> list[_Refit]:
+        """Where each lambda ended: after the refit of what it left, if there was one."""
+        refits = self._refits()
+        searched = (self.search_end(name) for name in ("theta", "accuracy", "loss"))
+        return [
+            refits.get(c.terms) or _Refit(c.terms, c.share, *values)
+            for c, *values in zip(self.candidates(), *searched, strict=True)
         ]
-        chosen = pick([len(rule.terms) for rule in rules], [rule.loss for rule in rules])
-        picked, final = found[chosen], rules[chosen]
+
+    def pick(self, held_out: Sequence[Floats]) -> float:
+        """The lambda whose rule has the fewest terms of those that lose no more than chance."""
+        return self.settings.lams[self._chosen(held_out)]
+
+    def _chosen(self, held_out: Sequence[Floats]) -> int:
+        return pick([len(end.terms) for end in self._ends()], held_out) if held_out else 0
+
+    def result(self, held_out: Sequence[Floats]) -> dict[str, Any]:
+        """Return what ``result.json`` holds.
+
+        Parameters
+        ----------
+        held_out : sequence of array
+            What the rule of each lambda loses on held-out tasks, see :func:`group_losses`; the
+            pick follows from it. Empty where there is one lambda alone.
+        """
+        found, refits, ends = self.candidates(), self._refits(), self._ends()
+        searched = {name: self.search_end(name) for name in ("accuracy", "loss")}
+        chosen = self._chosen(held_out)
+        picked, final = found[chosen], ends[chosen]
         refit = refits.get(picked.terms)
         mean = dict(zip(self.pool.names, map(float, final.theta.mean(0)), strict=True))
         spread = dict(zip(self.pool.names, map(float, final.theta.std(0)), strict=True))
+        _, low, high = bootstrap_interval(final.theta)
+        interval = dict(zip(self.pool.names, np.stack([low, high], 1).tolist(), strict=True))
         phases = {"search": {name: values[chosen] for name, values in searched.items()}}
         if refit is not None:
             phases["refit"] = {"accuracy": refit.accuracy, "loss": refit.loss}
         for control in CONTROLS:
             if control in self.done:
                 phases[control] = {n: self.end(control, n) for n in ("accuracy", "loss")}
-        return {
+        content: dict[str, Any] = {
             "schema": 1,
             "pick": {"lam": picked.lam, "terms": list(final.terms)},
-            "front": [_front(c, refits.get(c.terms)) for c in found],
+            "front": [
+                _front(c, refits.get(c.terms)) | {"coefficients": self._rule(end).coefficients}
+                for c, end in zip(found, ends, strict=True)
+            ],
             "table": [
                 {
                     "name": t.name,
                     "latex": t.latex(),
                     "coefficient": mean[t.name] if final.share[t.name] else None,
                     "spread": spread[t.name] if final.share[t.name] else None,
+                    "interval": interval[t.name] if final.share[t.name] else None,
                     "share": picked.share[t.name],
                     "refit_share": final.share[t.name] if refit is not None else None,
                     "locality": t.locality,
@@ -114,12 +151,17 @@ class Outcome:
             "accuracy": {name: _listed(values["accuracy"]) for name, values in phases.items()},
             "loss": {name: _listed(values["loss"]) for name, values in phases.items()},
             "rejected": {name: self._rejected(name) for name in phases},
-            "rule": Rule(self.pool, {name: mean[name] for name in final.terms}).to_json(),
+            "rule": self._rule(final).to_json(),
         }
+        for entry, loss in zip(content["front"], held_out, strict=False):
+            entry["held_out_loss"] = _mean(loss) if np.isfinite(loss).all() else None
+            entry["held_out_error"] = standard_error(loss) if np.isfinite(loss).all() else None
+        return content
 
     def _rejected(self, phase: str) -> float:
         """Share of the lifetimes of a phase's last updates that diverged."""
-        return float(self.end(phase, "rejected").mean()) / self.settings.optimiser.meta_batch
+        ends = self.search_end("rejected") if phase == "search" else self.end(phase, "rejected")
+        return float(ends.mean()) / self.settings.optimiser.meta_batch
 
     def _refits(self) -> dict[tuple[str, ...], _Refit]:
         """What became of each set of survivors."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,8 @@ class Phase:
     alive : Tensor (rows, n_terms), optional
         One where a coefficient may move; the others are zero. By default all may.
     scales : Tensor (n_terms,)
+    halves : mapping of int to TaskFamily
+        What rows of a seed live on instead of ``tasks``.
     stream : int
         Random stream; phases that share one are compared on the same tasks and networks.
     """
@@ -89,6 +93,7 @@ class Phase:
     meta_batch: int
     seed: int
     alive: Tensor | None = None
+    halves: Mapping[int, TaskFamily] = field(default_factory=dict)
     stream: int = 0
     probe_every: int = 10
     meta_gradient: MetaGradient = field(default_factory=Unrolled)
@@ -99,13 +104,13 @@ class Phase:
         state: OptimiserState | None,
         emit: Callable[[dict[str, Any]], None],
         checkpoint: Callable[[int, OptimiserState], None],
-    ) -> History:
-        """Run the updates that ``history`` does not hold yet.
+    ) -> OptimiserState:
+        """Run the updates that ``history`` does not hold yet, and return where they ended.
 
         Parameters
         ----------
         state : OptimiserState or None
-            Where to continue; None starts from ``t``.
+            Where to continue; None starts from ``t``, for which none must be done yet.
         emit : callable
             Gets every event.
         checkpoint : callable
@@ -137,7 +142,7 @@ class Phase:
                 if probe is not None:
                     emit({"event": "probe", "phase": self.name, "update": update, **probe})
                 checkpoint(update + 1, state)
-        return history
+        return state
 
     def _evaluate(
         self, learner: PlasticityLearner, theta: Tensor, update: int, workers: ThreadPoolExecutor
@@ -149,7 +154,7 @@ class Phase:
 
         def live(begin: int) -> tuple[Evaluation, tuple[Tensor, Tensor] | None]:
             some = lifetimes[begin : begin + size]
-            tasks = self.tasks.sample(generators(self.seed, self.stream, TASK, some, update))
+            tasks = self._draw(some, update)
             born = learner.init(generator=generators(self.seed, self.stream, NETWORK, some, update))
             one = self.meta_gradient(learner, born, theta[begin : begin + size], tasks)
             probe = _probe(self.network, one.state, tasks) if probing and one.state else None
@@ -174,6 +179,22 @@ class Phase:
             for name, parts in zip(names, zip(*probes, strict=True), strict=True)
         }
         return whole, measured
+
+    def _draw(self, lifetimes: Sequence[tuple[int, int]], update: int) -> TaskBatch:
+        """Tasks of lifetimes given by seed and member, of a half where the seed has one."""
+        draws = generators(self.seed, self.stream, TASK, lifetimes, update)
+        if not self.halves:
+            return self.tasks.sample(draws)
+        parts = [
+            self.halves[seed].sample([draw for _, draw in some])
+            for seed, some in groupby(
+                zip((seed for seed, _ in lifetimes), draws, strict=True), itemgetter(0)
+            )
+        ]
+        return TaskBatch(
+            *(torch.cat([getattr(part, name) for part in parts], 1) for name in ("x", "label")),
+            *(torch.cat([getattr(p, name) for p in parts]) for name in ("x_query", "label_query")),
+        )
 
 
 def _probe(network: PlasticNetwork, state: NetworkState, task: TaskBatch) -> tuple[Tensor, Tensor]:

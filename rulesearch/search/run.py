@@ -12,21 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rulesearch.analysis.stability import collinear_groups
 from rulesearch.files import write_atomically
 from rulesearch.grammar import Term, TermPool
 from rulesearch.outer import MetaOptimiser, OptimiserState
 from rulesearch.report.result import Result
 from rulesearch.rules import Rule
 from rulesearch.search.config import Experiment, load_config
+from rulesearch.search.evaluation import evaluate_rules
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder
-from rulesearch.search.manifest import check_same, manifest_of
-from rulesearch.search.outcome import CONTROLS, Outcome
+from rulesearch.search.manifest import check_same, correlations, manifest_of
+from rulesearch.search.outcome import CONTROLS, Outcome, search_phase
 from rulesearch.search.phase import Phase
+from rulesearch.search.selection import Floats, group_losses, kept_terms
+from rulesearch.search.settings import StabilitySpec
+from rulesearch.search.stability import Stability, halves
 
 __all__ = ["resume_search", "start_search"]
 
-REFIT_STREAM = 1
+REFIT_STREAM, HELD_OUT_STREAM, STABILITY_STREAM = 1, 4, 6
+STABILITY = "stability"
+PATH_STREAM = 100  # of a path's second batch; its first is a search like any other
+HELD_OUT = 200  # tasks
 
 
 def start_search(
@@ -88,23 +96,35 @@ class _Search:
 
     def run(self) -> Result:
         settings = self.experiment.settings
-        self._run_phase(self._pool_phase())
+        start = torch.tensor(self.experiment.pool.init, dtype=torch.float64) / self.scales
+        state = OptimiserState.start(start.repeat(settings.seeds, 1))
+        for batch, lams in enumerate(settings.batches):
+            # Adam's moments go along: without them the first steps, and with them the
+            # thresholds of a whole penalty, would follow from a single noisy gradient.
+            begun = state.last(settings.seeds, len(lams))
+            state = self._run_phase(self._pool_phase(batch, begun.t), begun)
         updates = settings.refit_episodes
         updates = settings.episodes // 2 if updates is None else updates
         if updates and self.outcome.supports():
             self._run_phase(self._refit_phase(updates))
+        held_out = self._held_out_losses()
+        if settings.stability is not None:
+            lam = self.outcome.pick(held_out)
+            self._run_phase(self._stability_phase(settings.stability, lam))
         for name in CONTROLS if settings.controls else ():
             self._run_phase(self._control_phase(name))
-        result = self.outcome.result()
+        result = self.outcome.result(held_out)
+        if settings.stability is not None:
+            result["stability"] = self._stability(settings.stability).to_json()
         Rule.from_json(result["rule"]).save(self.folder.path / "rule.json")
         write_atomically(self.folder.path / "result.json", json.dumps(result, indent=1) + "\n")
         self._tell({"event": "done"})
         return Result.load(self.folder.path)
 
-    def _run_phase(self, phase: Phase) -> None:
+    def _run_phase(self, phase: Phase, start: OptimiserState | None = None) -> OptimiserState:
         history = self.outcome.history(phase.name)
         every, last = self.experiment.settings.checkpoint_every, phase.optimiser.updates
-        state = None
+        state = start
         if self.checkpoint is not None and self.checkpoint.phase == phase.name:
             state = OptimiserState(**self.checkpoint.tensors)
         reached: Checkpoint | None = None  # and not yet saved
@@ -132,7 +152,7 @@ class _Search:
                 reached = None
 
         try:
-            phase.run(history, state, emit, keep)
+            return phase.run(history, state, emit, keep)
         except KeyboardInterrupt:
             if reached is not None:
                 self.folder.save(reached)
@@ -141,6 +161,19 @@ class _Search:
     def _tell(self, event: Mapping[str, Any]) -> None:
         for sink in self.sinks:
             sink(event)
+
+    def _held_out_losses(self) -> list[Floats]:
+        """What the rule of each lambda loses on tasks of its own; nothing where none is picked."""
+        rules = self.outcome.rules()
+        if len(rules) < 2:
+            return []
+        experiment, network = self.experiment, self.experiment.network
+        distinct = {json.dumps(rule.to_json()): (rule, network) for rule in rules}
+        scores = evaluate_rules(
+            distinct, experiment.tasks, HELD_OUT, experiment.settings.seed, HELD_OUT_STREAM
+        )
+        losses = {score.name: group_losses(score.loss) for score in scores}
+        return [losses[json.dumps(rule.to_json())] for rule in rules]
 
     # -- what each phase does --
 
@@ -163,23 +196,27 @@ class _Search:
             MetaOptimiser(o.rate, updates, decay=o.decay, clip=o.clip, reject=o.reject), **changes
         )
 
-    def _pool_phase(self) -> Phase:
-        """Every term, one row for each lambda and seed, with the penalty."""
-        settings, pool = self.experiment.settings, self.experiment.pool
-        lams = torch.tensor(settings.lams, dtype=torch.float64)
-        start = torch.tensor(pool.init, dtype=torch.float64) / self.scales
+    def _pool_phase(self, batch: int, t: Tensor) -> Phase:
+        """Every term, one row for each lambda of a batch and seed, with the penalty.
+
+        A path's later batches have the penalty whole from their first update on: the ramp is for
+        terms that have not had a chance to show their use, and those had one.
+        """
+        settings = self.experiment.settings
+        lams = torch.tensor(settings.batches[batch], dtype=torch.float64)
         return self._phase(
-            "search",
-            pool,
-            start.repeat(len(lams) * settings.seeds, 1),
+            search_phase(batch),
+            self.experiment.pool,
+            t,
             seeds=tuple(range(settings.seeds)) * len(lams),
             scales=self.scales,
             optimiser=self._optimiser(
-                settings.episodes,
+                settings.later_episodes if batch else settings.episodes,
                 penalty=settings.penalty.name,
                 lam=lams.repeat_interleave(settings.seeds).unsqueeze(1),
-                ramp=settings.ramp,
+                ramp=(0, 0) if batch else settings.ramp,
             ),
+            stream=PATH_STREAM + batch if batch else 0,
         )
 
     def _refit_phase(self, updates: int) -> Phase:
@@ -210,6 +247,31 @@ class _Search:
             alive=torch.cat(masks),
             stream=REFIT_STREAM,
         )
+
+    def _stability_phase(self, chosen: StabilitySpec, lam: float) -> Phase:
+        """Every term, one row for each half of the tasks, at the penalty that was picked."""
+        settings = self.experiment.settings
+        families = halves(self.experiment.tasks, chosen.pairs, settings.seed)
+        start = torch.tensor(self.experiment.pool.init, dtype=torch.float64) / self.scales
+        return self._phase(
+            STABILITY,
+            self.experiment.pool,
+            start.repeat(len(families), 1),
+            seeds=tuple(range(len(families))),
+            halves=dict(enumerate(families)) if families[0] is not self.experiment.tasks else {},
+            scales=self.scales,
+            optimiser=self._optimiser(
+                settings.episodes, penalty=settings.penalty.name, lam=lam, ramp=settings.ramp
+            ),
+            stream=STABILITY_STREAM,
+        )
+
+    def _stability(self, chosen: StabilitySpec) -> Stability:
+        pool = self.experiment.pool
+        t = self.outcome.end(STABILITY, "theta") / self.scales.numpy()
+        kept = kept_terms(t, self.experiment.settings.keep)
+        groups = collinear_groups(correlations(self.experiment).numpy(), chosen.collinear)
+        return Stability(pool.names, kept, chosen.threshold, groups)
 
     def _control_phase(self, name: str) -> Phase:
         """The rate of the gradient alone, with W's transpose or the network's own feedback."""

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Candidate", "candidates", "kept_terms", "pick"]
+__all__ = [
+    "Candidate",
+    "Floats",
+    "candidates",
+    "group_losses",
+    "kept_terms",
+    "pick",
+    "standard_error",
+]
+
+GROUPS = 20
 
 Floats = NDArray[np.float64]
 
@@ -79,8 +89,8 @@ def pick(n_terms: Sequence[int], losses: Sequence[Floats]) -> int:
     ----------
     n_terms : sequence of int
         Of each candidate.
-    losses : sequence of array (seeds,)
-        Of each candidate after the refit; empty where there was none.
+    losses : sequence of array
+        Of each candidate, one a sample; NaN is left out, infinity is a loss of everything.
 
     Returns
     -------
@@ -88,11 +98,26 @@ def pick(n_terms: Sequence[int], losses: Sequence[Floats]) -> int:
         Index of the candidate with the fewest terms whose mean loss is within one standard
         error of the best; of several, the one that loses least.
     """
-    means = [float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else np.nan for v in losses]
+    means = [float(known.mean()) if (known := v[~np.isnan(v)]).size else np.nan for v in losses]
     if not np.isfinite(means).any():
         return 0
     best = int(np.nanargmin(means))
-    finite = losses[best][np.isfinite(losses[best])]
-    error = float(finite.std(ddof=1) / np.sqrt(finite.size)) if finite.size > 1 else 0.0
-    within = [k for k, mean in enumerate(means) if mean <= means[best] + error]
+    limit = means[best] + standard_error(losses[best])
+    within = [k for k, mean in enumerate(means) if mean <= limit]
     return min(within, key=lambda k: (n_terms[k], means[k]))
+
+
+def standard_error(values: Floats) -> float:
+    """Standard error of the mean, NaN left out; zero of a single value."""
+    known = values[~np.isnan(values)]
+    return float(known.std(ddof=1) / np.sqrt(known.size)) if known.size > 1 else 0.0
+
+
+def group_losses(loss: Floats, groups: int = GROUPS) -> Floats:
+    """Medians of the losses of groups of lifetimes, ``(groups,)``.
+
+    A single lifetime on the edge of stability can lose millions, so a mean over lifetimes has no
+    useful error; over the medians of groups of them it has. One that diverged lost everything.
+    """
+    lost = np.where(np.isfinite(loss), loss, np.inf)
+    return np.array([np.median(part) for part in np.array_split(lost, min(groups, len(lost)))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -13,6 +14,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -45,16 +47,64 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class PathSpec(Spec):
+    """A path of lambdas, from the smallest to the largest, each starting where one before ended.
+
+    Attributes
+    ----------
+    values : list of float, optional
+        The lambdas; or else ``number`` of them from ``low`` to ``high``, in a geometric series.
+    batch : int
+        Neighbours that run as one batch: they start together, at the end of the batch before.
+    episodes : int or None
+        Meta-updates of every batch after the first; None is a third of the search's.
+    """
+
+    values: Annotated[list[Size], Field(min_length=2), AfterValidator(_distinct)] | None = None
+    low: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    high: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    number: Annotated[int, Field(strict=True, ge=2)] | None = None
+    batch: Count = 1
+    episodes: Count | None = None
+
+    @model_validator(mode="after")
+    def _sound(self) -> PathSpec:
+        ends = (self.low, self.high, self.number)
+        if (self.values is None) == (ends == (None, None, None)) or (
+            self.values is None and None in ends
+        ):
+            raise PydanticCustomError("path", "needs 'low', 'high' and 'number', or 'values' alone")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise PydanticCustomError("path", "should have 'low' below 'high'")
+        return self
+
+    @property
+    def lams(self) -> tuple[float, ...]:
+        """The lambdas, in order; those of a series to four digits, as a table prints them."""
+        if self.low is None or self.high is None or self.number is None:
+            return tuple(sorted(self.values or ()))
+        series = np.geomspace(self.low, self.high, self.number)
+        return tuple(float(f"{lam:.4g}") for lam in series)
+
+
+def _kind(lam: Any) -> str:
+    """Which of the forms of lambda a value has."""
+    if isinstance(lam, Mapping | PathSpec):
+        return "path"
+    return "several" if isinstance(lam, list) else "one"
+
+
 # The kind is decided first: a plain union reports the mistakes of its first member.
 Lambdas = Annotated[
     Annotated[Size, Tag("one")]
-    | Annotated[list[Size], Field(min_length=1), AfterValidator(_distinct), Tag("several")],
-    Discriminator(lambda lam: "several" if isinstance(lam, list) else "one"),
+    | Annotated[list[Size], Field(min_length=1), AfterValidator(_distinct), Tag("several")]
+    | Annotated[PathSpec, Tag("path")],
+    Discriminator(_kind),
 ]
 
 
 class PenaltySpec(Spec):
-    """The penalty, and one lambda or a list of them, run as one batch."""
+    """The penalty, and its lambda: one, a list of them run as one batch, or a path."""
 
     name: Literal["none", "l1", "l2", "proximal-l1"] = "proximal-l1"
     lam: Lambdas = 10.0
@@ -81,6 +131,18 @@ class OptimiserSpec(Spec):
     scaling: bool = True
     scale_cap: Annotated[float, Field(gt=0)] = 3.0
     reject: bool = True
+
+
+class StabilitySpec(Spec):
+    """Stability selection: searches at the picked penalty, on complementary halves of the tasks.
+
+    ``threshold`` is the share of them from which on a term is called stable, ``collinear`` the
+    correlation of their updates from which on two terms can stand for one another.
+    """
+
+    pairs: Count = 10
+    threshold: Annotated[float, Field(gt=0.5, le=1)] = 0.75
+    collinear: Annotated[float, Field(gt=0, le=1)] = 0.9
 
 
 class NetworkSpec(Spec):
@@ -200,6 +262,8 @@ class Settings(Spec):
         See their classes.
     refit_episodes : int or None
         Meta-updates of the survivors without penalty; None is half of ``episodes``.
+    stability : StabilitySpec or None
+        Also search on halves of the tasks.
     controls : bool
         Also learn the rate of backprop and of feedback alignment.
     keep : float
@@ -217,6 +281,7 @@ class Settings(Spec):
     penalty: PenaltySpec = PenaltySpec()
     optimiser: OptimiserSpec = OptimiserSpec()
     refit_episodes: Annotated[int, Field(ge=0)] | None = None
+    stability: StabilitySpec | None = None
     controls: bool = True
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.05
     window: Count = 50
@@ -233,11 +298,29 @@ class Settings(Spec):
     def lams(self) -> tuple[float, ...]:
         """The lambdas, in order."""
         lam = self.penalty.lam
+        if isinstance(lam, PathSpec):
+            return lam.lams
         return tuple(lam) if isinstance(lam, list) else (lam,)
+
+    @property
+    def batches(self) -> tuple[tuple[float, ...], ...]:
+        """The lambdas that run side by side, batch after batch; all at once but on a path."""
+        lam, lams = self.penalty.lam, self.lams
+        size = lam.batch if isinstance(lam, PathSpec) else len(lams)
+        return tuple(lams[k : k + size] for k in range(0, len(lams), size))
+
+    @property
+    def later_episodes(self) -> int:
+        """Meta-updates of the batches of a path after its first."""
+        lam = self.penalty.lam
+        own = lam.episodes if isinstance(lam, PathSpec) else None
+        return own or max(1, self.episodes // 3)
 
 
 def settings_from(
-    penalty: Penalty | None = None, lams: Sequence[float] | None = None, **changes: Any
+    penalty: Penalty | None = None,
+    lams: Sequence[float] | Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> Settings:
     """Return settings from arguments: fields of :class:`Settings` and of its optimiser.
 
@@ -251,7 +334,7 @@ def settings_from(
         lam = penalty.lam if isinstance(penalty.lam, float) else list(map(float, penalty.lam))
         data["penalty"] = {"name": penalty.name, "lam": lam}
     if lams is not None:
-        data["penalty"]["lam"] = list(lams)
+        data["penalty"]["lam"] = dict(lams) if isinstance(lams, Mapping) else list(lams)
     known = (*OptimiserSpec.model_fields, *Settings.model_fields)
     for name, value in changes.items():
         if name not in known or name in ("penalty", "optimiser"):
@@ -262,6 +345,6 @@ def settings_from(
         return Settings.model_validate(data)
     except ValidationError as failed:
         error = failed.errors(include_url=False)[0]
-        known = (*known, *PenaltySpec.model_fields)
+        known = (*known, *PenaltySpec.model_fields, *PathSpec.model_fields)
         where = next((step for step in reversed(error["loc"]) if step in known), error["loc"][0])
         raise ConfigError(f"{where}={error['input']!r}: {error['msg'].lower()}") from None

@@ -55,7 +55,10 @@ def run_sweep(
             return 0
         why = "interrupted"
         try:
-            with _Team(study, workers) as team, StudyProgress(sweep.trials, workers) as progress:
+            with (
+                _Team(study, min(workers, len(study.unfinished()))) as team,
+                StudyProgress(sweep.trials, workers) as progress,
+            ):
                 while team.busy():
                     progress.show(study.trials())
                     time.sleep(LOOK)
@@ -120,7 +123,7 @@ class _Team:
     def __init__(self, study: Study, size: int) -> None:
         self._study = study
         self._deaths = 0
-        threads = str(max(1, (os.cpu_count() or 1) // size))
+        threads = str(max(1, (os.cpu_count() or 1) // max(1, size)))
         self._environment = {"OMP_NUM_THREADS": threads, **os.environ}
         self._running = {k: self._start(k) for k in range(size)}
 

@@ -17,12 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rulesearch.errors import RunError
 from rulesearch.rules import Rule
-from rulesearch.search.selection import pick
+from rulesearch.search.selection import group_losses, pick
 from rulesearch.search.sweep.spec import Sweep
 
 __all__ = ["Score", "StudyResult", "front", "is_study", "study_content"]
 
-GROUPS = 20  # of held-out lifetimes, each of which gives one figure
 STATES = {
     TrialState.WAITING: "waiting",
     TrialState.RUNNING: "running",
@@ -60,10 +59,9 @@ class Score:
         cls, rule: Rule, lam: float, loss: NDArray[np.float64], accuracy: NDArray[np.float64]
     ) -> Score:
         """Sum up what a rule did in ``(lifetimes,)``."""
-        lost = np.where(np.isfinite(loss), loss, np.inf)  # one that diverged lost everything
         known = accuracy[np.isfinite(accuracy)]
         return cls(
-            [float(np.median(group)) for group in np.array_split(lost, GROUPS)],
+            group_losses(loss).tolist(),
             float(known.mean()) if known.size else None,
             lam,
             list(rule.coefficients),

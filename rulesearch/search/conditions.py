@@ -1,0 +1,174 @@
+"""The conditions that rules are compared under: one thing of tasks or network changed at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.networks import PlasticNetwork
+from rulesearch.tasks import FewShot, LinearTeacher, TaskFamily
+
+__all__ = ["FACTORS", "Condition", "conditions"]
+
+BASE = "as given"
+CHOICES = ("ways", "shots", "queries", "hold_out", "held_out", "replacement", "fixed_images")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Where rules live.
+
+    Attributes
+    ----------
+    name : str
+        As ``depth=2``.
+    network : PlasticNetwork
+    tasks : TaskFamily
+    """
+
+    name: str
+    network: PlasticNetwork
+    tasks: TaskFamily
+
+
+def conditions(
+    network: PlasticNetwork, tasks: TaskFamily, vary: Sequence[str] = ()
+) -> list[Condition]:
+    """Return the network and tasks as they are, and with each single change.
+
+    Factors are not crossed: each is varied by itself, all else as given. A value that changes
+    nothing gives no condition of its own.
+
+    Parameters
+    ----------
+    vary : sequence of str
+        ``factor=value,value``, see :data:`FACTORS`.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For an unknown factor, or a value that makes no sense.
+    """
+    found = [Condition(BASE, network, tasks)]
+    for text in vary:
+        factor, separator, values = text.partition("=")
+        factor = factor.strip()
+        if factor not in FACTORS:
+            hint = did_you_mean(factor, FACTORS) or f"; known are {', '.join(FACTORS)}"
+            raise ConfigError(f"--vary {text}: unknown factor '{factor}'{hint}")
+        chosen = [value.strip() for value in values.split(",") if value.strip()]
+        if not separator or not chosen:
+            raise ConfigError(f"--vary {text}: write {factor}=value,value")
+        for value in chosen:
+            try:
+                changed = FACTORS[factor](found[0], value)
+            except ValueError:
+                raise ConfigError(f"--vary {factor}={value}: {value} is no number") from None
+            same = changed.network == network and changed.tasks is tasks
+            if not same:
+                found.append(replace(changed, name=f"{factor}={value}"))
+    return found
+
+
+# -- the network --
+
+
+def _with_hidden(base: Condition, hidden: Sequence[int]) -> Condition:
+    first, *_, last = base.network.sizes
+    return replace(base, network=replace(base.network, sizes=(first, *hidden, last)))
+
+
+def _depth(base: Condition, value: str) -> Condition:
+    """So many hidden layers; widths go geometrically from that of the first to that of the last."""
+    hidden, count = base.network.sizes[1:-1], int(value)
+    if count < 0 or (count and not hidden):
+        raise ConfigError(f"--vary depth={value}: no such number of hidden layers can be made")
+    if count == len(hidden):
+        return base
+    if not count:
+        return _with_hidden(base, ())
+    widths = np.geomspace(hidden[0], hidden[-1], count)
+    return _with_hidden(base, [round(float(width)) for width in widths])
+
+
+def _width(base: Condition, value: str) -> Condition:
+    """So many units in every hidden layer."""
+    return _with_hidden(base, [int(value)] * len(base.network.sizes[1:-1]))
+
+
+def _field(name: str, kind: Callable[[str], Any] = str) -> Callable[[Condition, str], Condition]:
+    def changed(base: Condition, value: str) -> Condition:
+        return replace(base, network=replace(base.network, **{name: kind(value)}))
+
+    return changed
+
+
+# -- the tasks --
+
+
+def _on(base: Condition, tasks: TaskFamily) -> Condition:
+    """The network's ends fitted to other tasks."""
+    _, *hidden, outputs = base.network.sizes
+    sizes = (tasks.n_in, *hidden, max(outputs, tasks.n_out))
+    return replace(base, network=replace(base.network, sizes=sizes), tasks=tasks)
+
+
+def _few_shot(base: Condition, factor: str, **changes: Any) -> Condition:
+    if not isinstance(base.tasks, FewShot):
+        raise ConfigError(f"--vary {factor}: only few-shot tasks have it")
+    described = base.tasks.describe()
+    choices = {name: described[name] for name in CHOICES}
+    data = changes.pop("data", base.tasks.data)
+    if all(choices[name] == value for name, value in changes.items()) and data is base.tasks.data:
+        return base
+    return _on(base, FewShot(data, **{**choices, **changes}))
+
+
+def _count(factor: str) -> Callable[[Condition, str], Condition]:
+    return lambda base, value: _few_shot(base, factor, **{factor: int(value)})
+
+
+def _steps(base: Condition, value: str) -> Condition:
+    """A lifetime of so many training examples, as many of each class."""
+    steps = int(value)
+    if isinstance(base.tasks, LinearTeacher):
+        return _on(base, replace(base.tasks, steps=steps))
+    ways = base.tasks.describe().get("ways")
+    if isinstance(ways, int) and steps % ways:
+        raise ConfigError(f"--vary steps={value}: {steps} is no multiple of {ways} ways")
+    return _few_shot(base, "steps", shots=steps // ways if isinstance(ways, int) else 0)
+
+
+def _data(base: Condition, value: str) -> Condition:
+    """Another data set, all of its classes; what was held out of the one given stays so."""
+    if isinstance(base.tasks, FewShot) and base.tasks.data.name == value:
+        return base
+    return _few_shot(base, "data", data=value, hold_out=0, held_out=False)
+
+
+def _classes(base: Condition, value: str) -> Condition:
+    """Those that the search drew from, or those that it held out."""
+    if value not in ("searched", "held-out"):
+        raise ConfigError(f"--vary classes={value}: write searched or held-out")
+    return _few_shot(base, "classes", held_out=value == "held-out")
+
+
+FACTORS: Mapping[str, Callable[[Condition, str], Condition]] = {
+    "depth": _depth,
+    "width": _width,
+    "activation": _field("activation"),
+    "beta": _field("beta", float),
+    "feedback": _field("feedback"),
+    "feedback_init": _field("feedback_init"),
+    "weight_init": _field("weight_init"),
+    "steps": _steps,
+    "ways": _count("ways"),
+    "shots": _count("shots"),
+    "queries": _count("queries"),
+    "data": _data,
+    "classes": _classes,
+}

@@ -1,0 +1,71 @@
+"""What ``rulesearch evaluate`` does: finds the rules, the network and the tasks, and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from rulesearch.report.result import Result
+from rulesearch.report.run_data import RunData
+from rulesearch.rules import Rule
+from rulesearch.search.conditions import Condition, conditions
+from rulesearch.search.evaluation import contenders, network_for, tasks_for
+from rulesearch.search.evidence import Contender, contender_named, evidence
+
+__all__ = ["run_evaluate"]
+
+
+def run_evaluate(
+    targets: Sequence[Path],
+    data: str | None,
+    held_out: bool | None,
+    lifetimes: int,
+    seed: int,
+    vary: Sequence[str],
+    rules: Sequence[str],
+    baseline: str | None,
+    as_json: bool,
+    **few_shot: Any,
+) -> None:
+    """Compare rules and print the table; tasks and network are those of the first run, if any."""
+    results = [Result.load(target) if target.is_dir() else None for target in targets]
+    first = next((t for t, result in zip(targets, results, strict=True) if result), None)
+    run = None if first is None else RunData.load(first)
+    tasks = tasks_for(run, data, held_out, **few_shot)
+    network = network_for(run, tasks)
+    named = [contender_named(name) for text in rules for name in text.split(",")]
+    found: dict[str, Contender] = {}
+    for target, result in zip(targets, results, strict=True):
+        rule = result.rule if result else Rule.load(target)
+        for name, (one, its) in contenders(result, rule, network).items():
+            name = _name(target, targets) if name == "rule" else name
+            found.setdefault(name, Contender(name, one, symmetric=its.feedback == "symmetric"))
+    found |= {contender.name: contender for contender in named}
+    where = conditions(network, tasks, vary)
+    if not as_json:
+        print(f"{tasks!r}: {lifetimes} lifetimes of {tasks.steps} steps, {list(network.sizes)}")
+    usual = "feedback alignment" if "feedback alignment" in found else None
+    against = baseline.replace("feedback-alignment", "feedback alignment") if baseline else usual
+    told = evidence(list(found.values()), where, lifetimes, seed, against, _tracked)
+    print(json.dumps(told.to_json(), indent=1) if as_json else told.table())
+
+
+def _name(target: Path, targets: Sequence[Path]) -> str:
+    """What a rule is called: 'rule' if it is alone, else its folder or file; all of it in need."""
+    if len(targets) == 1:
+        return "rule"
+    short = [path.stem if path.is_file() else path.resolve().name for path in targets]
+    own = short[targets.index(target)]
+    return own if short.count(own) == 1 else str(target)
+
+
+def _tracked(where: Sequence[Condition]) -> Iterable[Condition]:
+    """Show how far it is, where somebody watches and waits."""
+    hidden = not sys.stderr.isatty() or len(where) < 2
+    return track(where, "conditions", console=Console(stderr=True), transient=True, disable=hidden)

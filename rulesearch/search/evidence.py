@@ -1,0 +1,289 @@
+"""Rules compared under several conditions, in one table: what the evidence supports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rulesearch.analysis import bootstrap_interval, holm, mann_whitney
+from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.grammar import Grammar, Term, TermPool
+from rulesearch.networks import PlasticNetwork
+from rulesearch.rules import Rule
+from rulesearch.search.conditions import Condition
+from rulesearch.search.evaluation import Score, evaluate_rules
+
+__all__ = ["Contender", "Evidence", "Row", "contender_named", "evidence"]
+
+LEVEL = 0.98
+TUNING_STREAM, TUNING = 5, 50  # random stream, and lifetimes for each rate
+RATES = tuple(float(10.0**power) for power in np.arange(-4.0, 0.0, 0.5))
+BASELINES = ("backprop", "feedback alignment")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A rule, or a term whose rate is tuned in every condition anew.
+
+    Attributes
+    ----------
+    name : str
+    rule : Rule or None
+    term : Term or None
+        Instead of a rule: the rate of :data:`RATES` is taken that does best on tuning tasks.
+    signs : tuple of float
+        Of the rates to try.
+    symmetric : bool
+        Errors come back through the transpose of W, whatever the condition's feedback.
+    """
+
+    name: str
+    rule: Rule | None = None
+    term: Term | None = None
+    signs: tuple[float, ...] = (1.0,)
+    symmetric: bool = False
+
+    def network(self, condition: Condition) -> PlasticNetwork:
+        """The condition's network with the contender's own feedback."""
+        network = condition.network
+        return replace(network, feedback="symmetric") if self.symmetric else network
+
+    def settled(self, condition: Condition, seed: int) -> Rule:
+        """The rule, its rate tuned on tasks that have nothing in common with those of the test."""
+        if self.rule is not None:
+            return self.rule
+        assert self.term is not None
+        network, pool = self.network(condition), TermPool([self.term])
+        tried = {
+            f"{rate:g}": (Rule(pool, {self.term.name: rate}), network)
+            for sign in self.signs
+            for rate in sign * np.array(RATES)
+        }
+        scores = evaluate_rules(tried, condition.tasks, TUNING, seed, TUNING_STREAM)
+        return tried[min(scores, key=_badness).name][0]
+
+
+def _badness(score: Score) -> float:
+    """Errors per query or, where targets are no labels, the median loss; diverged is worst."""
+    accuracy = np.where(np.isfinite(score.loss), score.accuracy, 0.0)
+    if np.isfinite(accuracy).all() and accuracy.any():
+        return -float(accuracy.mean())
+    return float(np.median(np.where(np.isfinite(score.loss), score.loss, np.inf)))
+
+
+def contender_named(text: str) -> Contender:
+    """Return a contender that is named rather than found.
+
+    ``backprop`` and ``feedback-alignment`` are the pseudo-gradient through the transpose of W and
+    through the network's own feedback; a name of the catalogue is that term alone; in each the
+    rate is tuned. ``0.01*pseudo_gradient-0.02*ehebb`` is a rule with coefficients of its own.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown, or a coefficient no number.
+    """
+    pool = Grammar.from_yaml("catalogue").enumerate()
+    name = text.strip().replace("-", " ") if "*" not in text else text.strip()
+    if name in BASELINES:
+        return Contender(name, term=pool["pseudo_gradient"], symmetric=name == "backprop")
+    if "*" not in name:
+        return Contender(text, term=_term(pool, text.strip()), signs=(1.0, -1.0))
+    coefficients = {}
+    for part in _summands(name):
+        number, _, term = part.partition("*")
+        try:
+            coefficients[_term(pool, term.strip()).name] = float(number.replace(" ", ""))
+        except ValueError:
+            raise ConfigError(f"--rules {text}: '{number.strip()}' is no number") from None
+    return Contender(name, Rule(pool, coefficients))
+
+
+def _term(pool: TermPool, name: str) -> Term:
+    if name not in pool.names:
+        known = [*BASELINES, *pool.names]
+        hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
+        raise ConfigError(f"--rules: the catalogue has no '{name}'{hint}")
+    return pool[name]
+
+
+def _summands(text: str) -> list[str]:
+    """Cut before each sign that is no exponent's: ``1e-3*a-2*b`` into ``1e-3*a`` and ``-2*b``."""
+    parts = [""]
+    for letter in text:
+        if letter in "+-" and parts[-1].strip() and not _in_exponent(parts[-1]):
+            parts.append("")
+        parts[-1] += letter
+    return parts
+
+
+def _in_exponent(part: str) -> bool:
+    return "*" not in part and part[-1:] in "eE" and part[:-1].strip(" +-")[:1].isdigit()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one rule did under one condition.
+
+    Attributes
+    ----------
+    condition, rule : str
+    steps : int
+        Training examples of a lifetime.
+    sizes : list of int
+        Of the network.
+    coefficients : dict of str to float
+        Those tuned among them.
+    accuracy : list of float or None
+        Mean over the lifetimes that did not diverge, and its bootstrap interval.
+    loss : list of float or None
+        Their median, and its interval.
+    diverged, lifetimes : int
+    p : float or None
+        That the baseline does as well: one-sided Mann-Whitney, a lifetime that diverged ranked
+        last, adjusted over the rows of the table by Holm's method. None of the baseline itself.
+    """
+
+    condition: str
+    rule: str
+    steps: int
+    sizes: list[int]
+    coefficients: dict[str, float]
+    accuracy: list[float] | None
+    loss: list[float] | None
+    diverged: int
+    lifetimes: int
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The table: rows of rules within conditions.
+
+    Attributes
+    ----------
+    rows : list of Row
+    baseline : str or None
+    """
+
+    rows: list[Row]
+    baseline: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        rows = [asdict(row) for row in self.rows]
+        return {"schema": 1, "level": LEVEL, "baseline": self.baseline, "rows": rows}
+
+    def table(self) -> str:
+        """Lay it out as plain text; the condition is left out where there is one alone."""
+        interval = f"{LEVEL:.0%} interval"
+        heading = ["condition", "", "accuracy", interval, "median loss", interval, "diverged"]
+        if self.baseline is not None:
+            heading.append(f"p vs {self.baseline} (Holm)")
+        cells, last = [heading], ""
+        for row in self.rows:
+            p = "" if row.p is None else f"{row.p:.2g}"
+            shown = "" if row.condition == last else row.condition
+            figures = [*_figures(row.accuracy), *_figures(row.loss)]
+            told = [shown, row.rule, *figures, f"{row.diverged}/{row.lifetimes}", p]
+            cells.append(told[: len(heading)])
+            last = row.condition
+        if len({row.condition for row in self.rows}) == 1:
+            cells = [row[1:] for row in cells]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
+        return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def _figures(interval: list[float] | None) -> list[str]:
+    if interval is None:
+        return ["-", "-"]
+    centre, low, high = interval
+    return [f"{centre:.3f}", f"{low:.3f} to {high:.3f}"]
+
+
+def evidence(
+    contenders: Sequence[Contender],
+    where: Sequence[Condition],
+    lifetimes: int = 200,
+    seed: int = 0,
+    baseline: str | None = None,
+    track: Callable[[Sequence[Condition]], Iterable[Condition]] = iter,
+) -> Evidence:
+    """Let every contender live the same lifetimes under every condition.
+
+    Parameters
+    ----------
+    contenders : sequence of Contender
+    where : sequence of Condition
+    lifetimes : int
+        Of each contender under each condition: the same tasks, and the same initial weights.
+    seed : int
+    baseline : str, optional
+        The contender that all others are tested against, within each condition.
+    track : callable
+        Passes the conditions on, one after the other, to whoever shows how far it is.
+
+    Raises
+    ------
+    ConfigError
+        If there is no contender of the baseline's name, or two have one name.
+    """
+    names = [contender.name for contender in contenders]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two rules are called '{max(names, key=names.count)}'; name one alone")
+    if baseline is not None and baseline not in names:
+        hint = did_you_mean(baseline, names)
+        raise ConfigError(f"--baseline: no rule is called '{baseline}'{hint}")
+    rows: list[Row] = []
+    for condition in track(where):
+        rules = {c.name: (c.settled(condition, seed), c.network(condition)) for c in contenders}
+        scores = {s.name: s for s in evaluate_rules(rules, condition.tasks, lifetimes, seed)}
+        for name, score in scores.items():
+            p = None
+            if baseline not in (None, name):
+                p = _chance(score, scores[str(baseline)])
+            rows.append(_row(condition, rules[name][0], score, p))
+    adjusted = iter(holm([row.p for row in rows if row.p is not None]).tolist())
+    return Evidence(
+        [row if row.p is None else replace(row, p=next(adjusted)) for row in rows], baseline
+    )
+
+
+def _chance(score: Score, baseline: Score) -> float:
+    """One-sided p-value in accuracy or, where targets are no labels, in loss."""
+    labelled = any(np.isfinite(s.accuracy).any() for s in (score, baseline))
+
+    def good(s: Score) -> NDArray[np.float64]:
+        return np.where(np.isfinite(s.loss), s.accuracy if labelled else -s.loss, -np.inf)
+
+    return mann_whitney(good(score), good(baseline)).p
+
+
+def _row(condition: Condition, rule: Rule, score: Score, p: float | None) -> Row:
+    return Row(
+        condition.name,
+        score.name,
+        condition.tasks.steps,
+        list(condition.network.sizes),
+        rule.coefficients,
+        _interval(score.accuracy, "mean"),
+        _interval(score.loss, "median"),
+        score.diverged,
+        len(score.loss),
+        p,
+    )
+
+
+def _interval(values: NDArray[np.float64], statistic: Any) -> list[float] | None:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return None
+    return [float(part) for part in bootstrap_interval(finite, LEVEL, statistic=statistic)]

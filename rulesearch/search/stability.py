@@ -1,0 +1,97 @@
+"""Searches on complementary halves of the tasks: which terms do not depend on either half."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rulesearch.analysis.stability import expected_false
+from rulesearch.errors import ConfigError
+from rulesearch.tasks import FewShot, TaskFamily
+
+__all__ = ["Stability", "halves"]
+
+CHOICES = ("ways", "shots", "queries", "replacement", "fixed_images")
+
+
+def halves(tasks: TaskFamily, pairs: int, seed: int) -> list[TaskFamily]:
+    """Return complementary halves of the tasks, those of a pair one after the other.
+
+    Few-shot tasks are halved by their classes, at random. Others have no end of tasks: whatever
+    two searches draw of them has nothing in common already, and each gets the family whole.
+
+    Raises
+    ------
+    ConfigError
+        If a half has fewer classes than a task needs.
+    """
+    if not isinstance(tasks, FewShot):
+        return [tasks] * (2 * pairs)
+    described = tasks.describe()
+    choices: dict[str, Any] = {name: described[name] for name in CHOICES}
+    classes = np.array(tasks.classes)
+    if len(classes) // 2 < choices["ways"]:
+        raise ConfigError(
+            f"stability: half of {len(classes)} classes is too few for {choices['ways']}-way "
+            "tasks; use fewer ways, hold out fewer classes, or leave stability out"
+        )
+    rng = np.random.default_rng([seed, pairs])
+    found: list[TaskFamily] = []
+    for _ in range(pairs):
+        order = rng.permutation(classes)
+        for half in np.array_split(order, 2):
+            others = sorted(set(range(tasks.n_classes)) - set(half.tolist()))
+            found.append(FewShot(tasks.data, hold_out=others, **choices))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """What the searches on halves kept.
+
+    Attributes
+    ----------
+    names : sequence of str
+        Of the terms.
+    kept : array (searches, terms)
+    threshold : float
+        Share of the searches from which on a term is called stable.
+    groups : sequence of sequence of int
+        Terms whose updates are collinear: a search keeps one of them where another would do.
+    """
+
+    names: Sequence[str]
+    kept: NDArray[np.bool_]
+    threshold: float
+    groups: Sequence[Sequence[int]]
+
+    @property
+    def selected(self) -> float:
+        """Terms that a search keeps on average."""
+        return float(self.kept.sum(1).mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        share = self.kept.mean(0)
+        groups = {term: list(group) for group in self.groups for term in group}
+        rows = [
+            {
+                "name": name,
+                "share": float(share[k]),
+                "stable": bool(share[k] >= self.threshold),
+                "with": [self.names[other] for other in groups[k] if other != k],
+                "group_share": float(self.kept[:, groups[k]].any(1).mean()),
+            }
+            for k, name in enumerate(self.names)
+        ]
+        return {
+            "searches": len(self.kept),
+            "threshold": self.threshold,
+            "selected": self.selected,
+            "expected_false": expected_false(self.selected, len(self.names), self.threshold),
+            "terms": rows,
+        }

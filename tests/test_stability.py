@@ -1,0 +1,188 @@
+"""Stability selection: halves of the tasks, shares of terms and groups, and the bound on chance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rulesearch as rs
+from rulesearch.analysis.stability import collinear_groups, expected_false
+from rulesearch.compile.naive import evaluate
+from rulesearch.errors import ConfigError
+from rulesearch.learners.signals import connection_signals
+from rulesearch.outer.scaling import term_correlations, term_scales
+from rulesearch.report.page import write_report
+from rulesearch.search.config import load_config
+from rulesearch.search.run import resume_search, start_search
+from rulesearch.search.stability import Stability, halves
+from rulesearch.tasks import FewShot, LinearTeacher
+
+POOL = rs.Grammar.from_yaml("pool10").enumerate()
+TINY = """\
+name: stable
+grammar: pool10
+network: {hidden: [8]}
+tasks: {data: digits, ways: 3, shots: 3, queries: 3, hold_out: 2}
+episodes: 14
+seeds: 3
+refit_episodes: 4
+penalty: {lam: [5]}
+optimiser: {rate: 1.0e-3}
+stability: {pairs: 2, threshold: 0.75, collinear: 0.9}
+controls: false
+checkpoint_every: 4
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stability")
+    (folder / "tiny.yaml").write_text(TINY)
+    return start_search(load_config(folder / "tiny.yaml"), folder / "run").path
+
+
+def test_the_bound_by_hand() -> None:
+    # 3 of 10 terms kept on average, called stable from three quarters on: 9 / (0.5 * 10).
+    assert expected_false(3.0, 10, 0.75) == pytest.approx(1.8)
+    assert expected_false(2.0, 100, 1.0) == pytest.approx(0.04)
+    for threshold in (0.5, 1.01):
+        with pytest.raises(ValueError, match="threshold"):
+            expected_false(3.0, 10, threshold)
+    with pytest.raises(ValueError, match="at least one term"):
+        expected_false(0.0, 0, 0.75)
+
+
+def test_the_bound_holds_where_terms_are_kept_at_random() -> None:
+    rng = np.random.default_rng(0)
+    false = []
+    for _ in range(400):
+        kept = np.array([rng.permutation(40) < 8 for _ in range(20)])  # 8 of 40, all useless
+        false.append((kept.mean(0) >= 0.6).sum())
+    assert np.mean(false) <= expected_false(8, 40, 0.6)
+
+
+def test_groups_are_chains_of_collinear_terms() -> None:
+    correlation = np.eye(5)
+    for i, j, value in ((0, 2, -0.95), (2, 4, 0.91), (1, 3, 0.89)):
+        correlation[i, j] = correlation[j, i] = value
+    assert collinear_groups(correlation, 0.9) == [[0, 2, 4], [1], [3]]
+    assert collinear_groups(correlation, 0.8) == [[0, 2, 4], [1, 3]]
+
+
+def test_shares_of_terms_and_groups() -> None:
+    kept = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]], dtype=bool)
+    found = Stability("abcd", kept, 0.75, [[0], [1, 2], [3]]).to_json()
+    assert [row["share"] for row in found["terms"]] == [1.0, 0.5, 0.25, 0.0]
+    assert [row["group_share"] for row in found["terms"]] == [1.0, 0.75, 0.75, 0.0]
+    assert [row["with"] for row in found["terms"]] == [[], ["c"], ["b"], []]
+    assert [row["stable"] for row in found["terms"]] == [True, False, False, False]
+    assert found["selected"] == 1.75
+    assert found["expected_false"] == pytest.approx(1.75**2 / (0.5 * 4))
+
+
+def test_halves_are_complementary() -> None:
+    tasks = FewShot("digits", ways=3, shots=2, queries=1, hold_out=[0, 5, 6])
+    found = halves(tasks, 3, seed=1)
+    assert len(found) == 6
+    splits = set()
+    for first, second in zip(found[::2], found[1::2], strict=True):
+        assert isinstance(first, FewShot)
+        assert isinstance(second, FewShot)
+        assert sorted(first.classes + second.classes) == [1, 2, 3, 4, 7, 8, 9]
+        assert {len(first.classes), len(second.classes)} == {3, 4}
+        assert first.steps == tasks.steps
+        splits.add(first.classes)
+    assert len(splits) == 3
+    again = halves(tasks, 3, seed=1)
+    assert [f.describe() for f in again] == [f.describe() for f in found]
+    teacher = LinearTeacher()
+    assert halves(teacher, 2, 0) == [teacher] * 4
+    with pytest.raises(ConfigError, match="half of 7 classes is too few for 4-way tasks"):
+        halves(FewShot("digits", ways=4, shots=2, queries=1, hold_out=3), 1, 0)
+
+
+def test_correlations_are_cosines_of_updates() -> None:
+    network = rs.PlasticNetwork([6, 5, 4])
+    pool = POOL[:3] + rs.TermPool([rs.Term.from_text("twice", "-2 * e_post * e_pre.T - 2 * W")])
+    generator = torch.Generator().manual_seed(0)
+    state = network.init([torch.Generator().manual_seed(k) for k in range(3)])
+    x, label = torch.rand(2, 3, 6, generator=generator), torch.tensor([[0, 1, 2], [3, 0, 1]])
+    found = term_correlations(pool, network, state, x, label)
+    needed = pool.symbols | {"W", "B", "y_pre", "e_post", "e_pre"}
+    vectors: list[list[list[torch.Tensor]]] = [[[] for _ in pool] for _ in range(2)]
+    for t in range(2):
+        signals = connection_signals(network, state, x[t][:, None], label[t][:, None], needed)
+        for k, of_connection in enumerate(signals):
+            for r, term in enumerate(pool):
+                vectors[k][r].append(evaluate(term.expr, of_connection).double().flatten())
+    expected = torch.zeros(4, 4, dtype=torch.float64)
+    for terms in vectors:
+        unit = torch.nn.functional.normalize(torch.stack([torch.cat(parts) for parts in terms]))
+        expected += 0.5 * unit @ unit.T
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.diagonal(), torch.ones(4).double())
+    assert term_scales(pool, network, state, x, label).shape == (4,)
+
+
+def test_a_search_tells_what_is_stable(run: Path) -> None:
+    content = rs.load_run(run).content
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    theta = np.array([e["theta"] for e in events if e.get("phase") == "stability" and "theta" in e])
+    assert theta.shape == (14, 4, 10)
+    scales = json.loads((run / "manifest.json").read_text())["scales"]
+    t = np.abs(theta[-3:].mean(0) / scales)  # a quarter of the updates
+    kept = t > 0.05 * t.max(1, keepdims=True)
+    found = content["stability"]
+    assert [row["share"] for row in found["terms"]] == kept.mean(0).tolist()
+    assert found["searches"] == 4
+    q = kept.sum(1).mean()
+    assert found["expected_false"] == pytest.approx(q**2 / (0.5 * 10))
+    # The rows of a pair live on other classes, and so end elsewhere.
+    assert len({tuple(row) for row in theta[-1]}) == 4
+
+
+def test_intervals_of_the_refitted_coefficients(run: Path) -> None:
+    content = rs.load_run(run).content
+    for row in content["table"]:
+        if row["kept"]:
+            low, high = row["interval"]
+            assert low <= row["coefficient"] <= high
+            assert high - low <= 2 * 3**0.5 * row["spread"] + 1e-12  # means stay among the values
+        elif row["coefficient"] is None:
+            assert row["interval"] is None
+
+
+def test_it_is_shown(run: Path) -> None:
+    text = str(rs.load_run(run))
+    assert "halves  group  collinear with" in text
+    assert "searches on halves of the" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert "Which terms are stable" in write_report(run).read_text()
+
+
+def test_it_resumes_to_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    seen = iter(range(27))  # in the midst of the halves
+
+    def sink(event: Mapping[str, Any]) -> None:
+        if next(seen, None) is None:
+            assert event["phase"] == "stability"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start_search(load_config(run.parent / "tiny.yaml"), tmp_path / "run", [sink])
+    resume_search(tmp_path / "run")
+    for name in ("rule.json", "result.json", "events.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_too_few_classes_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(TINY.replace("hold_out: 2", "hold_out: 5"))
+    with pytest.raises(ConfigError, match="half of 5 classes is too few for 3-way tasks"):
+        load_config(path)
