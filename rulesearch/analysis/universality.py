@@ -9,8 +9,8 @@ The construction, with J cells of x, d cells (here classes) of y, and pairs i = 
 
 * Features :math:`\phi(x) = (0, 1_x, 0_{J^2 d}, 1_x)`: a scalar, two copies of the cell's one-hot
   vector, and between them a slot of d units for each of the J² pairs.
-* Layers :math:`W_1 \dots W_N`, of which :math:`W_N` acts first. The input of :math:`W_i` is
-  :math:`G_i \phi(x)`, :math:`G_i = W_{i+1} \dots W_N`, so any invertible G can be had from
+* Layers :math:`W_1 \ldots W_N`, of which :math:`W_N` acts first. The input of :math:`W_i` is
+  :math:`G_i \phi(x)`, :math:`G_i = W_{i+1} \ldots W_N`, so any invertible G can be had from
   :math:`W_i = G_{i-1} G_i^{-1}` (Eq. 4). The G of a pair is :math:`\epsilon I`, plus I in the last
   block, plus a first row that sums the units of cells j and l (Eq. 6); :math:`G_0` lacks the row.
 * Feedback :math:`B_i` copies the one-hot y to slot i and replaces the activity at the output of
