@@ -72,7 +72,7 @@ class WheelSettings(RunSettings):
     batch : int
         Choices of a step when learning online.
     shorter : int
-        Divides all numbers of learning steps but MAML's ten.
+        Divides all numbers of learning steps but MAML's ten and NeuralLinear's.
     """
 
     updates: Count = 800
