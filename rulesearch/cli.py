@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from rulesearch import __version__
 from rulesearch.errors import RuleSearchError, RunError
 from rulesearch.grammar import Grammar
 
 if TYPE_CHECKING:
-    from rulesearch.report.result import Result
     from rulesearch.reproduce import Plan
 
 __all__ = ["app", "main"]
@@ -47,6 +45,9 @@ SetOption = Annotated[
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The run's folder.")]
 LatexOption = Annotated[bool, typer.Option("--latex", help="LaTeX.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON.")]
+TensorBoardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Curves for TensorBoard, in RUN/tensorboard.")
+]
 
 
 def _version(shown: bool) -> None:
@@ -103,21 +104,12 @@ def search(
     config: ConfigArgument,
     set_: SetOption = None,
     out: OutOption = None,
+    tensorboard: TensorBoardOption = False,
 ) -> None:
     """Search a rule: pool, survivors, controls; ends with the table."""
-    from rulesearch.report.progress import TerminalProgress
-    from rulesearch.search.api import free_folder
-    from rulesearch.search.config import load_config
-    from rulesearch.search.run import start_search
+    from rulesearch.search.command import run_search
 
-    experiment = load_config(config, set_ or ())
-    run = out or free_folder(experiment.name)
-    try:
-        with TerminalProgress() as progress:
-            result = start_search(experiment, run, [progress])
-    except KeyboardInterrupt:
-        _interrupted(run)
-    _print_result(result)
+    raise typer.Exit(run_search(config, set_ or (), out, tensorboard))
 
 
 @app.command()
@@ -147,58 +139,41 @@ def worker(
 
 
 @app.command()
-def resume(run: RunArgument) -> None:
+def resume(run: RunArgument, tensorboard: TensorBoardOption = False) -> None:
     """Continue a run that was interrupted or killed; it ends as if it had not been."""
-    from rulesearch.report.progress import TerminalProgress
     from rulesearch.reproduce.plan import is_reproduction, load_plan
-    from rulesearch.search.run import resume_search
+    from rulesearch.search.command import run_resume
 
     if is_reproduction(run):
         _reproduce(load_plan(run), run)
         return
-    try:
-        with TerminalProgress() as progress:
-            result = resume_search(run, [progress])
-    except KeyboardInterrupt:
-        _interrupted(run)
-    _print_result(result)
-
-
-def _interrupted(run: Path) -> None:
-    if (run / "manifest.json").is_file():
-        print(f"interrupted; continue with: rulesearch resume {run}", file=sys.stderr)
-    else:
-        print("interrupted before the run began", file=sys.stderr)
-    raise typer.Exit(3)
-
-
-def _print_result(result: Result) -> None:
-    width = Console().width if sys.stdout.isatty() else 96
-    print(result.summary(width))
-    print(f"\n{result.path}: rule.json, events.jsonl; 'rulesearch report {result.path}' draws it")
+    raise typer.Exit(run_resume(run, tensorboard))
 
 
 @app.command()
-def show(run: RunArgument, latex: LatexOption = False, as_json: JsonOption = False) -> None:
+def show(
+    run: RunArgument,
+    latex: LatexOption = False,
+    as_json: JsonOption = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Watch a search that runs elsewhere until it ends.")
+    ] = False,
+) -> None:
     """Show a run: its table, or its rule in LaTeX, or everything as JSON.
 
     Of a reproduction, which may be under way, the table in LaTeX. Of a sweep, its trials.
     """
-    from rulesearch.report.result import Result
-    from rulesearch.reproduce.command import print_run
+    from rulesearch.reproduce import command as reproduction
     from rulesearch.reproduce.plan import is_reproduction
+    from rulesearch.search.command import follow_run, print_run
     from rulesearch.search.sweep.command import is_study, print_study
 
-    if is_reproduction(run) or is_study(run):
-        (print_study if is_study(run) else print_run)(run, latex, as_json)
-        return
-    result = Result.load(run)
-    if as_json:
-        print(json.dumps(result.content, indent=1))
-    elif latex:
-        print(rf"\Delta \mathbf{{W}}_{{\ell-1,\ell}} = {result.rule.latex()}")
+    if follow:
+        raise typer.Exit(follow_run(run))
+    if is_reproduction(run):
+        reproduction.print_run(run, latex, as_json)
     else:
-        _print_result(result)
+        (print_study if is_study(run) else print_run)(run, latex, as_json)
 
 
 @app.command()
@@ -281,11 +256,12 @@ def reproduce(
 
 def _reproduce(plan: Plan, run: Path) -> None:
     from rulesearch.reproduce.command import run_and_print
+    from rulesearch.search.command import interrupted
 
     try:
         run_and_print(plan, run)
     except KeyboardInterrupt:
-        _interrupted(run)
+        raise typer.Exit(interrupted(run)) from None
 
 
 @app.command()

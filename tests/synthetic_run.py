@@ -171,6 +171,8 @@ def result(
         entry.update(accuracy=0.67 - 0.02 * ratio if known else None, loss=1.0 + 0.07 * ratio)
         entry["refit_terms"] = [name for name in _kept(ratio) if name != "F3"]
         entry.update(refit_accuracy=0.68 if known else None, refit_loss=0.9 + 0.01 * ratio)
+        entry.update(held_out_loss=0.92 + 0.01 * ratio, held_out_error=0.02)
+        entry["coefficients"] = {t[0]: t[5] / ratio for t in TERMS if t[0] in entry["refit_terms"]}
         front.append(entry)
     pool = Grammar.from_yaml("pool10").enumerate()
     rule = Rule(pool, {t[0]: t[5] for t in TERMS if t[0] in KEPT})

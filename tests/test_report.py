@@ -168,9 +168,10 @@ def test_text_table_tells_the_result(result):
     lines = text_table(result).splitlines()
     assert max(map(len, lines)) <= 96
     assert [line for line in lines if line.startswith(">")] == [
-        ">      10     0.650     0.680  1.070     0.910  F0 F2 F9"
+        ">      10     0.650     0.680  1.070     0.910   0.930 ± 0.02  F0 F2 F9"
     ]
-    assert "        3     0.664     0.680  1.021     0.903  F0 F2 F3 F9 -> F0 F2 F9" in lines
+    row = "        3     0.664     0.680  1.021     0.903   0.923 ± 0.02  F0 F2 F3 F9 -> F0 F2 F9"
+    assert row in lines
     marked = [line.split()[1] for line in lines if line.startswith("*")]
     assert marked == list(KEPT)
     (f2,) = (line for line in lines if line.startswith("*  F2"))

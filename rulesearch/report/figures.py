@@ -198,6 +198,15 @@ PLATES = (
         lambda run: "search" in run.curves,
     ),
     Plate(
+        "kept_terms",
+        "What the seeds agree on",
+        lambda _: (
+            "How many of the independent searches kept each term; the rule and its penalty in blue."
+        ),
+        kept_terms,
+        lambda run: run.result is not None,
+    ),
+    Plate(
         "penalty_path",
         "From penalty to penalty",
         lambda _: (
@@ -208,15 +217,6 @@ PLATES = (
         ),
         penalty_path,
         has_path,
-    ),
-    Plate(
-        "kept_terms",
-        "What the seeds agree on",
-        lambda _: (
-            "How many of the independent searches kept each term; the rule and its penalty in blue."
-        ),
-        kept_terms,
-        lambda run: run.result is not None,
     ),
     Plate(
         "alignment",

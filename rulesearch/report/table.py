@@ -114,7 +114,7 @@ def front_columns(result: Result) -> list[tuple[str, str]]:
 def front_figure(entry: Mapping[str, Any], key: str) -> str:
     """A figure of the front; the one that the pick follows from has its standard error."""
     error = entry.get("held_out_error") if key == "held_out_loss" else None
-    return number(entry.get(key)) + (f" ± {number(error)}" if error is not None else "")
+    return number(entry.get(key)) + (f" ± {error:.2g}" if error is not None else "")
 
 
 def front_terms(entry: Mapping[str, Any]) -> list[Sequence[str]]:
@@ -183,6 +183,8 @@ def _front(result: Result, width: int) -> str:
     if len(front) < 2:
         return ""
     columns = front_columns(result)
+    if width < WIDE and len(columns) == len(FRONT_COLUMNS):  # what decided nothing gives way
+        columns = [(key, heading) for key, heading in columns if key != "loss"]
     rows = [["", "lambda", *(heading for _, heading in columns), "terms kept by most seeds"]]
     for entry in front:
         mark = ">" if entry["lam"] == result["pick"].get("lam") else ""

@@ -1,8 +1,8 @@
 """The run folder: what a search leaves, and what it resumes from.
 
 Files are replaced atomically, so a reader sees the old or the new one. Events are appended; a
-checkpoint says how many bytes of them belong to it, and a resumed run cuts the rest, so that it
-ends in the same bytes as one that was never interrupted.
+checkpoint says how many bytes of them belong to it, and seals them; a resumed run cuts the rest, so
+that it ends in the same bytes as one that was never interrupted. No clock is asked for anything.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,10 @@ class RunFolder:
             except BlockingIOError:
                 raise RunError(f"{path}: another process is writing this run") from None
             except OSError as error:
-                raise RunError(f"{path} cannot be written: {error.strerror}") from None
+                raise RunError(
+                    f"{path} cannot be written: {error.strerror}; mend that, or choose another "
+                    "folder"
+                ) from None
             self._opened = opened.pop_all()
 
     @classmethod
@@ -80,12 +83,19 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{path} cannot be made: {error.strerror}") from None
         if occupied:
-            is_run = (path / "manifest.json").is_file()
-            other = f", or continue it with 'rulesearch resume {path}'" if is_run else ""
-            raise RunError(f"{path} exists and is not empty; choose another folder{other}")
+            raise _occupied(path)
         folder = cls(path)
-        write_atomically(path / "config.yaml", config)
-        write_atomically(path / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        try:
+            if (path / "manifest.json").exists():  # of a process that began between the two looks
+                raise _occupied(path)
+            write_atomically(path / "config.yaml", config)
+            write_atomically(path / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        except RunError:
+            folder.close()
+            if not (path / "manifest.json").exists():  # so that the same command may be tried again
+                for name in ("config.yaml", "events.jsonl", ".lock"):
+                    (path / name).unlink(missing_ok=True)
+            raise
         return folder
 
     @classmethod
@@ -95,7 +105,8 @@ class RunFolder:
         if not (path / "manifest.json").is_file():
             raise RunError(f"{path} is not a run: it has no manifest.json")
         folder = cls(path)
-        folder._tidy()
+        with folder.writing():
+            folder._tidy()
         return folder
 
     @property
@@ -119,6 +130,27 @@ class RunFolder:
         """Let another process write."""
         self._opened.close()
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say how to go on where the disk refuses.
+
+        Raises
+        ------
+        RunError
+        """
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written: {error.strerror}; {self._remedy}"
+            ) from None
+        except RunError as error:
+            raise RunError(f"{error}; {self._remedy}") from None
+
+    @property
+    def _remedy(self) -> str:
+        return f"mend that, then 'rulesearch resume {self.path}'"
+
     # -- events --
 
     @property
@@ -129,14 +161,9 @@ class RunFolder:
     def append(self, event: Mapping[str, Any]) -> None:
         """Add an event, one JSON object on one line."""
         line = json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        try:
+        with self.writing():
             while line:  # nothing is buffered, and a disk that is almost full takes a part
                 line = line[self._events.write(line) :]
-        except OSError as error:
-            raise RunError(
-                f"{self.path}: events cannot be written ({error.strerror}); mend that, then "
-                f"'rulesearch resume {self.path}'"
-            ) from None
 
     def events(self) -> list[dict[str, Any]]:
         """All events so far."""
@@ -148,8 +175,9 @@ class RunFolder:
 
     def _cut(self, size: int) -> None:
         """Drop events that came after a checkpoint."""
-        self._events.truncate(size)
-        self._events.seek(size)
+        with self.writing():
+            self._events.truncate(size)
+            self._events.seek(size)
 
     # -- checkpoints --
 
@@ -163,20 +191,27 @@ class RunFolder:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint and drop all but the last two."""
-        os.fsync(self._events.fileno())
         name = f"checkpoint-{checkpoint.phase}-{checkpoint.update:06d}"
         data = save({k: v.contiguous() for k, v in checkpoint.tensors.items()})
-        write_atomically(self.path / f"{name}.safetensors", data)
         about = {
             "phase": checkpoint.phase,
             "update": checkpoint.update,
             "events": checkpoint.events,
+            "events_sha256": self._events_sha256(checkpoint.events),
         }
         about["sha256"] = _seal(about, data)
-        write_atomically(self.path / f"{name}.json", json.dumps(about) + "\n")
-        for old in self._descriptions()[:-KEEP]:
-            old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        with self.writing():
+            os.fsync(self._events.fileno())
+            write_atomically(self.path / f"{name}.safetensors", data)
+            write_atomically(self.path / f"{name}.json", json.dumps(about) + "\n")
+            for old in self._descriptions()[:-KEEP]:
+                old.unlink()
+                old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def _events_sha256(self, size: int) -> str:
+        """A checksum of the first events, read anew: what counts is what the disk holds."""
+        with (self.path / "events.jsonl").open("rb") as events:
+            return hashlib.sha256(events.read(size)).hexdigest()
 
     def _descriptions(self) -> list[Path]:
         """Descriptions of checkpoints, oldest first: events only ever grow."""
@@ -206,11 +241,17 @@ class RunFolder:
             data = description.with_suffix(".safetensors").read_bytes()
             if about.pop("sha256") != _seal(about, data):
                 return None
-            if (self.path / "events.jsonl").stat().st_size < about["events"]:
+            if about.pop("events_sha256") != self._events_sha256(about["events"]):
                 return None
             return Checkpoint(**about, tensors=load(data))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None  # damaged: the checkpoint before it is taken
+
+
+def _occupied(path: Path) -> RunError:
+    is_run = (path / "manifest.json").is_file()
+    other = f", or continue it with 'rulesearch resume {path}'" if is_run else ""
+    return RunError(f"{path} exists and is not empty; choose another folder{other}")
 
 
 def _seal(about: Mapping[str, Any], data: bytes) -> str:

@@ -21,6 +21,7 @@ from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer import Evaluation, MetaGradient, MetaOptimiser, OptimiserState, Unrolled
 from rulesearch.outer.seeds import NETWORK, TASK, generators
+from rulesearch.search.ranks import ALONE, Ranks
 from rulesearch.search.workers import worker_threads
 from rulesearch.tasks import TaskBatch, TaskFamily
 
@@ -80,6 +81,8 @@ class Phase:
         What rows of a seed live on instead of ``tasks``.
     stream : int
         Random stream; phases that share one are compared on the same tasks and networks.
+    ranks : Ranks
+        Processes that share the lifetimes.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Phase:
     stream: int = 0
     probe_every: int = 10
     meta_gradient: MetaGradient = field(default_factory=Unrolled)
+    ranks: Ranks = ALONE
 
     def run(
         self,
@@ -149,36 +153,33 @@ class Phase:
     ) -> tuple[Evaluation, dict[str, Any] | None]:
         """Live one meta-batch of every row, some lifetimes at a time on each worker."""
         lifetimes = [(seed, member) for seed in self.seeds for member in range(self.meta_batch)]
-        theta = theta.repeat_interleave(self.meta_batch, 0)
+        share = self.ranks.share(len(lifetimes))
+        mine, theta = lifetimes[share], theta.repeat_interleave(self.meta_batch, 0)[share]
         probing = update % self.probe_every == 0 or update == self.optimiser.updates - 1
 
-        def live(begin: int) -> tuple[Evaluation, tuple[Tensor, Tensor] | None]:
-            some = lifetimes[begin : begin + size]
+        def live(begin: int) -> tuple[Tensor, ...]:
+            some = mine[begin : begin + size]
             tasks = self._draw(some, update)
             born = learner.init(generator=generators(self.seed, self.stream, NETWORK, some, update))
             one = self.meta_gradient(learner, born, theta[begin : begin + size], tasks)
-            probe = _probe(self.network, one.state, tasks) if probing and one.state else None
-            return Evaluation(one.loss, one.accuracy, one.gradient), probe
+            probe = _probe(self.network, one.state, tasks) if probing and one.state else ()
+            return one.loss[:, None], one.accuracy[:, None], one.gradient, *probe
 
         threads = torch.get_num_threads()
         fitting = int(MEMORY // threads // learner.bytes_per_lifetime(self.tasks.steps))
-        size = max(1, min(fitting, -(-len(lifetimes) // (2 * threads))))
-        found = list(workers.map(live, range(0, len(lifetimes), size)))
-        whole = Evaluation(
-            torch.cat([e.loss for e, _ in found]),
-            torch.cat([e.accuracy for e, _ in found]),
-            torch.cat([e.gradient for e, _ in found]),
-        )
-        probes = [probe for _, probe in found if probe is not None]
+        size = max(1, min(fitting, -(-len(mine) // (2 * threads))))
+        found = zip(*workers.map(live, range(0, len(mine), size)), strict=True)
+        whole = self.ranks.gather([torch.cat(parts) for parts in found], len(lifetimes))
+        loss, accuracy, gradient, *probes = whole
+        evaluation = Evaluation(loss[:, 0], accuracy[:, 0], gradient)
         if not probes:
-            return whole, None
-        names = ("angles", "orthonormality")
+            return evaluation, None
         rows = len(self.seeds)
         measured = {
-            name: _listed(torch.cat(parts).reshape(rows, self.meta_batch, -1)[:, 0])
-            for name, parts in zip(names, zip(*probes, strict=True), strict=True)
+            name: _listed(values.reshape(rows, self.meta_batch, -1)[:, 0])
+            for name, values in zip(("angles", "orthonormality"), probes, strict=True)
         }
-        return whole, measured
+        return evaluation, measured
 
     def _draw(self, lifetimes: Sequence[tuple[int, int]], update: int) -> TaskBatch:
         """Tasks of lifetimes given by seed and member, of a half where the seed has one."""

@@ -25,6 +25,7 @@ from rulesearch.search.folder import Checkpoint, RunFolder
 from rulesearch.search.manifest import check_same, correlations, manifest_of
 from rulesearch.search.outcome import CONTROLS, Outcome, search_phase
 from rulesearch.search.phase import Phase
+from rulesearch.search.ranks import ALONE, Ranks
 from rulesearch.search.selection import Floats, group_losses, kept_terms
 from rulesearch.search.settings import StabilitySpec
 from rulesearch.search.stability import Stability, halves
@@ -38,9 +39,14 @@ HELD_OUT = 200  # tasks
 
 
 def start_search(
-    experiment: Experiment, out: str | Path, sinks: Sequence[EventSink] = ()
+    experiment: Experiment, out: str | Path, sinks: Sequence[EventSink] = (), ranks: Ranks = ALONE
 ) -> Result:
     """Run an experiment in a new run folder.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        Processes that share the search, each of which calls this; the first writes the folder.
 
     Raises
     ------
@@ -49,12 +55,21 @@ def start_search(
     KeyboardInterrupt
         After a checkpoint: the run resumes where it was.
     """
-    with RunFolder.create(out, experiment.to_yaml(), manifest_of(experiment)) as folder:
-        return _Search(experiment, folder, tuple(sinks), None).run()
+
+    def create() -> RunFolder:
+        return RunFolder.create(out, experiment.to_yaml(), manifest_of(experiment))
+
+    with ranks.folder(create) as folder:
+        if ranks.rank:  # another machine's files and data
+            check_same(folder.manifest, experiment, str(out))
+        return _Search(experiment, folder, tuple(sinks), None, ranks).run()
 
 
 def resume_search(
-    run: str | Path, sinks: Sequence[EventSink] = (), experiment: Experiment | None = None
+    run: str | Path,
+    sinks: Sequence[EventSink] = (),
+    experiment: Experiment | None = None,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Continue a run from its newest whole checkpoint; it ends in the same bits.
 
@@ -62,16 +77,18 @@ def resume_search(
     ----------
     experiment : Experiment, optional
         Needed only where the tasks are a family of one's own, which no file can describe.
+    ranks : Ranks
+        As in :func:`start_search`; how many need not be what the run began with.
 
     Raises
     ------
     RunError
         If it is no run, is being written, or began with something else.
     """
-    with RunFolder.open(run) as folder:
+    with ranks.folder(lambda: RunFolder.open(run)) as folder:
         experiment = experiment or load_config(folder.path / "config.yaml")
         check_same(folder.manifest, experiment, str(run))
-        return _Search(experiment, folder, tuple(sinks), folder.restore()).run()
+        return _Search(experiment, folder, tuple(sinks), folder.restore(), ranks).run()
 
 
 @dataclass
@@ -80,6 +97,7 @@ class _Search:
     folder: RunFolder
     sinks: tuple[EventSink, ...]
     checkpoint: Checkpoint | None
+    ranks: Ranks
 
     @cached_property
     def scales(self) -> Tensor:
@@ -116,8 +134,9 @@ class _Search:
         result = self.outcome.result(held_out)
         if settings.stability is not None:
             result["stability"] = self._stability(settings.stability).to_json()
-        Rule.from_json(result["rule"]).save(self.folder.path / "rule.json")
-        write_atomically(self.folder.path / "result.json", json.dumps(result, indent=1) + "\n")
+        with self.folder.writing():
+            Rule.from_json(result["rule"]).save(self.folder.path / "rule.json")
+            write_atomically(self.folder.path / "result.json", json.dumps(result, indent=1) + "\n")
         self._tell({"event": "done"})
         return Result.load(self.folder.path)
 
@@ -128,17 +147,18 @@ class _Search:
         if self.checkpoint is not None and self.checkpoint.phase == phase.name:
             state = OptimiserState(**self.checkpoint.tensors)
         reached: Checkpoint | None = None  # and not yet saved
-        self._tell(
-            {
-                "event": "phase",
-                "phase": phase.name,
-                "updates": last,
-                "done": len(history.loss),
-                "terms": list(phase.pool.names),
-                "rows": len(phase.seeds),
-                "scales": phase.scales.tolist(),
-            }
-        )
+        begun = {
+            "event": "phase",
+            "phase": phase.name,
+            "updates": last,
+            "done": len(history.loss),
+            "terms": list(phase.pool.names),
+            "rows": len(phase.seeds),
+            "scales": phase.scales.tolist(),
+        }
+        if not history.loss:  # whoever reads the events later is told once
+            self.folder.append(begun)
+        self._tell(begun)
 
         def emit(event: dict[str, Any]) -> None:
             self.folder.append(event)
@@ -187,6 +207,7 @@ class _Search:
             "meta_batch": settings.optimiser.meta_batch,
             "seed": settings.seed,
             "probe_every": settings.probe_every,
+            "ranks": self.ranks,
         }
         return Phase(name=name, pool=pool, t=t, **{**defaults, **fields})
 

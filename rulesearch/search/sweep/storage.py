@@ -102,7 +102,7 @@ def _parsed(url: str) -> URL | Path:
 
 @contextmanager
 def database_errors(url: str | None) -> Iterator[None]:
-    """Say in one line that a database does not answer; a journal, the default, always does.
+    """Say in one line that a database does not answer, or that a journal takes no more.
 
     Raises
     ------
@@ -116,6 +116,12 @@ def database_errors(url: str | None) -> Iterator[None]:
         raise RunError(
             f"{shown(url or '')} does not answer ({line}); see that the server runs and lets this "
             "user into this database, then start again; nothing is lost"
+        ) from None
+    except OSError as error:
+        journal = shown(url) if url else "the sweep's journal"
+        raise RunError(
+            f"{journal} cannot be written ({error.strerror or error}); mend that, then start "
+            "again; nothing is lost"
         ) from None
 
 

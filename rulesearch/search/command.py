@@ -1,0 +1,100 @@
+"""What ``rulesearch search``, ``resume`` and ``show`` do: run, watch, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from rulesearch.report.follow import follow
+from rulesearch.report.progress import TerminalProgress
+from rulesearch.report.result import Result
+from rulesearch.report.tensorboard import TensorBoard
+from rulesearch.search.api import free_folder
+from rulesearch.search.config import load_config
+from rulesearch.search.events import EventSink
+from rulesearch.search.ranks import Ranks, joined
+from rulesearch.search.run import resume_search, start_search
+
+__all__ = ["follow_run", "interrupted", "print_run", "run_resume", "run_search"]
+
+INTERRUPTED = 3
+
+
+def run_search(config: Path, overrides: Sequence[str], out: Path | None, tensorboard: bool) -> int:
+    """Run a search in a new folder, and print its table; returns the exit status."""
+    experiment = load_config(config, overrides)
+    run = out or free_folder(experiment.name)
+
+    def search(sinks: Sequence[EventSink], ranks: Ranks) -> Result:
+        return start_search(experiment, run, sinks, ranks)
+
+    return _watched(run, tensorboard, search)
+
+
+def run_resume(run: Path, tensorboard: bool) -> int:
+    """Continue a search, and print its table; returns the exit status."""
+    return _watched(run, tensorboard, lambda sinks, ranks: resume_search(run, sinks, None, ranks))
+
+
+def _watched(
+    run: Path, tensorboard: bool, search: Callable[[Sequence[EventSink], Ranks], Result]
+) -> int:
+    """Run with progress; of several processes the first alone shows and prints anything."""
+    with joined() as ranks:
+        try:
+            if ranks.rank:
+                search((), ranks)
+                return 0
+            boards: list[EventSink] = [TensorBoard(run / "tensorboard")] if tensorboard else []
+            with TerminalProgress() as progress:
+                result = search([progress, *boards], ranks)
+        except KeyboardInterrupt:
+            return INTERRUPTED if ranks.rank else interrupted(run)
+    _print_table(result)
+    return 0
+
+
+def interrupted(run: Path) -> int:
+    """Say how to go on; returns the exit status."""
+    if (run / "manifest.json").is_file():
+        print(f"interrupted; continue with: rulesearch resume {run}", file=sys.stderr)
+    else:
+        print("interrupted before the run began", file=sys.stderr)
+    return INTERRUPTED
+
+
+def print_run(run: Path, as_latex: bool, as_json: bool) -> None:
+    """Print a finished search's table, its rule in LaTeX, or everything as JSON."""
+    result = Result.load(run)
+    if as_json:
+        print(json.dumps(result.content, indent=1))
+    elif as_latex:
+        print(rf"\Delta \mathbf{{W}}_{{\ell-1,\ell}} = {result.rule.latex()}")
+    else:
+        _print_table(result)
+
+
+def follow_run(run: Path) -> int:
+    """Show a search that another process runs, until it ends; returns the exit status.
+
+    Ctrl-C leaves it, and the search goes on.
+    """
+    try:
+        with TerminalProgress() as progress:
+            finished = follow(run, progress)
+    except KeyboardInterrupt:
+        return 0
+    if not finished:
+        return interrupted(run)
+    _print_table(Result.load(run))
+    return 0
+
+
+def _print_table(result: Result) -> None:
+    width = Console().width if sys.stdout.isatty() else 96
+    print(result.summary(width))
+    print(f"\n{result.path}: rule.json, events.jsonl; 'rulesearch report {result.path}' draws it")

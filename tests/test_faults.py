@@ -1,0 +1,209 @@
+"""Faults: kills at random, a full disk, a read-only one, a clock that jumps, terms that explode.
+
+Damage to single files is in test_search.py, a database that goes away in test_sweep_postgres.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rulesearch.errors import RunError
+from rulesearch.search.config import load_config
+from rulesearch.search.run import resume_search, start_search
+from rulesearch.search.sweep import Study, load_sweep, work
+from rulesearch.search.sweep.storage import database_errors
+
+FAULTS = Path(__file__).parent.parent / "benchmarks" / "faults.py"
+ENDS = ("rule.json", "result.json", "events.jsonl")
+TINY = """\
+name: tiny
+grammar: {terms: {F0: {expr: -e_post * y_pre.T, init: 1.0e-3}, F2: -e_post * e_pre.T, F3: -W}}
+network: {hidden: [6]}
+tasks: {data: digits, ways: 2, shots: 2, queries: 2}
+episodes: 12
+seeds: 2
+refit_episodes: 6
+controls: false
+penalty: {lam: 0.1}
+optimiser: {rate: 1.0e-3}
+checkpoint_every: 3
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Path) -> dict[str, bytes]:
+    """The files of a search that met no fault."""
+    return ends(start_search(load_config(tiny), tiny.parent / "whole").path)
+
+
+def ends(run: Path) -> dict[str, bytes]:
+    return {name: (run / name).read_bytes() for name in ENDS}
+
+
+def test_random_faults_cost_no_bit() -> None:
+    """Three searches for each fault; fifty are counted in docs/runs.md, by the same script."""
+    done = subprocess.run(
+        [sys.executable, FAULTS, "3"], capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert len(rows) == 4
+    for _, searches, met, *found in rows:
+        assert int(met) >= int(searches) == 3
+        assert found == ["3", "0", "0", "0"]
+
+
+# -- disks --
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder]
+    if (
+        sys.platform != "linux"
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("a file system of its own needs Linux, and the right to mount")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path, free: int) -> Path:
+    """Leave so many bytes free."""
+    filler = disk / "filler"
+    state = os.statvfs(disk)
+    filler.write_bytes(bytes(state.f_bavail * state.f_bsize - free))
+    return filler
+
+
+def test_a_full_disk(disk: Path, tiny: Path, whole: dict[str, bytes]) -> None:
+    resumed = 0
+    for pages in range(1, 9):
+        run, filler = disk / "run", fill(disk, pages * 4096)
+        with pytest.raises(RunError, match="No space left on device") as full:
+            start_search(load_config(tiny), run)
+        assert "\n" not in str(full.value)
+        if (run / "manifest.json").exists():
+            assert str(full.value).endswith(f"; mend that, then 'rulesearch resume {run}'")
+            with pytest.raises(RunError, match="No space left on device"):
+                resume_search(run)
+            filler.unlink()
+            resume_search(run)
+            resumed += 1
+        else:  # it had not begun, and nothing is in the way of the same command
+            filler.unlink()
+            start_search(load_config(tiny), run)
+        assert ends(run) == whole
+        shutil.rmtree(run)
+    assert 3 <= resumed < 8
+
+
+def test_a_full_disk_under_a_sweep(disk: Path, tmp_path: Path) -> None:
+    config = tmp_path / "sweep.yaml"
+    config.write_text(TINY + "sweep: {lifetimes: 20, over: {penalty.lam: [1, 5]}}\n")
+    filler = fill(disk, 0)
+    with pytest.raises(RunError, match="No space left on device"), database_errors(None):
+        Study.begin(load_sweep(config), disk / "study")
+    filler.unlink()
+    with Study.begin(load_sweep(config), disk / "study") as study:
+        url = study.url
+    for pages in (0, 2, 8):
+        filler = fill(disk, pages * 4096)
+        with pytest.raises(RunError, match="No space left on device") as full:
+            work(url)
+        assert "\n" not in str(full.value)
+        filler.unlink()
+    content = json.loads((work(url) / "study.json").read_text())
+    assert [trial["state"] for trial in content["trials"]] == ["done", "done"]
+
+
+def test_a_read_only_disk(disk: Path, tiny: Path, whole: dict[str, bytes]) -> None:
+    run = disk / "run"
+    with pytest.raises(KeyboardInterrupt):
+        start_search(load_config(tiny), run, [interrupt_after(8)])
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(RunError, match=r"run cannot be written: Read-only file system; mend that"):
+        resume_search(run)
+    with pytest.raises(RunError, match="other cannot be made: Read-only file system"):
+        start_search(load_config(tiny), disk / "other")
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    resume_search(run)
+    assert ends(run) == whole
+
+
+# -- clocks --
+
+
+def interrupt_after(events: int) -> Any:
+    seen = iter(range(events))
+
+    def sink(_: Mapping[str, Any]) -> None:
+        if next(seen, None) is None:
+            raise KeyboardInterrupt
+
+    return sink
+
+
+def test_a_clock_that_jumps(
+    tiny: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance, run = random.Random(0), tmp_path / "run"
+    for name in ("time", "time_ns", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: chance.randrange(2**31))
+    with pytest.raises(KeyboardInterrupt):
+        start_search(load_config(tiny), run, [interrupt_after(11)])
+    checkpoints = sorted(run.glob("checkpoint-*"))
+    assert len(checkpoints) == 4
+    for age, path in enumerate(checkpoints):  # the newest is the oldest by its file's time
+        os.utime(path, (2e9 - 1e8 * age, 2e9 - 1e8 * age))
+    told: list[Mapping[str, Any]] = []
+    resume_search(run, [told.append])
+    assert told[0]["done"] == 9  # the newest checkpoint, not the one before
+    assert ends(run) == whole
+
+
+# -- terms that explode --
+
+EXPLODING = {
+    "overflow at once": "{expr: y_post * y_pre.T, init: 1.0e+6}",
+    "exponentials of weights": "{expr: 'exp(hadamard(W, W))', init: 1.0}",
+    "cubes of weights": "{expr: 'hadamard(W, hadamard(W, W))', init: 1.0e+3}",
+    "infinity less infinity": "{expr: exp(exp(W)) - exp(exp(2 * W)), init: 1.0e+2}",
+}
+
+
+@pytest.mark.parametrize("term", EXPLODING)
+def test_terms_that_explode(term: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(TINY.replace("F3: -W", f"F3: {EXPLODING[term]}"))
+    result = start_search(load_config(path), tmp_path / "run")
+    lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line, parse_constant=pytest.fail) for line in lines]  # no NaN, no Infinity
+    updates = [event for event in events if event["event"] == "update"]
+    assert sum(sum(event["rejected"]) for event in updates if event["phase"] == "search") > 0
+    assert np.isfinite([event["theta"] for event in updates if event["phase"] == "search"]).all()
+    assert all(np.isfinite(value) for value in result.rule.coefficients.values())
+    assert "diverged" in str(result)
