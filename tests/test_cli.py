@@ -364,13 +364,14 @@ def test_ctrl_c_then_resume(
     run_main: Any,
 ) -> None:
     run = tmp_path / "run"
+    events = run / "events.jsonl"
     with subprocess.Popen(
         [*COMMAND, "search", str(config), "--out", str(run)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as started:  # fmt: skip
         deadline = time.monotonic() + 60
-        while not (run / "events.jsonl").exists() or not (run / "events.jsonl").stat().st_size:
+        while not events.exists() or b'"update"' not in events.read_bytes():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         second = run_main("resume", run)

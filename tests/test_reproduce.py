@@ -57,7 +57,7 @@ def check_jobs(plan: Plan) -> None:
     for job in plan.jobs():
         assert job.row in known
         assert job.condition in plan.reproduction.conditions
-        assert job.updates == plan.settings.updates
+        assert 0 <= job.updates <= plan.settings.updates  # 0: what another trained is tested
         assert set(job.needs) <= seen
         assert job.name not in seen
         seen.add(job.name)

@@ -60,8 +60,9 @@ struct Lifetime {
       widest = std::max(widest, op.count);
     }
     for (int k = 0; k < p.n_matrices; ++k) widest = std::max(widest, uses[k]);
-    chunk = low_rank ? std::max(1, CHUNK_PRODUCTS / (widest * examples)) : 1;
-    room = examples < MANY_EXAMPLES ? chunk * widest * examples : 0;
+    const bool few = examples < MANY_EXAMPLES;
+    chunk = low_rank && few ? std::max(1, CHUNK_PRODUCTS / (widest * examples)) : 1;
+    room = few ? chunk * widest * examples : 0;
     inputs.resize(chunk * examples * stride(p.x_size));
     for (int k = 0; k < p.n_ops; ++k)
       if (p.ops[k].ahead >= 0) known[p.ops[k].ahead].resize(chunk * examples * stride(p.ops[k].n));
