@@ -159,11 +159,13 @@ struct Backward {
       run.backward(source, t, std::min(t + run.chunk, end), stored + (t - begin) * run.stored_size(),
                    true);
     double error = 0, norm = 0;
-    for (size_t i = 0; i < W.size(); ++i) {
-      const double d = (double)W[i] - first[i];
-      error += d * d;
-      norm += (double)first[i] * first[i];
-    }
+    int64_t at = 0;
+    for (int k = 0; k < p.n_plastic; at += p.size(k++))
+      for (int64_t i = at; run.rebuilt[k] && i < at + p.size(k); ++i) {
+        const double d = (double)W[i] - first[i];
+        error += d * d;
+        norm += (double)first[i] * first[i];
+      }
     const double distance = std::sqrt(error / (norm > 0 ? norm : 1));
     if (distance > drift || std::isnan(distance)) drift = distance;  // NaN stays
     return distance <= tolerance;

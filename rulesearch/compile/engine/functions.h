@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #if defined(__GLIBC__) && defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 extern "C" {  // the C library has these for whole vectors (libmvec)
@@ -26,16 +27,17 @@ inline double exponential(double x) { return exp(x); }
 inline float logarithm(float x) { return logf(x); }
 inline double logarithm(double x) { return log(x); }
 
-// log(1 + t) and exp(x) - 1 without cancellation, from log and exp alone (Kahan)
+// log(1 + t) and exp(x) - 1 without cancellation: what rounding of u took away is added to first
+// order. No branch, so that whole vectors go through.
 template <class T>
 T log_one_plus(T t) {
   const T u = 1 + t;
-  return u == T(1) ? t : logarithm(u) * (t / (u - 1));
+  return logarithm(u) + (t - (u - 1)) / u;
 }
 template <class T>
 T exp_minus_one(T x) {
-  const T u = exponential(x), d = u - 1;
-  return u == T(1) ? x : (d == T(-1) ? T(-1) : d * (x / logarithm(u)));
+  const T u = exponential(x);
+  return (u - 1) + u * (x - logarithm(u + std::numeric_limits<T>::min()));  // of 0 no logarithm
 }
 template <class T>
 T hyperbolic_tangent(T x) {
@@ -68,7 +70,9 @@ void apply(int function, const T* a, T* out, int n, T beta) {
     case SOFTMAX: {
       T top = a[0], total = 0;
       for (int i = 1; i < n; ++i) top = a[i] > top ? a[i] : top;
-      for (int i = 0; i < n; ++i) total += out[i] = exponential(a[i] - top);
+#pragma omp simd
+      for (int i = 0; i < n; ++i) out[i] = exponential(a[i] - top);
+      for (int i = 0; i < n; ++i) total += out[i];
       for (int i = 0; i < n; ++i) out[i] /= total;
       break;
     }

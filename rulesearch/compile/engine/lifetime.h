@@ -13,6 +13,7 @@
 #include "deferred.h"
 #include "elementwise.h"
 #include "numbers.h"
+#include "schedule.h"
 #include "team.h"
 #include "vectors.h"
 
@@ -28,9 +29,11 @@ struct Lifetime {
   const int examples;
   const T share;  // of an example in the update
   int chunk;      // steps
+  const Schedule schedule;
   Vectors<T> s;
   std::vector<Deferred<T>> M, G;         // W of each connection, then B of each; their adjoints
   std::vector<const Op*> update_of;      // of each plastic matrix
+  std::vector<bool> rebuilt;             // each plastic matrix that backward reads at every step
   std::vector<Numbers<T>> overlap;   // sum_j G_ij M_ij, where an update makes M grow
   Numbers<T> rho;
   Numbers<T> inputs;                 // of the chunk
@@ -45,20 +48,26 @@ struct Lifetime {
   Elementwise<T> dense;
 
   Lifetime(const Program& program, int step_examples, T example_share, const T* theta, bool differentiate)
-      : p(program), examples(step_examples), share(example_share), s{program, step_examples, theta},
-        M(p.n_matrices), G(p.n_matrices), update_of(p.n_plastic), overlap(p.n_plastic),
+      : p(program), examples(step_examples), share(example_share), schedule(program),
+        s{program, step_examples, theta},
+        M(p.n_matrices), G(p.n_matrices), update_of(p.n_plastic), rebuilt(p.n_plastic), overlap(p.n_plastic),
         known(p.n_ahead), outers(p.n_plastic), dense(s, share, M, G) {
     std::vector<int> uses(p.n_matrices, 0);
     bool low_rank = true;
     int widest = 1;
     for (int k = 0; k < p.n_ops; ++k) {
       const Op& op = p.ops[k];
-      if (op.kind == MATVEC || op.kind == MATVEC_T) ++uses[op.matrix];
+      if (op.kind == MATVEC || op.kind == MATVEC_T) {
+        ++uses[op.matrix];
+        if (op.matrix < p.n_plastic && (op.kind == MATVEC_T || op.wants_a)) rebuilt[op.matrix] = true;
+      }
       if (op.kind != UPDATE) continue;
+      if (grows(op)) rebuilt[op.matrix] = true;
       update_of[op.matrix] = &op;
       low_rank = low_rank && is_low_rank(op);
       widest = std::max(widest, op.count);
     }
+    if (!low_rank) rebuilt.assign(p.n_plastic, true);  // an update may read any
     for (int k = 0; k < p.n_matrices; ++k) widest = std::max(widest, uses[k]);
     const bool few = examples < MANY_EXAMPLES;
     chunk = low_rank && few ? std::max(1, CHUNK_PRODUCTS / (widest * examples)) : 1;
@@ -101,12 +110,12 @@ struct Lifetime {
     for (int64_t t = begin; t < end; ++t) {
       s.y = frames.data();
       fill(s, source, t);
-      for (int k = 0; k < p.n_ops; ++k) {
-        const Op& op = p.ops[k];
+      for (const Run& run : schedule.runs) {
+        const Op& op = *run.first;
         if (op.kind == MATVEC || op.kind == MATVEC_T) product_forward(op, t - begin);
         else if (op.kind == UPDATE) update(op);
         else if (op.kind == COLUMN) column(s, op);
-        else s.forward(op);
+        else s.forward(run);
       }
       if (stored) std::memcpy(stored + (t - begin) * stored_size(), s.y, sizeof(T) * stored_size());
     }
@@ -125,7 +134,8 @@ struct Lifetime {
   // -- backward --
 
   // Pull G back over steps begin to end. With `reverse`, M holds the weights after them and is
-  // brought to before them; otherwise it is a single step and M the weights before it.
+  // brought to before them, where backward needs them (as it does not those of the first connection,
+  // whose input has no adjoint); otherwise it is a single step and M the weights before it.
   template <class Source>
   void backward(const Source& source, int64_t begin, int64_t end, const T* stored, bool reverse) {
     split(VECTOR_WORK * frame_size() * (end - begin), end - begin, 1, [&](int64_t from, int64_t to) {
@@ -137,13 +147,13 @@ struct Lifetime {
     for (int64_t t = end - 1; t >= begin; --t) {
       s.y = frames.data() + (t - begin) * frame_size();
       std::fill(bar.begin(), bar.end(), T(0));
-      for (int k = p.n_ops - 1; k >= 0; --k) {
-        const Op& op = p.ops[k];
+      for (auto run = schedule.runs.rbegin(); run != schedule.runs.rend(); ++run) {
+        const Op& op = *run->first;
         if (op.kind == MATVEC) multiply_backward(op);
         else if (op.kind == MATVEC_T) multiply_transposed_backward(op);
         else if (op.kind == UPDATE) update_backward(op, t - begin, reverse);
         else if (op.kind == COLUMN) column_backward(op);
-        else s.backward(op);
+        else s.backward(*run);
       }
       for (int e = 0; source.wants_input() && e < examples; ++e)
         std::memcpy(source.input_adjoint(t, e), s.adjoint(p.x) + e * stride(p.x_size),
@@ -251,10 +261,10 @@ struct Lifetime {
     to.y = frames.data() + step * frame_size();
     std::memcpy(to.y, stored, sizeof(T) * stored_size());
     fill(to, source, t);
-    for (int k = 0; k < p.n_ops; ++k) {
-      const Op& op = p.ops[k];
+    for (const Run& run : schedule.runs) {
+      const Op& op = *run.first;
       if (op.kind == COLUMN) column(to, op);
-      else if (op.kind != MATVEC && op.kind != MATVEC_T && op.kind != UPDATE) to.forward(op);
+      else if (op.kind != MATVEC && op.kind != MATVEC_T && op.kind != UPDATE) to.forward(run);
     }
   }
 
@@ -276,7 +286,7 @@ struct Lifetime {
     Outers& o = outers[op.matrix];
     o.u.resize(count * sn); o.gv.assign(count * sn, 0);
     o.v.resize(count * sm); o.gu.assign(count * sm, 0);
-    Numbers<T> later(op.n, 1), grown(count * sn);
+    Numbers<T> later(op.n, 1), grown(grows(op) ? count * sn : 0);
     for (int64_t t = steps - 1; t >= 0; --t) {
       s.y = frames.data() + t * frame_size();
       for (int k = 0; k < width; ++k) {
@@ -284,10 +294,9 @@ struct Lifetime {
         const int e = k % examples;
         const T *u = s.value(entry.scalar) + e * sn, *v = s.value(entry.vector) + e * sm;
         const int64_t at = t * width + k;
-        for (int i = 0; i < op.n; ++i) {
-          o.u[at * sn + i] = share * u[i];
-          grown[at * sn + i] = later[i] * share * u[i];
-        }
+        for (int i = 0; i < op.n; ++i) o.u[at * sn + i] = share * u[i];
+        if (grows(op))
+          for (int i = 0; i < op.n; ++i) grown[at * sn + i] = later[i] * share * u[i];
         for (int j = 0; j < op.m; ++j) o.v[at * sm + j] = share * v[j];
       }
       if (grows(op)) {
@@ -296,7 +305,8 @@ struct Lifetime {
       }
     }
     multiply(adjoint.base, op.n, op.m, op.m, o.v.data(), sm, o.gv.data(), sn, count);
-    multiply_transposed(adjoint.base, op.n, op.m, op.m, grown.data(), sn, o.gu.data(), sm, count);
+    multiply_transposed(adjoint.base, op.n, op.m, op.m, (grows(op) ? grown : o.u).data(), sn,
+                        o.gu.data(), sm, count);
   }
 
   void update_backward(const Op& op, int64_t step, bool reverse) {
@@ -307,7 +317,7 @@ struct Lifetime {
     }
     Deferred<T>&matrix = M[op.matrix], &adjoint = G[op.matrix];
     outers_backward(op, step);
-    if (reverse) add_outers_of(op, matrix, -share);
+    if (reverse && rebuilt[op.matrix]) add_outers_of(op, matrix, -share);
     if (!grows(op)) return;
     auto& rows = overlap[op.matrix];
     if (reverse) {  // from G and M after the update to G after and M before it

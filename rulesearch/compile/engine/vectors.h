@@ -3,9 +3,12 @@
 #include "functions.h"
 #include "panels.h"
 #include "program.h"
+#include "schedule.h"
 #include "team.h"
 
 namespace rulesearch {
+
+constexpr int kBlock = 400;  // numbers of a run at a time: a dozen vectors of them fit in L1
 
 template <class T>
 struct Vectors {
@@ -19,79 +22,77 @@ struct Vectors {
   T* value(int32_t offset) const { return y + (int64_t)offset * examples; }
   T* adjoint(int32_t offset) const { return bar + (int64_t)offset * examples; }
 
-  void forward(const Op& op) const {
-    if (op.kind == COEFFICIENT) coefficient(op, value(op.out));
-    else by_examples(op, [&](int begin, int end) { forward(op, begin, end); });
+  void forward(const Run& run) const {
+    if (run.first->kind == COEFFICIENT) coefficient(*run.first, value(run.first->out));
+    else
+      by_blocks(run, [&](int e, int j, int n) {
+        for (const Op& op : run) forward(op, e, j, n);
+      });
   }
 
-  void backward(const Op& op) const {
-    if (op.kind == COEFFICIENT) coefficient_backward(op, adjoint(op.out));
-    else by_examples(op, [&](int begin, int end) { backward(op, begin, end); });
+  void backward(const Run& run) const {
+    if (run.first->kind == COEFFICIENT) coefficient_backward(*run.first, adjoint(run.first->out));
+    else
+      by_blocks(run, [&](int e, int j, int n) {
+        for (const Op* op = run.last; op-- != run.first;) backward(*op, e, j, n);
+      });
   }
 
  private:
-  // Many examples are split over the team. A part begins where vector registers do: what the
+  // Many examples are split over the team. A block begins where vector registers do: what the
   // compiler makes of the last few numbers may differ in a bit from what it makes of the others.
   template <class F>
-  void by_examples(const Op& op, const F& do_part) const {
-    const int64_t cost = op.kind == APPLY ? 64 : op.kind == COMBINE ? 4 * op.count : 4;
-    split(cost * examples * op.n, examples, op.n == 1 ? 16 : 1, do_part);
+  void by_blocks(const Run& run, const F& do_block) const {
+    const Op& op = *run.first;
+    const int size = (int)stride(op.n), block = is_elementwise(op) ? kBlock : size;
+    int64_t cost = 0;
+    for (const Op& each : run)
+      cost += each.kind == APPLY ? 64 : each.kind == COMBINE ? 4 * each.count : 4;
+    split(cost * examples * op.n, examples, op.n == 1 ? 16 : 1, [&](int64_t begin, int64_t end) {
+      for (int64_t e = begin; e < end; ++e)
+        for (int j = 0; j < size; j += block) do_block((int)e, j, std::min(block, size - j));
+    });
   }
 
-  void forward(const Op& op, int begin, int end) const {
-    const int64_t size = stride(op.n), first = begin * size, last = end * size;
-    T* __restrict out = value(op.out);
-    const T *a = value(op.a), *b = value(op.b);
+  // Numbers j to j + n of example e; of a whole vector, all but what fills it up.
+  void forward(const Op& op, int e, int j, int n) const {
+    const int64_t at = e * stride(op.n) + j;
+    T* __restrict out = value(op.out) + at;
+    const T *a = value(op.a) + at, *b = value(op.b) + at;
     switch (op.kind) {
-      case MULTIPLY: for (int64_t i = first; i < last; ++i) out[i] = a[i] * b[i]; break;
-      case SUBTRACT: for (int64_t i = first; i < last; ++i) out[i] = a[i] - b[i]; break;
-      case DOT:
-        for (int e = begin; e < end; ++e)
-          out[e] = op.b < 0 ? sum(a + e * size, op.n) : dot(a + e * size, b + e * size, op.n);
-        break;
-      case COMBINE: combine(op, out, begin, end); break;
-      case APPLY:
-        if (op.function == SOFTMAX)
-          for (int e = begin; e < end; ++e)
-            apply(SOFTMAX, a + e * size, out + e * size, op.n, T(p.beta));
-        else
-          apply(op.function, a + first, out + first, int(last - first), T(p.beta));
-        break;
+      case MULTIPLY: for (int i = 0; i < n; ++i) out[i] = a[i] * b[i]; break;
+      case SUBTRACT: for (int i = 0; i < n; ++i) out[i] = a[i] - b[i]; break;
+      case DOT: value(op.out)[e] = op.b < 0 ? sum(a, op.n) : dot(a, b, op.n); break;
+      case COMBINE: combine(op, e, j, n); break;
+      case APPLY: apply(op.function, a, out, op.function == SOFTMAX ? op.n : n, T(p.beta)); break;
     }
   }
 
-  void backward(const Op& op, int begin, int end) const {
-    const int64_t size = stride(op.n), first = begin * size, last = end * size;
-    const T *out = value(op.out), *a = value(op.a), *b = value(op.b), *g = adjoint(op.out);
-    T *ga = adjoint(op.a), *gb = adjoint(op.b);
+  void backward(const Op& op, int e, int j, int n) const {
+    const int64_t at = e * stride(op.n) + j;
+    const T *out = value(op.out) + at, *a = value(op.a) + at, *b = value(op.b) + at;
+    const T* g = adjoint(op.out) + at;
+    T *ga = adjoint(op.a) + at, *gb = adjoint(op.b) + at;
     switch (op.kind) {
       case MULTIPLY:
-        if (op.wants_a) for (int64_t i = first; i < last; ++i) ga[i] += g[i] * b[i];
-        if (op.wants_b) for (int64_t i = first; i < last; ++i) gb[i] += g[i] * a[i];
+        if (op.wants_a) for (int i = 0; i < n; ++i) ga[i] += g[i] * b[i];
+        if (op.wants_b) for (int i = 0; i < n; ++i) gb[i] += g[i] * a[i];
         break;
       case SUBTRACT:
-        if (op.wants_a) for (int64_t i = first; i < last; ++i) ga[i] += g[i];
-        if (op.wants_b) for (int64_t i = first; i < last; ++i) gb[i] -= g[i];
+        if (op.wants_a) for (int i = 0; i < n; ++i) ga[i] += g[i];
+        if (op.wants_b) for (int i = 0; i < n; ++i) gb[i] -= g[i];
         break;
-      case DOT:
-        for (int e = begin; e < end; ++e) {
-          const int64_t at = e * size;
-          if (op.wants_a && op.b < 0) for (int i = 0; i < op.n; ++i) ga[at + i] += g[e];
-          else if (op.wants_a) for (int i = 0; i < op.n; ++i) ga[at + i] += g[e] * b[at + i];
-          if (op.wants_b) for (int i = 0; i < op.n; ++i) gb[at + i] += g[e] * a[at + i];
-        }
+      case DOT: {
+        const T s = adjoint(op.out)[e];
+        if (op.wants_a && op.b < 0) for (int i = 0; i < op.n; ++i) ga[i] += s;
+        else if (op.wants_a) for (int i = 0; i < op.n; ++i) ga[i] += s * b[i];
+        if (op.wants_b) for (int i = 0; i < op.n; ++i) gb[i] += s * a[i];
         break;
-      case COMBINE: combine_backward(op, g, begin, end); break;
+      }
+      case COMBINE: combine_backward(op, e, j, std::min(n, op.n - j)); break;
       case APPLY:
-        if (!op.wants_a) break;
-        if (op.function == SOFTMAX)
-          for (int e = begin; e < end; ++e) {
-            const int64_t at = e * size;
-            apply_adjoint(SOFTMAX, a + at, out + at, g + at, ga + at, op.n, T(p.beta));
-          }
-        else
-          apply_adjoint(op.function, a + first, out + first, g + first, ga + first,
-                        int(last - first), T(p.beta));
+        if (op.wants_a)
+          apply_adjoint(op.function, a, out, g, ga, op.function == SOFTMAX ? op.n : n, T(p.beta));
         break;
     }
   }
@@ -121,35 +122,75 @@ struct Vectors {
     }
   }
 
-  void combine(const Op& op, T* __restrict out, int begin, int end) const {
-    for (int i = op.first; i < op.first + op.count; ++i) {
-      const Entry& entry = p.entries[i];
-      for (int e = begin; e < end; ++e) {
-        const T k = value(entry.scalar)[e];
-        const T* v = value(entry.vector) + e * stride(op.n);
-        T* __restrict o = out + e * stride(op.n);
-        if (i == op.first)
-          for (int j = 0; j < op.n; ++j) o[j] = k * v[j];
-        else
-          for (int j = 0; j < op.n; ++j) o[j] += k * v[j];
-      }
-    }
+  // Entries of a combination, a few at a time: what they share passes by less often.
+  template <class F>
+  void by_entries(const Op& op, const F& some) const {
+    const Entry *entry = p.entries + op.first, *last = entry + op.count;
+    for (; last - entry >= 4; entry += 4) some(entry, std::integral_constant<int, 4>());
+    for (; last - entry >= 2; entry += 2) some(entry, std::integral_constant<int, 2>());
+    if (entry < last) some(entry, std::integral_constant<int, 1>());
   }
 
-  void combine_backward(const Op& op, const T* g, int begin, int end) const {
-    for (int i = op.first; i < op.first + op.count; ++i) {
-      const Entry& entry = p.entries[i];
-      for (int e = begin; e < end; ++e) {
-        const int64_t at = e * stride(op.n);
-        const T k = value(entry.scalar)[e];
-        const T* v = value(entry.vector) + at;
-        if (entry.wants_scalar) adjoint(entry.scalar)[e] += dot(g + at, v, op.n);
-        if (entry.wants_vector) {
-          T* gv = adjoint(entry.vector) + at;
-          for (int j = 0; j < op.n; ++j) gv[j] += k * g[at + j];
-        }
+  // out = sum_i k_i v_i
+  void combine(const Op& op, int e, int j, int n) const {
+    const int64_t at = e * stride(op.n) + j;
+    T* __restrict out = value(op.out) + at;
+    std::fill_n(out, n, T(0));
+    by_entries(op, [&](const Entry* entry, auto count) {
+      constexpr int K = count;
+      using S = Simd<T>;
+      T k[K];
+      const T* v[K];
+      UNROLL
+      for (int i = 0; i < K; ++i) {
+        k[i] = value(entry[i].scalar)[e];
+        v[i] = value(entry[i].vector) + at;
       }
-    }
+      const auto add = [&](int l, auto... width) INLINE {
+        auto s = S::load(out + l, width...);
+        UNROLL
+        for (int i = 0; i < K; ++i) s += k[i] * S::load(v[i] + l, width...);
+        S::store(out + l, s, width...);
+      };
+      int l = 0;
+      for (; l + S::lanes <= n; l += S::lanes) add(l);
+      if (l < n) add(l, n - l);
+    });
+  }
+
+  // k_bar_i += g . v_i and v_bar_i += k_i g
+  void combine_backward(const Op& op, int e, int j, int n) const {
+    const int64_t at = e * stride(op.n) + j;
+    const T* g = adjoint(op.out) + at;
+    by_entries(op, [&](const Entry* entry, auto count) {
+      constexpr int K = count;
+      using S = Simd<T>;
+      typename S::Vector s[K] = {};
+      T k[K], *v_bar[K];
+      const T* v[K];
+      UNROLL
+      for (int i = 0; i < K; ++i) {
+        k[i] = value(entry[i].scalar)[e];
+        v[i] = value(entry[i].vector) + at;
+        v_bar[i] = entry[i].wants_vector ? adjoint(entry[i].vector) + at : nullptr;
+      }
+      const auto add = [&](int l, auto... width) INLINE {
+        const auto gl = S::load(g + l, width...);
+        UNROLL
+        for (int i = 0; i < K; ++i) {
+          s[i] += gl * S::load(v[i] + l, width...);
+          if (v_bar[i])
+            S::store(v_bar[i] + l, S::load(v_bar[i] + l, width...) + k[i] * gl, width...);
+        }
+      };
+      int l = 0;
+      for (; l + S::lanes <= n; l += S::lanes) add(l);
+      if (l < n) add(l, n - l);
+      T total[S::lanes];
+      S::store(total, S::template sums<K>(s));
+      for (int i = 0; i < K; ++i)
+        if (entry[i].wants_scalar) adjoint(entry[i].scalar)[e] += total[i];
+    });
   }
 
   static T sum(const T* a, int n) {
