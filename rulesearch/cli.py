@@ -269,7 +269,8 @@ def bench(
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="main, steps, steps-one, width, depth, examples, terms, flp, compile, all."
+            help="main, steps, steps-one, width, depth, examples, terms, terms-dense, flp, "
+            "compile, all."
         ),
     ] = None,
     peers: Annotated[

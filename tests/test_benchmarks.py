@@ -23,6 +23,7 @@ from rulesearch.bench.machine import installed
 from rulesearch.bench.parent import Limits, duration
 from rulesearch.bench.peers import PEERS, find_peers
 from rulesearch.bench.peers.base import Answer
+from rulesearch.bench.pools import coefficients
 from rulesearch.bench.problem import Problem
 from rulesearch.bench.results import Results
 from rulesearch.bench.suites import SUITES, find_suites, quick
@@ -203,9 +204,12 @@ def test_the_floor_takes_the_fastest_copy_that_is_large_enough() -> None:
 
 def test_generated_pools_have_the_rank_of_their_smaller_side() -> None:
     for terms, rank in ((10, 2), (50, 5), (200, 10)):
-        problem = Problem(pool=f"generated-{terms}")
-        learner = rs.PlasticityLearner(problem.network, problem.terms)
-        assert (learner.n_terms, learner.program.rank) == (terms, rank)
+        for dense in ("", "-dense"):
+            problem = Problem(pool=f"generated-{terms}{dense}")
+            learner = rs.PlasticityLearner(problem.network, problem.terms)
+            assert (learner.n_terms, learner.program.rank) == (terms, rank)
+            zeros = int((torch.tensor(coefficients(problem.pool)) == 0).sum())
+            assert zeros == (0 if dense else terms - 2)
 
 
 def test_what_exceeds_the_limits_is_skipped_and_says_what_it_would_take() -> None:

@@ -84,6 +84,22 @@ def test_programs_have_the_gradient_of_plain_autograd(
     assert float(report.drift.max()) < 1e-12
 
 
+@pytest.mark.parametrize("examples", [1, 3])
+@pytest.mark.parametrize("others", [[], [0], [0, 13]])
+@pytest.mark.parametrize("name", ["ten terms", "high rank"])
+def test_terms_at_zero_have_their_gradients_too(
+    name: str, others: list[int], examples: int
+) -> None:
+    pool, theta = program(name)
+    sparse = torch.zeros_like(theta)
+    sparse[[index % len(theta) for index in others]] = 0.02
+    learner = PlasticityLearner(NETWORK, pool, engine="fused", checkpoint_every=11)
+    oracle = PlasticityLearner(NETWORK, pool, "autograd")
+    found, expected = (adjoints(each, sparse, 25, examples) for each in (learner, oracle))
+    assert_close(found, expected)
+    assert bool((found[2] != 0).any(0).all())  # of every term
+
+
 @settings(max_examples=25, deadline=None)
 @given(steps=st.integers(1, 45), every=st.integers(1, 50), examples=st.integers(1, 3))
 def test_chunks_and_segments_of_any_length(steps: int, every: int, examples: int) -> None:

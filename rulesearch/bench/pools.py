@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import product
 
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Grammar, TermPool
@@ -16,6 +17,7 @@ POWERS = (
 )  # fmt: skip
 # Number of terms: postsynaptic times presynaptic vectors.
 GENERATED = {10: (2, 5), 50: (5, 10), 200: (10, 20)}
+DENSE = "-dense"  # at the end of a generated pool's name: no coefficient is zero
 PAPER_THETA = {"F0": 1e-3, "F2": -1e-3, "F9": 1e-3}
 
 
@@ -30,7 +32,7 @@ def generated_sides(terms: int) -> tuple[tuple[tuple[int, int], ...], tuple[tupl
 
 @lru_cache(maxsize=8)
 def benchmark_pool(name: str) -> TermPool:
-    """Enumerate ``pool10`` or ``generated-N``.
+    """Enumerate ``pool10``, ``generated-N`` or ``generated-N-dense``.
 
     Raises
     ------
@@ -40,6 +42,7 @@ def benchmark_pool(name: str) -> TermPool:
     if name == "pool10":
         return Grammar.from_yaml(name).enumerate()
     known = {f"generated-{terms}": terms for terms in GENERATED}
+    name = name.removesuffix(DENSE)
     if name not in known:
         raise ConfigError(
             f"a benchmark's pool is pool10 or one of {', '.join(known)}, not '{name}'"
@@ -48,15 +51,17 @@ def benchmark_pool(name: str) -> TermPool:
 
 
 def coefficients(name: str) -> list[float]:
-    """Theta of a benchmark's pool: a rule that learns, the other terms at zero.
+    """Theta of a benchmark's pool: a rule that learns, the other terms at zero, or near it.
 
-    Every peer computes every term and its derivative all the same.
+    Zero is where a penalty leaves most terms; their derivatives are wanted all the same. In a pool
+    whose name ends in ``-dense`` they are at 1e-7 and -1e-7.
     """
     terms = benchmark_pool(name)
     if name == "pool10":
         return [PAPER_THETA.get(term.name, 0.0) for term in terms]
     post, pre = generated_sides(len(terms))
-    theta = dict.fromkeys(((u, v) for u in post for v in pre), 0.0)
+    rest = 1e-7 if name.endswith(DENSE) else 0.0
+    theta = {(u, v): rest * (-1) ** k for k, (u, v) in enumerate(product(post, pre))}
     y, e = (1, 0), (0, 1)
     theta[e, y], theta[e, e] = 1e-3, -1e-3
     return list(theta.values())

@@ -86,7 +86,8 @@ class Problem:
     sizes : tuple of int
         Units per layer; softplus with beta 10, random feedback.
     pool : str
-        ``pool10``, or ``generated-N`` for N outer products (:mod:`rulesearch.bench.pools`).
+        ``pool10``, or ``generated-N`` for N outer products, most of whose coefficients are zero;
+        ``generated-N-dense`` where none is (:mod:`rulesearch.bench.pools`).
     steps, lifetimes, examples : int
         Of a lifetime, at once, and images a step.
     queries : int

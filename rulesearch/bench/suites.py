@@ -90,6 +90,10 @@ SUITES = {
             tuple((n, replace(TWENTY, pool=f"generated-{n}")) for n in (10, 50, 200)),
         ),
         Suite(
+            "terms-dense", "Generated terms, none at zero, twenty lifetimes", "terms",
+            tuple((n, replace(TWENTY, pool=f"generated-{n}-dense")) for n in (10, 50, 200)),
+        ),
+        Suite(
             "flp", "An episode of FLP: ten incremental sines, 32 examples a step", "steps",
             tuple((n, Episode(steps=n)) for n in (100, 400)),
             ("plain", "hoisted", "checkpointed", "rulesearch"),

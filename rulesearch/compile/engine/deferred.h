@@ -97,10 +97,12 @@ struct Deferred {
       settle();
       return;
     }
-    copy_scaled(left, left_stride, u.data() + pending * stride(n), count, factor);
-    for (int e = 0; e < count; ++e)
-      std::memcpy(v.data() + (pending + e) * stride(m), right + e * right_stride, sizeof(T) * m);
-    pending += count;
+    for (int e = 0; e < count; ++e) {
+      if (is_zero(right + e * right_stride, m)) continue;  // as where all coefficients are
+      copy_scaled(left + e * left_stride, 0, u.data() + pending * stride(n), 1, factor);
+      std::memcpy(v.data() + pending * stride(m), right + e * right_stride, sizeof(T) * m);
+      ++pending;
+    }
   }
 
   // M <- diag(factor) M

@@ -304,9 +304,26 @@ struct Lifetime {
         for (int i = 0; i < op.n; ++i) later[i] *= 1 + rho[i];
       }
     }
-    multiply(adjoint.base, op.n, op.m, op.m, o.v.data(), sm, o.gv.data(), sn, count);
+    multiply_all_but_zeros(adjoint, o.v, o.gv, count);
     multiply_transposed(adjoint.base, op.n, op.m, op.m, (grows(op) ? grown : o.u).data(), sn,
                         o.gu.data(), sm, count);
+  }
+
+  // GV <- G V for `count` vectors. Many are zero where many coefficients are, as late in a search.
+  void multiply_all_but_zeros(const Deferred<T>& G, const Numbers<T>& v, Numbers<T>& gv, int count) {
+    const int64_t sn = stride(G.n), sm = stride(G.m);
+    std::vector<int> others;
+    for (int k = 0; k < count; ++k)
+      if (!is_zero(v.data() + k * sm, G.m)) others.push_back(k);
+    const int some = (int)others.size();
+    if (some == count) {
+      multiply(G.base, G.n, G.m, G.m, v.data(), sm, gv.data(), sn, count);
+      return;
+    }
+    Numbers<T> x(some * sm), out(some * sn);
+    for (int k = 0; k < some; ++k) std::copy_n(v.data() + others[k] * sm, sm, x.data() + k * sm);
+    multiply(G.base, G.n, G.m, G.m, x.data(), sm, out.data(), sn, some);
+    for (int k = 0; k < some; ++k) std::copy_n(out.data() + k * sn, sn, gv.data() + others[k] * sn);
   }
 
   void update_backward(const Op& op, int64_t step, bool reverse) {

@@ -32,6 +32,17 @@ T dot(const T* a, const T* b, int64_t n) {
   return S::template sums<1>(&total)[0];
 }
 
+template <class T>
+bool is_zero(const T* a, int n) {
+  constexpr int block = 16;  // most vectors are known not to be after as many
+  for (; n > 0; n -= block, a += block) {
+    bool any = false;
+    for (int i = 0; i < std::min(n, block); ++i) any |= a[i] != 0;
+    if (any) return false;
+  }
+  return true;
+}
+
 // ---- out_e += W x_e
 
 // For R rows of W and E vectors; `width` is that of a partial vector, the last one.
