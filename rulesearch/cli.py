@@ -241,6 +241,13 @@ def reproduce(
         list[str] | None,
         typer.Option("--rows", metavar="ROW", help="Only these; may be given several times."),
     ] = None,
+    trained: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Take the networks of this run of flp-table1 (flp-figure2, flp-longer).",
+        ),
+    ] = None,
     out: OutOption = None,
 ) -> None:
     """Run a paper's table or figure again, its figures beside ours."""
@@ -250,7 +257,7 @@ def reproduce(
     if name == "list":
         list_reproductions()
         return
-    plan = make_plan(name, scale, set_ or (), rows or ())
+    plan = make_plan(name, scale, set_ or (), rows or (), trained)
     _reproduce(plan, out or run_folder(plan))
 
 

@@ -263,11 +263,21 @@ def test_theta_is_learnt_and_shrunk() -> None:
     assert taxed.model.theta.eq(0).all()
 
 
+def test_rates_begin_as_told() -> None:
+    """One for all layers, or one for each; the biases of gradient descent follow their layer."""
+    assert [r.unique().tolist() for r in flp_model(replace(SINE, rate=0.5)).rate] == [[0.5]] * 3
+    model = flp_model(replace(SINE, learning="gradient", rate=(0.25, 0.0, 2.0)))
+    for part in (model.rate, model.bias_rate):
+        assert [r.unique().tolist() for r in part] == [[0.25], [0.0], [2.0]]
+
+
 def test_settings_that_make_no_sense() -> None:
     with pytest.raises(ConfigError, match="every rate is 0"):
         training_of(replace(SINE, rates=MetaRates(0.0, 0.0, 0.0, 0.0)))
     with pytest.raises(ConfigError, match="2 values of rate for 3 plastic layers"):
         training_of(replace(SINE, rates=replace(RATES, rate=(1.0, 2.0))))
+    with pytest.raises(ConfigError, match="FLP: 2 values of rate for 3 plastic layers"):
+        replace(SINE, rate=(1.0, 2.0))
     with pytest.raises(ConfigError, match="4 layers, of which 1 or more"):
         replace(SINE, plastic_layers=5)
     with pytest.raises(ConfigError, match="learning is one of"):

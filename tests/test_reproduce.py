@@ -283,6 +283,10 @@ def test_mini_imagenet_only_where_it_is(characters: Path) -> None:
     missing = make_plan("flp-table2", "small", (*IMAGES, "mini_imagenet=/nowhere"))
     with pytest.raises(DataError, match="/nowhere"):
         missing.jobs()
+    started = make_plan("flp-table2", "small", (*IMAGES, "start=[0.5, 0.25]"))
+    begun = {job.row: job.begin({}).model for job in started.jobs()[:2]}
+    rates = {row: [r.unique().tolist() for r in model.rate] for row, model in begun.items()}
+    assert rates == {"feature-reuse-1": [[0.25]], "flp-2": [[0.5], [0.25]]}
     uneven = make_plan("flp-table2", "small", (*IMAGES, "strides=[2]"))
     with pytest.raises(ConfigError, match=r"2 convolutions \(channels\) need as many strides"):
         uneven.jobs()

@@ -49,9 +49,9 @@ class FLPSettings:
     feedback : LearntFeedback
     mixing : float
         Its strength at the start of meta-training.
-    rate : float
-        alpha at the start of meta-training, or for all time under ``oml``; and the rate of
-        feedback that is plastic.
+    rate : float or tuple of float
+        alpha at the start of meta-training, or for all time under ``oml``, of all plastic layers
+        or of each, first to last; and the rate of feedback that is plastic.
     rates : MetaRates
     image : tuple of int or None
         Channels, height and width, where the lowest layers are convolutions.
@@ -67,7 +67,7 @@ class FLPSettings:
     output: str = "linear"
     feedback: LearntFeedback = field(default_factory=LearntFeedback)
     mixing: float = 0.5
-    rate: float = 0.0
+    rate: float | tuple[float, ...] = 0.0
     rates: MetaRates = field(default_factory=MetaRates)
     image: tuple[int, int, int] | None = None
     channels: tuple[int, ...] = ()
@@ -82,6 +82,10 @@ class FLPSettings:
             raise ConfigError(
                 f"FLP: {len(self.widths) - 1} layers, of which 1 or more can be plastic, "
                 f"not {self.plastic_layers}"
+            )
+        if isinstance(self.rate, tuple) and len(self.rate) != self.plastic_layers:
+            raise ConfigError(
+                f"FLP: {len(self.rate)} values of rate for {self.plastic_layers} plastic layers"
             )
 
     @property
@@ -164,8 +168,11 @@ def flp_model(
     features = [m for g in draws for m in [_features(settings, g)] if m is not None]
     born = network.init(draws, dtype)
 
+    start = settings.rate if isinstance(settings.rate, tuple) else (settings.rate,) * len(born.W)
+
     def rates(part: list[Tensor], there: bool = True) -> list[Tensor]:
-        return [torch.full_like(t, settings.rate) for t in part] if there else []
+        pairs = zip(part, start, strict=True)
+        return [torch.full_like(t, rate) for t, rate in pairs] if there else []
 
     born = replace(
         born,
@@ -174,8 +181,8 @@ def flp_model(
         bias_rate=rates(born.bias, settings.learning != "flp"),
         feedback_rate=rates(born.B, network.plastic_feedback),
     )
-    start = None if theta is None else torch.tensor(theta, dtype=dtype)
-    model = MetaModel(learner, born, [m.to(dtype) for m in features], start)
+    coefficients = None if theta is None else torch.tensor(theta, dtype=dtype)
+    model = MetaModel(learner, born, [m.to(dtype) for m in features], coefficients)
     return model if like is None else _start_from(model, like)
 
 

@@ -10,17 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
+
+from rulesearch.report.bars import RECENT, Bars
 
 __all__ = ["TerminalProgress"]
 
@@ -32,7 +24,6 @@ TITLES = {
     "backprop": "backprop",
     "feedback_alignment": "feedback alignment",
 }
-RECENT = 20  # updates that the shown accuracy is averaged over
 ALIVE = 0.05  # a term is alive whose scaled coefficient is above this share of the largest
 
 
@@ -44,30 +35,16 @@ class TerminalProgress:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("[bold]{task.description:<20}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
         self._status = Group()
-        self._live = Live(
-            Group(self._bars, self._status), console=self._console, refresh_per_second=4
-        )
-        self._bar: TaskID | None = None
+        self._bars = Bars(console, "[bold]{task.description:<20}", self._status)
         self._terms: Sequence[str] = ()
         self._scales = np.ones(0)
         self._accuracy: deque[list[float]] = deque(maxlen=RECENT)
         self._loss: deque[list[float]] = deque(maxlen=RECENT)
-        self._total = 1
+        self._title, self._total = "", 1
 
     def __enter__(self) -> TerminalProgress:
-        if self._console.is_terminal:
-            self._live.start()
+        self._bars.__enter__()
         return self
 
     def __exit__(
@@ -76,8 +53,7 @@ class TerminalProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
+        self._bars.__exit__(kind, error, trace)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
@@ -92,27 +68,25 @@ class TerminalProgress:
         self._accuracy.clear()
         self._loss.clear()
         self._title = TITLES.get(event["phase"], event["phase"])
-        self._bar = self._bars.add_task(self._title, total=self._total, completed=event["done"])
+        self._bars.begin(self._title, self._total, event["done"])
 
     def _update(self, event: Mapping[str, Any]) -> None:
         self._accuracy.append([np.nan if a is None else a for a in event["accuracy"]])
         self._loss.append([np.nan if a is None else a for a in event["loss"]])
         done = event["update"] + 1
-        if self._bar is not None:
-            self._bars.update(self._bar, completed=done)
-        tenth = done % max(1, self._total // 10) == 0 or done == self._total
-        if self._console.is_terminal or tenth:
-            now = self._now(np.array(event["theta"]), sum(event["rejected"]))
-            if self._console.is_terminal:
-                rule = Text(f"  best rule so far: {now.rule}", no_wrap=True, overflow="ellipsis")
-                status = f"  {now.score} (best {now.best})   terms alive {now.alive}{now.lost}"
-                self._status.renderables[:] = [
-                    Text(status, no_wrap=True, overflow="ellipsis"),
-                    rule,
-                ]
-            else:
-                line = f"{self._title:<20} {done}/{self._total}  {now.score}  terms {now.alive}"
-                self._console.print(f"{line}{now.lost}", highlight=False, soft_wrap=True)
+        self._bars.reach(done)
+        if not self._bars.worth_telling(done):
+            return
+        now = self._now(np.array(event["theta"]), sum(event["rejected"]))
+        if self._bars.live:
+            status = f"  {now.score} (best {now.best})   terms alive {now.alive}{now.lost}"
+            self._status.renderables[:] = [
+                Text(line, no_wrap=True, overflow="ellipsis")
+                for line in (status, f"  best rule so far: {now.rule}")
+            ]
+        else:
+            line = f"{self._title:<20} {done}/{self._total}  {now.score}  terms {now.alive}"
+            self._bars.say(f"{line}{now.lost}")
 
     def _now(self, theta: Floats, rejected: int) -> _Now:
         accuracy, loss = _row_means(self._accuracy), _row_means(self._loss)

@@ -142,6 +142,9 @@ class Reproduction(Generic[S]):
         What a reader of the table should know.
     draw : callable, optional
         Writes figures and their numbers into the run folder, from what every job measured.
+    trained_by : str, optional
+        Name of the reproduction whose jobs of the same names train the same networks, so that
+        a run can take those of a run of it.
     """
 
     name: str
@@ -155,3 +158,4 @@ class Reproduction(Generic[S]):
     jobs: Callable[[S], Sequence[Job]]
     notes: tuple[str, ...] = ()
     draw: Callable[[Mapping[str, Measured], Path], None] | None = None
+    trained_by: str | None = None

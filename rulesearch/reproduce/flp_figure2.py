@@ -198,5 +198,6 @@ FLP_FIGURE2 = Reproduction(
         "The figures and their numbers are in the run's folder figures/.",
     ),
     draw=_draw,
+    trained_by=FLP_TABLE1.name,
 )
 """The reproduction of the paper's Figure 2."""

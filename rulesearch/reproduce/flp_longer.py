@@ -147,5 +147,6 @@ FLP_LONGER = Reproduction(
         "lifetimes, of which one that diverged counts as the largest.",
     ),
     draw=_draw,
+    trained_by=FLP_TABLE1.name,
 )
 """Longer lifetimes than in meta-training."""

@@ -41,6 +41,8 @@ class ImageSettings(FLPRunSettings):
         Of the network, of which those beyond ``ways`` are never right.
     rate : (float, float)
         Adam's step of FLP's rates: of the fully connected layer, and of the readout.
+    start : (float, float)
+        Their first values; zero in the paper.
     mini_imagenet : str or None
         Folder with ``train`` and ``test``, folders or zips of class folders.
     mini_channels, mini_hidden, mini_rate
@@ -56,6 +58,7 @@ class ImageSettings(FLPRunSettings):
     hidden: Count = 128
     outputs: Count = 1000
     rate: tuple[Size, Size] = (1e-3, 1e-5)
+    start: tuple[Size, Size] = (0.0, 0.0)
     gradient_start: Size = 1e-2
     oml_rate: Size = 1e-2
     mini_imagenet: str | None = None
@@ -153,6 +156,7 @@ def image_network(settings: ImageSettings, condition: str, plastic_layers: int) 
         OMNIGLOT,
         widths=(flattened, hidden, settings.outputs),
         plastic_layers=plastic_layers,
+        rate=settings.start[-plastic_layers:],
         rates=MetaRates(
             settings.forward,
             settings.feedback,
@@ -200,7 +204,7 @@ FLP_TABLE2 = Reproduction(
     settings=ImageSettings,
     scales={
         "small": {
-            "updates": 1000,
+            "updates": 3000,
             "seeds": 2,
             "lifetimes": 100,
             "size": 28,
@@ -211,12 +215,13 @@ FLP_TABLE2 = Reproduction(
             "outputs": 5,
             "forward": 1e-3,
             "feedback": 1e-3,
-            "rate": [1e-3, 5e-3],
+            "rate": [1e-4, 5e-3],
+            "start": [0.03, 0.0],
             "clip": 2,
             "gradient_rate": 1e-3,
             "mini_channels": [32] * 3,
             "mini_hidden": 64,
-            "mini_rate": [1e-3, 5e-3],
+            "mini_rate": [1e-4, 5e-3],
             "checkpoint_every": 100,
         },
         "full": {"updates": 40_000, "seeds": 5, "lifetimes": 500},

@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
+from rulesearch.errors import RunError
 from rulesearch.files import write_atomically
 from rulesearch.reproduce.base import Published
 from rulesearch.reproduce.plan import Plan
 from rulesearch.reproduce.tables import latex, markdown
 
-__all__ = ["Finished", "Outcome"]
+__all__ = ["SECONDS", "Finished", "Outcome", "read_finished"]
+
+SECONDS = "seconds"  # a job's word for the time that it took, and a checkpoint's for that so far
 
 
 class Finished(NamedTuple):
@@ -25,6 +30,28 @@ class Finished(NamedTuple):
     model: Mapping[str, Tensor]
     measured: Mapping[str, Tensor]
     seconds: float
+
+
+def read_finished(file: Path) -> Finished:
+    """What a finished job left.
+
+    Raises
+    ------
+    RunError
+        If it cannot be read.
+    """
+    try:
+        tensors = load(file.read_bytes())
+        seconds = float(tensors.pop(SECONDS))
+    except (OSError, KeyError, SafetensorError) as error:
+        raise RunError(
+            f"{file} cannot be read ({error}); remove it, and its job is run anew"
+        ) from None
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+
+    return Finished(part("model."), part("measured."), seconds)
 
 
 @dataclass(frozen=True)

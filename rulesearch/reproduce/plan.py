@@ -32,12 +32,15 @@ class Plan:
     ----------
     rows : tuple of str
         Keys of the rows asked for; none means all.
+    trained : Path or None
+        Run whose networks are measured, where it has trained those of a job.
     """
 
     reproduction: Reproduction[Any]
     scale: str
     settings: RunSettings
     rows: tuple[str, ...] = ()
+    trained: Path | None = None
 
     def jobs(self) -> list[Job]:
         """The jobs of the rows asked for, and those that they need; loads data.
@@ -62,6 +65,7 @@ class Plan:
             "scale": self.scale,
             "rows": list(self.rows),
             "settings": self.settings.model_dump(mode="json"),
+            **self._origin,
         }
 
     def to_yaml(self) -> str:
@@ -81,11 +85,20 @@ class Plan:
             "rulesearch": __version__,
             "torch": str(torch.__version__),
             "threads": torch.get_num_threads(),
+            **self._origin,
         }
+
+    @property
+    def _origin(self) -> dict[str, str]:
+        return {} if self.trained is None else {"trained": str(self.trained)}
 
 
 def make_plan(
-    name: str, scale: str = "small", overrides: Sequence[str] = (), rows: Sequence[str] = ()
+    name: str,
+    scale: str = "small",
+    overrides: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    trained: str | Path | None = None,
 ) -> Plan:
     """Make a plan of names and overrides.
 
@@ -95,11 +108,15 @@ def make_plan(
         ``key=value``, values in YAML: ``updates=1000``.
     rows : sequence of str
         Keys of rows; by default all.
+    trained : path, optional
+        Run whose networks are measured in place of training the same; what it has to hold is
+        seen when the plan is run.
 
     Raises
     ------
     ConfigError, GrammarError
-        For an unknown name, scale, row or setting, or a value that makes no sense.
+        For an unknown name, scale, row or setting, or a value that makes no sense; or for
+        networks of another run where every job trains its own.
     """
     reproduction = find_reproduction(name)
     scales = reproduction.scales
@@ -108,6 +125,8 @@ def make_plan(
             f"{name}: scale is {' or '.join(scales)}, not '{scale}'{did_you_mean(scale, scales)}"
         )
     _check_rows(reproduction, rows)
+    if trained is not None and reproduction.trained_by is None:
+        raise ConfigError(f"{name} trains its own networks; leave out --trained {trained}")
     data: dict[str, Any] = dict(scales[scale])
     places: dict[tuple[str | int, ...], TextPlace] = {}
     for override in overrides:
@@ -119,7 +138,8 @@ def make_plan(
         places[(key,)] = TextPlace(Place(here, 1, 1), exact=False)
     document = Document(data, name, places, {})
     settings = validate(reproduction.settings, document, "settings are a mapping")
-    return Plan(reproduction, scale, settings, tuple(rows))
+    origin = None if trained is None else Path(trained).resolve()
+    return Plan(reproduction, scale, settings, tuple(rows), origin)
 
 
 def load_plan(run: Path) -> Plan:
@@ -137,12 +157,17 @@ def load_plan(run: Path) -> Plan:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
     data = document.data
     keys = ("reproduction", "scale", "rows", "settings")
-    if not isinstance(data, dict) or set(data) != set(keys) or not isinstance(data["rows"], list):
+    if (
+        not isinstance(data, dict)
+        or data.keys() - {"trained"} != set(keys)
+        or not isinstance(data["rows"], list)
+    ):
         raise RunError(f"{path}: holds no reproduction ({', '.join(keys)})")
     reproduction = find_reproduction(str(data["reproduction"]))
     _check_rows(reproduction, data["rows"])
     settings = validate(reproduction.settings, document.part("settings"), "settings are a mapping")
-    return Plan(reproduction, str(data["scale"]), settings, tuple(data["rows"]))
+    origin = Path(str(data["trained"])) if "trained" in data else None
+    return Plan(reproduction, str(data["scale"]), settings, tuple(data["rows"]), origin)
 
 
 def is_reproduction(run: Path) -> bool:

@@ -8,19 +8,10 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+
+from rulesearch.report.bars import RECENT, Bars
 
 __all__ = ["JobProgress"]
-
-RECENT = 20  # updates that the shown loss is averaged over
 
 
 class JobProgress:
@@ -31,24 +22,12 @@ class JobProgress:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._bar: TaskID | None = None
+        self._bars = Bars(console, "[bold]{task.description}")
         self._title, self._updates = "", 1
         self._losses: deque[float] = deque(maxlen=RECENT)
 
     def __enter__(self) -> JobProgress:
-        self._bars.start()
+        self._bars.__enter__()
         return self
 
     def __exit__(
@@ -57,13 +36,14 @@ class JobProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        self._bars.__exit__(kind, error, trace)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
         match event["event"]:
             case "run":
-                self._say(f"{event['run']}: {event['jobs']} jobs, {event['finished']} finished")
+                jobs = f"{event['jobs']} jobs, {event['finished']} finished"
+                self._bars.say(f"{event['run']}: {jobs}")
             case "job":
                 self._begin(event)
             case "update":
@@ -75,24 +55,17 @@ class JobProgress:
         self._title = f"{event['number']}/{event['jobs']} {event['job']}"
         self._updates = event["updates"]
         self._losses.clear()
-        self._bar = self._bars.add_task(
-            self._title, total=self._updates, completed=event["done"], status=""
-        )
+        self._bars.begin(self._title, self._updates, event["done"])
 
     def _update(self, event: Mapping[str, Any]) -> None:
         self._losses += [loss for loss in event["loss"] if loss is not None]
         done = event["update"] + 1
-        lost = sum(event["rejected"])
-        mean = sum(self._losses) / len(self._losses) if self._losses else float("nan")
-        status = f"loss {mean:.4g}" + (f"  rejected {lost}" if lost else "")
-        if self._console.is_terminal or done % max(1, self._updates // 10) == 0:
-            self._show(done, status)
+        if self._bars.worth_telling(done):
+            lost = sum(event["rejected"])
+            mean = sum(self._losses) / len(self._losses) if self._losses else float("nan")
+            self._show(done, f"loss {mean:.4g}" + (f"  rejected {lost}" if lost else ""))
 
     def _show(self, done: int, status: str) -> None:
-        if self._bar is not None:
-            self._bars.update(self._bar, completed=done, status=status)
-        if not self._console.is_terminal:
-            self._say(f"{self._title}  {done}/{self._updates}  {status}")
-
-    def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._bars.reach(done, status)
+        if not self._bars.live:
+            self._bars.say(f"{self._title}  {done}/{self._updates}  {status}")

@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from rulesearch.errors import RunError
 from rulesearch.files import write_atomically
 from rulesearch.outer.meta_training import UpdateRecord
 from rulesearch.reproduce.base import Job, Training
-from rulesearch.reproduce.outcome import Finished, Outcome
+from rulesearch.reproduce.outcome import SECONDS, Finished, Outcome, read_finished
 from rulesearch.reproduce.plan import Plan, load_plan
+from rulesearch.reproduce.trained import trained_elsewhere
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder
 
 __all__ = ["load_outcome", "reproduce", "resume_reproduction"]
-
-SECONDS = "seconds"  # a checkpoint's word for the time spent before it
 
 
 def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> Outcome:
@@ -32,19 +30,21 @@ def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> O
 
     Raises
     ------
+    ConfigError, RunError
+        If networks that the plan takes from another run are not those, or not there.
     RunError
         If the folder is of something else, or cannot be written.
     KeyboardInterrupt
         After a checkpoint: the same call resumes where it was.
     """
     path = Path(out)
-    jobs = plan.jobs()
+    jobs, given = plan.jobs(), trained_elsewhere(plan)
     if not (path / "manifest.json").is_file():
         with RunFolder.create(path, plan.to_yaml(), plan.manifest()) as folder:
-            return _Run(plan, jobs, folder, tuple(sinks), None).run()
+            return _Run(plan, jobs, given, folder, tuple(sinks), None).run()
     _check_same(plan, load_plan(path), path)
     with RunFolder.open(path) as folder:
-        return _Run(plan, jobs, folder, tuple(sinks), folder.restore()).run()
+        return _Run(plan, jobs, given, folder, tuple(sinks), folder.restore()).run()
 
 
 def resume_reproduction(run: str | Path, sinks: Sequence[EventSink] = ()) -> Outcome:
@@ -65,7 +65,7 @@ def load_outcome(run: str | Path) -> Outcome:
     files = {file.stem: file for file in sorted((path / "jobs").glob("*.safetensors"))}
     if not files:
         raise RunError(f"{path} has no result yet; continue it with 'rulesearch resume {path}'")
-    return Outcome(plan, {name: _read(file) for name, file in files.items()})
+    return Outcome(plan, {name: read_finished(file) for name, file in files.items()})
 
 
 def _check_same(plan: Plan, begun: Plan, path: Path) -> None:
@@ -83,6 +83,7 @@ def _check_same(plan: Plan, begun: Plan, path: Path) -> None:
 class _Run:
     plan: Plan
     jobs: Sequence[Job]
+    given: Mapping[str, Mapping[str, Tensor]]
     folder: RunFolder
     sinks: tuple[EventSink, ...]
     checkpoint: Checkpoint | None
@@ -111,7 +112,7 @@ class _Run:
                     }
                 )
                 self._run_job(job, file)
-            self.finished[job.name] = _read(file)
+            self.finished[job.name] = read_finished(file)
             Outcome(self.plan, self.finished).save(path)
         if self.plan.reproduction.draw is not None:
             measured = {name: done.measured for name, done in self.finished.items()}
@@ -122,6 +123,8 @@ class _Run:
         return self.folder.path / "jobs" / f"{name}.safetensors"
 
     def _done(self, job: Job) -> int:
+        if job.name in self.given:
+            return job.updates
         reached = self.checkpoint
         return reached.update if reached is not None and reached.phase == job.name else 0
 
@@ -129,12 +132,15 @@ class _Run:
         started = time.perf_counter()
         needed = {name: self.finished[name].model for name in job.needs}
         training = job.begin(needed)
-        done = self._done(job)
-        if done and self.checkpoint is not None:
-            tensors = dict(self.checkpoint.tensors)
-            started -= float(tensors.pop(SECONDS))
-            training.load(tensors, done)
-        self._train(job, training, started)
+        if job.name in self.given:
+            training.model.load_state_dict(dict(self.given[job.name]))
+        else:
+            done = self._done(job)
+            if done and self.checkpoint is not None:
+                tensors = dict(self.checkpoint.tensors)
+                started -= float(tensors.pop(SECONDS))
+                training.load(tensors, done)
+            self._train(job, training, started)
         self._tell({"event": "measuring", "job": job.name})
         measured = job.measure(training)
         content = {
@@ -181,19 +187,3 @@ class _Run:
 
 def _seconds_since(started: float) -> Tensor:
     return torch.tensor(time.perf_counter() - started, dtype=torch.float64)
-
-
-def _read(file: Path) -> Finished:
-    """What a finished job left."""
-    try:
-        tensors = load(file.read_bytes())
-        seconds = float(tensors.pop(SECONDS))
-    except (OSError, KeyError, SafetensorError) as error:
-        raise RunError(
-            f"{file} cannot be read ({error}); remove it, and its job is run anew"
-        ) from None
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
-
-    return Finished(part("model."), part("measured."), seconds)

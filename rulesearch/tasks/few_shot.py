@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from os import PathLike
 from typing import final
 
 import torch
 from torch import Tensor
 
-from rulesearch.errors import ConfigError
-from rulesearch.tasks.base import ImageData, TaskBatch
+from rulesearch.tasks.base import ImageData
 from rulesearch.tasks.episodes import HoldOut, episodes
+from rulesearch.tasks.episodic import Episodic
 
 __all__ = ["FewShot"]
 
 
 @final
-class FewShot:
+class FewShot(Episodic):
     """Tasks of `ways` classes with `shots` training images and `queries` test images a class.
 
     Training images come one a step, in random order over the classes. No query image is among
@@ -69,32 +68,24 @@ class FewShot:
         replacement: bool = False,
         fixed_images: bool = False,
     ) -> None:
-        self._episodes = episodes(
-            data,
-            {"root": root, "split": split, "size": size},
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            hold_out=hold_out,
-            held_out=held_out,
-            replacement=replacement,
-            fixed_images=fixed_images,
+        super().__init__(
+            episodes(
+                data,
+                {"root": root, "split": split, "size": size},
+                ways=ways,
+                shots=shots,
+                queries=queries,
+                hold_out=hold_out,
+                held_out=held_out,
+                replacement=replacement,
+                fixed_images=fixed_images,
+            )
         )
-
-    @property
-    def data(self) -> ImageData:
-        """The images that tasks are drawn from."""
-        return self._episodes.data
 
     @property
     def name(self) -> str:
         """Short name, as ``emnist-5way-50shot``."""
         return self._episodes.name
-
-    @property
-    def n_in(self) -> int:
-        """Pixels of an image."""
-        return int(self.data.images.shape[1])
 
     @property
     def n_classes(self) -> int:
@@ -105,16 +96,6 @@ class FewShot:
     def n_out(self) -> int:
         """Outputs that a network needs: one per class of the whole data set."""
         return self.data.n_classes
-
-    @property
-    def steps(self) -> int:
-        """Training images in a lifetime."""
-        return self._episodes.steps
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        """Indices of the classes that tasks are drawn from."""
-        return self._episodes.classes
 
     def __repr__(self) -> str:
         return f"FewShot({self._episodes})"
@@ -158,38 +139,7 @@ class FewShot:
             fixed_images=of.fixed_images,
         )
 
-    def sample(
-        self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
-    ) -> TaskBatch:
-        """Draw one lifetime per generator; lifetime i depends on generator i alone.
-
-        Parameters
-        ----------
-        generators : sequence of torch.Generator
-            One a lifetime, on the CPU.
-        dtype : torch.dtype
-            Of the images, whose values lie in [0, 1] unless the data are normalised.
-
-        Raises
-        ------
-        ConfigError
-            If there is no generator.
-        """
-        if not generators:
-            raise ConfigError("few-shot tasks: sample needs at least one generator")
-        drawn = [self._draw(generator) for generator in generators]
-        train = torch.stack([images for images, _ in drawn], dim=1)
-        query = torch.stack([images for _, images in drawn])
-        data = self.data
-        return TaskBatch(
-            x=data.examples(train, dtype),
-            label=data.labels[train],
-            x_query=data.examples(query, dtype),
-            label_query=data.labels[query],
-        )
-
-    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return rows of the training images (steps,), in random order, and of the queries."""
-        train, query = self._episodes.draw(generator)
-        order = torch.randperm(self.steps, generator=generator)
-        return train.flatten()[order], query.flatten()
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        train, query = (rows.flatten() for rows in self._episodes.draw(generator))
+        train = train[torch.randperm(self.steps, generator=generator)]
+        return train, self.data.labels[train], query, self.data.labels[query]

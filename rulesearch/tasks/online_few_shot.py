@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, did_you_mean
-from rulesearch.tasks.base import ImageData, TaskBatch
+from rulesearch.tasks.base import ImageData
 from rulesearch.tasks.episodes import HoldOut, episodes
+from rulesearch.tasks.episodic import Episodic
 
 __all__ = ["OnlineFewShot"]
 
@@ -19,12 +20,13 @@ _ORDERS = ("continual", "iid")
 
 
 @final
-class OnlineFewShot:
+class OnlineFewShot(Episodic):
     """Tasks of `ways` classes with `shots` images each, labelled 0 ... ways - 1.
 
     Each lifetime gives its classes these labels at random, so that nothing can be known of a
     class before its first image comes: tasks of Lindsey and Litwin-Kumar (2020), section 5.
-    No query image is among the training images of its lifetime. In their form, Omniglot has
+    No query image is among the training images of its lifetime; queries come class by class, in
+    the order of the classes of a continual lifetime. In their form, Omniglot has
     ``size=84`` and dark strokes, ``invert=False``, and a network 1000 outputs.
 
     Parameters
@@ -80,27 +82,24 @@ class OnlineFewShot:
         if outputs is not None and outputs < ways:
             raise ConfigError(f"few-shot tasks: {ways} ways need {ways} outputs, not {outputs}")
         self._order, self._outputs = order, outputs
-        self._episodes = episodes(
-            data,
-            {
-                "root": root,
-                "split": split,
-                "size": size,
-                "colour": colour,
-                "invert": invert,
-                "normalise": normalise,
-            },
-            ways=ways,
-            shots=shots,
-            queries=queries,
-            hold_out=hold_out,
-            held_out=held_out,
+        super().__init__(
+            episodes(
+                data,
+                {
+                    "root": root,
+                    "split": split,
+                    "size": size,
+                    "colour": colour,
+                    "invert": invert,
+                    "normalise": normalise,
+                },
+                ways=ways,
+                shots=shots,
+                queries=queries,
+                hold_out=hold_out,
+                held_out=held_out,
+            )
         )
-
-    @property
-    def data(self) -> ImageData:
-        """The images that tasks are drawn from."""
-        return self._episodes.data
 
     @property
     def name(self) -> str:
@@ -108,24 +107,9 @@ class OnlineFewShot:
         return f"{self._episodes.name}-{self._order}"
 
     @property
-    def n_in(self) -> int:
-        """Values of an image: channels, height and width are the data's `shape`."""
-        return int(self.data.images.shape[1])
-
-    @property
     def n_out(self) -> int:
         """Outputs that a network needs."""
         return self._episodes.ways if self._outputs is None else self._outputs
-
-    @property
-    def steps(self) -> int:
-        """Training images in a lifetime."""
-        return self._episodes.steps
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        """Indices in the data of the classes that tasks are drawn from."""
-        return self._episodes.classes
 
     def __repr__(self) -> str:
         return f"OnlineFewShot({self._episodes}, order={self._order!r})"
@@ -146,38 +130,7 @@ class OnlineFewShot:
     def _choices(self) -> dict[str, object]:
         return {**self._episodes.choices, "order": self._order, "outputs": self._outputs}
 
-    def sample(
-        self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
-    ) -> TaskBatch:
-        """Draw one lifetime per generator; lifetime i depends on generator i alone.
-
-        Queries come class by class, in the order of the classes of a continual lifetime.
-
-        Parameters
-        ----------
-        generators : sequence of torch.Generator
-            One a lifetime, on the CPU.
-        dtype : torch.dtype
-            Of the images, whose values lie in [0, 1] unless the data are normalised.
-
-        Raises
-        ------
-        ConfigError
-            If there is no generator.
-        """
-        if not generators:
-            raise ConfigError("few-shot tasks: sample needs at least one generator")
-        drawn = zip(*(self._draw(generator) for generator in generators), strict=True)
-        train, label, query, label_query = (torch.stack(part) for part in drawn)
-        return TaskBatch(
-            x=self.data.examples(train.T, dtype),
-            label=label.T.contiguous(),
-            x_query=self.data.examples(query, dtype),
-            label_query=label_query,
-        )
-
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return rows and labels of the training images (steps,), then of the queries."""
         train, query = self._episodes.draw(generator)
         slot = torch.randperm(self._episodes.ways, generator=generator)[:, None]
         label, label_query = slot.expand_as(train).flatten(), slot.expand_as(query).flatten()

@@ -1,0 +1,63 @@
+"""Networks that another run has trained, taken in place of training the same again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from rulesearch.errors import ConfigError
+from rulesearch.reproduce.outcome import read_finished
+from rulesearch.reproduce.plan import Plan, load_plan
+
+__all__ = ["trained_elsewhere"]
+
+AFTERWARDS = {"lifetimes", "checkpoint_every"}  # settings that a network does not depend on
+
+
+def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
+    """Return the meta-parameters that a plan takes from another run, by the names of its jobs.
+
+    A job that the other reproduction does not have is trained by the plan's own run.
+
+    Raises
+    ------
+    ConfigError
+        If the other run is of another reproduction or was trained with other settings, or has not
+        trained one of the networks.
+    RunError
+        If it cannot be read.
+    """
+    if plan.trained is None:
+        return {}
+    run, wanted = plan.trained, plan.reproduction.trained_by
+    other = load_plan(run)
+    if other.reproduction.name != wanted:
+        raise ConfigError(
+            f"{run} is of {other.reproduction.name}; {plan.reproduction.name} takes the networks "
+            f"of a run of {wanted}"
+        )
+    _check_settings(plan, other, run)
+    names = {job.name for job in other.reproduction.jobs(other.settings)}
+    taken = [job.name for job in plan.jobs() if job.name in names]
+    files = {name: run / "jobs" / f"{name}.safetensors" for name in taken}
+    missing = [name for name, file in files.items() if not file.is_file()]
+    if missing:
+        raise ConfigError(
+            f"{run} has not trained {', '.join(missing)}; finish it with 'rulesearch resume {run}'"
+            ", or choose among its rows with --rows"
+        )
+    return {name: read_finished(file).model for name, file in files.items()}
+
+
+def _check_settings(plan: Plan, other: Plan, run: Path) -> None:
+    now, before = (p.settings.model_dump(mode="json") for p in (plan, other))
+    for key in before.keys() & now.keys() - AFTERWARDS:
+        if now[key] != before[key]:
+            same = f"{key}={json.dumps(before[key])}"
+            raise ConfigError(
+                f"{run} was trained with {same}, not {json.dumps(now[key])}; "
+                f"say the same here, --set '{same}', or leave out --trained"
+            )

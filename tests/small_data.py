@@ -1,0 +1,54 @@
+"""Small data sets, and the files that they are read from, made in a test."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from rulesearch.tasks import ImageData
+
+
+def idx(array: NDArray[Any]) -> bytes:
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_pair(folder: Path, stem: str, images: NDArray[Any], labels: NDArray[Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+    (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+
+
+def picture(
+    value: int | NDArray[Any], mode: str = "L", format: str = "PNG", size: int = 4
+) -> bytes:
+    array = np.full((size, size), value, np.uint8) if isinstance(value, int) else value
+    buffer = BytesIO()
+    Image.fromarray(array).convert(mode).save(buffer, format)
+    return buffer.getvalue()
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def numbered(counts: list[int]) -> ImageData:
+    """Images of one float that tells each from every other, in an order mixed over classes."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=generators(0)[0])]
+    return ImageData(
+        images=torch.arange(len(labels), dtype=torch.float32)[:, None],
+        labels=labels,
+        n_classes=len(counts),
+        class_names=tuple(f"c{c}" for c in range(len(counts))),
+        name="numbered",
+        shape=(1, 1),
+    )

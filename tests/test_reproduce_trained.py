@@ -1,0 +1,151 @@
+"""Networks of one run measured by another: the same figures, no training, or a clear refusal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_reproduction import tiny
+
+from rulesearch.errors import ConfigError, RunError
+from rulesearch.reproduce import make_plan, reproduce, resume_reproduction
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SETTINGS = (
+    "updates=3", "hidden=[5, 5, 5]", "functions=3", "batches=3", "examples=4", "lifetimes=3",
+    "rate=1e-3", "seeds=2",
+)  # fmt: skip
+ROWS = ("feature-reuse-1", "flp-3", "gradient-3")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of Table 1 that is finished but for some rows."""
+    run = tmp_path_factory.mktemp("trained") / "table1"
+    reproduce(make_plan("flp-table1", "small", SETTINGS, ROWS), run)
+    return run
+
+
+def jobs_of(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """What each job left, but for the time that it took."""
+    found = {file.stem: load_file(file) for file in sorted((run / "jobs").iterdir())}
+    return {
+        name: {k: v for k, v in tensors.items() if k != "seconds"}
+        for name, tensors in found.items()
+    }
+
+
+def same(run: Path, other: Path) -> bool:
+    mine, theirs = jobs_of(run), jobs_of(other)
+    return mine.keys() == theirs.keys() and all(
+        mine[job].keys() == theirs[job].keys()
+        and all(torch.equal(v.nan_to_num(), theirs[job][k].nan_to_num()) for k, v in own.items())
+        for job, own in mine.items()
+    )
+
+
+def test_taken_networks_measure_as_those_trained_again(table: Path, tmp_path: Path) -> None:
+    reproduce(make_plan("flp-longer", "small", SETTINGS, ROWS), tmp_path / "again")
+    events: list[Mapping[str, Any]] = []
+    plan = make_plan("flp-longer", "small", SETTINGS, ROWS, trained=table)
+    reproduce(plan, tmp_path / "taken", [events.append])
+    assert same(tmp_path / "taken", tmp_path / "again")
+    assert not [event for event in events if event["event"] == "update"]
+    manifest = json.loads((tmp_path / "taken" / "manifest.json").read_text())
+    assert manifest["trained"] == str(table)
+
+
+def test_what_the_other_run_does_not_have_is_trained(table: Path, tmp_path: Path) -> None:
+    """The control of Figure 2 begins as a network that is taken."""
+    rows = ("plastic-reuse-3",)
+    reproduce(make_plan("flp-figure2", "small", SETTINGS, rows), tmp_path / "again")
+    events: list[Mapping[str, Any]] = []
+    plan = make_plan("flp-figure2", "small", SETTINGS, rows, trained=table)
+    reproduce(plan, tmp_path / "taken", [events.append])
+    assert same(tmp_path / "taken", tmp_path / "again")
+    trained = {event["phase"] for event in events if event["event"] == "update"}
+    assert trained == {"plastic-reuse-3-iid"}
+
+
+def test_resumed_it_still_takes_them(table: Path, tmp_path: Path) -> None:
+    run, events = tmp_path / "run", list[Mapping[str, Any]]()
+
+    def interrupt(event: Mapping[str, Any]) -> None:
+        if event["event"] == "measuring":
+            raise KeyboardInterrupt
+
+    plan = make_plan("flp-longer", "small", SETTINGS, ("flp-3",), trained=table)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(plan, run, [interrupt])
+    resume_reproduction(run, [events.append])
+    assert not [event for event in events if event["event"] == "update"]
+    taken, source = jobs_of(run), jobs_of(table)
+    for job in ("flp-3-iid", "flp-3-continual"):
+        assert torch.equal(taken[job]["model.W.0"], source[job]["model.W.0"])
+
+
+def test_test_lifetimes_may_differ(table: Path, tmp_path: Path) -> None:
+    settings = [*SETTINGS, "lifetimes=2", "checkpoint_every=1"]
+    plan = make_plan("flp-longer", "small", settings, ("flp-3",), trained=table)
+    reproduce(plan, tmp_path / "run")
+    assert jobs_of(tmp_path / "run")["flp-3-iid"]["measured.error"].shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [("updates=4", "--set 'updates=3'"), ("hidden=[5, 5, 6]", "--set 'hidden=[5, 5, 5]'")],
+)
+def test_other_settings_are_refused(setting: str, remedy: str, table: Path, tmp_path: Path) -> None:
+    plan = make_plan("flp-longer", "small", [*SETTINGS, setting], ROWS, trained=table)
+    with pytest.raises(ConfigError, match="was trained with") as refusal:
+        reproduce(plan, tmp_path / "run")
+    assert remedy in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_networks_that_are_not_there_are_named(table: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "table1"
+    shutil.copytree(table, partial)
+    (partial / "jobs" / "flp-3-continual.safetensors").unlink()
+    plan = make_plan("flp-longer", "small", SETTINGS, ROWS, trained=partial)
+    with pytest.raises(ConfigError, match=f"flp-3-continual; .* 'rulesearch resume {partial}'"):
+        reproduce(plan, tmp_path / "run")
+    everything = make_plan("flp-longer", "small", SETTINGS, trained=table)
+    with pytest.raises(ConfigError, match=r"flp-2-iid, flp-2-continual; .* --rows"):
+        reproduce(everything, tmp_path / "run")
+
+
+def test_a_run_of_something_else_is_refused(table: Path, tmp_path: Path) -> None:
+    longer = tmp_path / "longer"
+    reproduce(make_plan("flp-longer", "small", SETTINGS, ("flp-3",), trained=table), longer)
+    plan = make_plan("flp-figure2", "small", SETTINGS, trained=longer)
+    with pytest.raises(ConfigError, match=r"is of flp-longer; .* of a run of flp-table1"):
+        reproduce(plan, tmp_path / "run")
+
+
+def test_a_run_begun_by_training_does_not_go_on_with_taken_networks(
+    table: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    reproduce(make_plan("flp-longer", "small", SETTINGS, ("flp-3",)), run)
+    plan = make_plan("flp-longer", "small", SETTINGS, ("flp-3",), trained=table)
+    with pytest.raises(RunError, match="began with trained=None"):
+        reproduce(plan, run)
+
+
+def test_tables_train_their_own(run_main: Any, table: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="flp-table1 trains its own networks"):
+        make_plan("flp-table1", trained=table)
+    assert tiny().trained is None
+    sets = [word for override in SETTINGS for word in ("--set", override)]
+    run = tmp_path / "run"
+    command = ["reproduce", "flp-longer", *sets, "--trained", table, "--rows", "flp-3"]
+    assert run_main(*command, "--out", run)[0] == 0
+    assert run_main("resume", run)[0] == 0
