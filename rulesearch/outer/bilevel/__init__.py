@@ -9,6 +9,7 @@ from rulesearch.outer.bilevel.classifiers import (
     classifier_problem,
     fast_and_slow,
 )
+from rulesearch.outer.bilevel.coefficients import CoefficientProblem
 from rulesearch.outer.bilevel.conjugate_gradient import ConjugateGradient
 from rulesearch.outer.bilevel.contrastive import SCHEMES, Contrastive
 from rulesearch.outer.bilevel.dense import Dense
@@ -49,6 +50,7 @@ __all__ = [
     "BilevelLearner",
     "BilevelTraining",
     "Classifier",
+    "CoefficientProblem",
     "ComplexSynapse",
     "ConjugateGradient",
     "Contrastive",
