@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,15 +11,9 @@ from rulesearch.bench.peers import PEERS
 from rulesearch.bench.results import Results
 from rulesearch.bench.tables import tables_in_markdown
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = Consolidation((5, 4, 3), steps=6, lifetimes=2, examples=9, queries=7, window=3)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def lose(problem: Consolidation, strength: list[Tensor], steps: int) -> float:

@@ -21,19 +21,13 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.networks import Examples
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 POOL = TermPool([Term.from_text("gradient", "-e_post * y_pre.T"), Term.from_text("decay", "-W")])
 NETWORK = PlasticNetwork([4, 5, 3], activation="tanh", feedback="symmetric")
 CONVEX = PlasticNetwork([4, 3], feedback="symmetric")
 LIVES = 2
 THETA = {"theta": torch.tensor([[0.8, 0.05], [0.6, 0.08]], dtype=torch.float64)}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> object:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generator(seed: int) -> torch.Generator:

@@ -147,7 +147,7 @@ class _Model:
         return BilevelTraining(
             MetaParameters(self.theta),
             lambda update: self.problem(family, generators(s.seed, 0, TASK, pairs, update)),
-            Contrastive(self.descent(s.steps), self.descent(s.nudged_steps), s.beta, "symmetric"),
+            Contrastive(self.descent(s.steps), self.descent(s.nudged_steps), s.beta, continued=True),
             s.meta_rate,
             s.episodes,
         )

@@ -20,8 +20,8 @@ from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
-from rulesearch.outer.bilevel.batches import Source
 from rulesearch.outer.bilevel.named import Named
+from rulesearch.outer.bilevel.networks import Source
 
 __all__ = ["ENERGIES", "THETA", "CoefficientProblem"]
 
