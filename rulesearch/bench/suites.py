@@ -99,7 +99,7 @@ SUITES = {
         ),
         Suite(
             "cml", "CML: a strength of consolidation for each weight", "steps",
-            tuple((n, Consolidation(steps=n)) for n in (100, 400, 1600)),
+            tuple((n, Consolidation(steps=n)) for n in (50, 200, 800)),
             ("plain", "truncated", "learning", "rulesearch"),
         ),
     )

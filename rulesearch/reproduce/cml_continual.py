@@ -188,7 +188,14 @@ CML_CONTINUAL: Reproduction[Any] = Reproduction(
     conditions={"iid": "iid", "continual": "continual"},
     settings=ContinualSettings,
     scales={
-        "small": {"updates": 300, "seeds": 2, "episodes": 2, "functions": 4, "batches": 6},
+        "small": {
+            "updates": 300,
+            "seeds": 2,
+            "episodes": 2,
+            "functions": 4,
+            "batches": 6,
+            "hidden": [64, 64],
+        },
         "full": {"updates": 20_000, "seeds": 2, "episodes": 4},
     },
     jobs=_jobs,
