@@ -45,8 +45,10 @@ class ConsolidationData:
             device = where if not isinstance(where, torch.dtype) else None
             return Examples(examples.x.to(where), examples.label.to(device))
 
-        tensors = ([t.to(where) for t in each] for each in (self.born, self.strength))
-        return ConsolidationData(self.network, *tensors, moved(self.learn), moved(self.evaluate))
+        born, strength = ([t.to(where) for t in each] for each in (self.born, self.strength))
+        return ConsolidationData(
+            self.network, born, strength, moved(self.learn), moved(self.evaluate)
+        )
 
     @property
     def problem(self) -> ComplexSynapse[LossProblem]:

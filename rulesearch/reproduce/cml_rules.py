@@ -195,7 +195,7 @@ def _jobs(settings: RuleSettings) -> Sequence[Job]:
         model = _Model(settings, network, rule, way.parts)
         updates = settings.updates if way.trained else 0
         begin = partial(model.training, met)
-        job = Job(row, "met", updates, lambda _, begin=begin: begin(), partial(model.measure, met))
+        job = Job(row, "met", updates, partial(_begin, begin), partial(model.measure, met))
         new = Job(
             row,
             "new",
@@ -206,6 +206,10 @@ def _jobs(settings: RuleSettings) -> Sequence[Job]:
         )
         jobs += [job, new]
     return jobs
+
+
+def _begin(begin: Callable[[], Training], trained: object) -> Training:
+    return begin()
 
 
 def _again(

@@ -14,6 +14,7 @@ from rulesearch.reproduce.cml_table2 import CML_TABLE2
 from rulesearch.reproduce.cml_table3 import CML_TABLE3
 from rulesearch.reproduce.cml_table4 import CML_TABLE4
 from rulesearch.reproduce.cml_table5 import CML_TABLE5
+from rulesearch.reproduce.cml_theta import CML_THETA
 from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
 from rulesearch.reproduce.flp_longer import FLP_LONGER
 from rulesearch.reproduce.flp_rules import FLP_RULES, FLP_RULES_OMNIGLOT
@@ -39,6 +40,7 @@ REPRODUCTIONS: dict[str, Reproduction[Any]] = {
         CML_TABLE5,
         CML_RULES,
         CML_CONTINUAL,
+        CML_THETA,
     )
 }
 

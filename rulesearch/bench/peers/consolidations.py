@@ -87,7 +87,7 @@ def _unrolled(problem: Consolidation, data: ConsolidationData, recorded: int) ->
 def _live(
     problem: Consolidation, data: ConsolidationData, strength: Sequence[Tensor], recorded: int
 ) -> list[Tensor]:
-    """Descend loss and half lambda (W - born)^2 with momentum; so many last steps can be differentiated."""
+    """Descend loss and half lambda (W - born)^2; so many last steps can be differentiated."""
     W = data.born
     velocity = [torch.zeros_like(w) for w in W]
     for step in range(problem.steps):

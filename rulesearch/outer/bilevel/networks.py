@@ -79,5 +79,5 @@ def network_problem(
         Where learning starts.
     """
     start = named_weights(born.detach())
-    on = (LossOn(network, always(examples)) for examples in (learn, evaluate))
-    return LossProblem(*on, lambda theta: start)
+    learnt, judged = (LossOn(network, always(examples)) for examples in (learn, evaluate))
+    return LossProblem(learnt, judged, lambda theta: start)
