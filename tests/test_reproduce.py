@@ -32,7 +32,8 @@ from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_netwo
 from rulesearch.reproduce.tables import latex, markdown
 
 IMAGES = (  # data that may not be at hand
-    "flp-table2", "flp-rules-omniglot", "cml-table1", "cml-table2", "cml-table3"
+    "flp-table2", "flp-rules-omniglot", "cml-table1", "cml-table2", "cml-table3",
+    "cml-rules",
 )  # fmt: skip
 SINES = tuple(name for name in REPRODUCTIONS if name not in IMAGES)
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from rulesearch.bench.consolidation import Consolidation
 from rulesearch.bench.episode import Episode
 from rulesearch.bench.kinds import AnyProblem
 from rulesearch.bench.problem import Problem
@@ -16,7 +17,9 @@ LEADERS = (
     "plain", "checkpointed", "jax-factored", "jax-factored-segments", "jax-factored-map",
     "jax-factored-map-segments", "rulesearch-torch", "rulesearch",
 )  # fmt: skip
-QUICK = ("plain", "jax-factored", "jax-factored-map", "rulesearch-torch", "rulesearch")
+QUICK = (
+    "plain", "learning", "jax-factored", "jax-factored-map", "rulesearch-torch", "rulesearch",
+)  # fmt: skip
 SHORT = 50  # steps
 
 
@@ -38,7 +41,7 @@ class Suite:
     ----------
     axis : str
         What differs.
-    problems : tuple of (value, Problem or Episode)
+    problems : tuple of (value, problem)
     peers : tuple of str or None
         Who runs; None for all.
     """
@@ -97,6 +100,11 @@ SUITES = {
             "flp", "An episode of FLP: ten incremental sines, 32 examples a step", "steps",
             tuple((n, Episode(steps=n)) for n in (100, 400)),
             ("plain", "hoisted", "checkpointed", "rulesearch"),
+        ),
+        Suite(
+            "cml", "CML: a strength of consolidation for each weight", "steps",
+            tuple((n, Consolidation(steps=n)) for n in (50, 200, 800)),
+            ("plain", "truncated", "learning", "rulesearch"),
         ),
     )
 }  # fmt: skip

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rulesearch.bench.consolidation import Consolidation
 from rulesearch.bench.episode import Episode
 from rulesearch.bench.kinds import problem_of
 from rulesearch.bench.peers.registry import OURS
@@ -75,7 +76,7 @@ def _sections(results: Results) -> Iterable[Section]:
             rows = results.at(suite, value)
             ours = results.ours(suite, value)
             cells = [_cells(row, ours) for row in rows]
-            yield Section(suite, _title(results, rows), cells, _meta_training(rows))
+            yield Section(suite, _title(results, rows), cells, _note(rows))
 
 
 def _title(results: Results, rows: list[Json]) -> str:
@@ -91,10 +92,31 @@ def _title(results: Results, rows: list[Json]) -> str:
     return ", ".join(parts)
 
 
+def _note(rows: list[Json]) -> str:
+    """What follows from a table, for problems of one kind."""
+    problem = problem_of(rows[0]["problem"])
+    if isinstance(problem, Episode):
+        return _meta_training(rows)
+    return _cost_a_step(rows) if isinstance(problem, Consolidation) else ""
+
+
+def _cost_a_step(rows: list[Json]) -> str:
+    """What a step of learning takes, with all that the meta-gradient needs."""
+    taken = {
+        row["peer"]: 1e3 * seconds / row["remarks"]["steps"]
+        for row in rows
+        if (seconds := median(row)) is not None
+    }
+    plain = taken.get("learning")
+    told = (
+        f"{name} {ms:.3g}" + (f" ({ms / plain:.2f} times)" if plain and ms != plain else "")
+        for name, ms in taken.items()
+    )
+    return f"Milliseconds a step of learning: {'; '.join(told)}."
+
+
 def _meta_training(rows: list[Json]) -> str:
     """How long a meta-training is that runs so many episodes of FLP."""
-    if not isinstance(problem_of(rows[0]["problem"]), Episode):
-        return ""
     rates = {
         row["peer"]: 3600 * row["problem"]["lifetimes"] / seconds
         for row in rows

@@ -6,12 +6,15 @@ from typing import Any
 
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.reproduce.base import Reproduction
+from rulesearch.reproduce.cml_continual import CML_CONTINUAL
 from rulesearch.reproduce.cml_figure1 import CML_FIGURE1
+from rulesearch.reproduce.cml_rules import CML_RULES
 from rulesearch.reproduce.cml_table1 import CML_TABLE1
 from rulesearch.reproduce.cml_table2 import CML_TABLE2
 from rulesearch.reproduce.cml_table3 import CML_TABLE3
 from rulesearch.reproduce.cml_table4 import CML_TABLE4
 from rulesearch.reproduce.cml_table5 import CML_TABLE5
+from rulesearch.reproduce.cml_theta import CML_THETA
 from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
 from rulesearch.reproduce.flp_longer import FLP_LONGER
 from rulesearch.reproduce.flp_rules import FLP_RULES, FLP_RULES_OMNIGLOT
@@ -35,6 +38,9 @@ REPRODUCTIONS: dict[str, Reproduction[Any]] = {
         CML_TABLE3,
         CML_TABLE4,
         CML_TABLE5,
+        CML_RULES,
+        CML_CONTINUAL,
+        CML_THETA,
     )
 }
 

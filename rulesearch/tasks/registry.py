@@ -197,7 +197,10 @@ def _load_folder(root: str | PathLike[str] | None, split: str | None, form: Imag
         parts = [path / split, path / f"{split}.zip"]
         path = next((part for part in parts if part.exists()), parts[0])
     if not path.exists():
-        raise DataError(f"data set 'image_folder': there is no '{path}'")
+        raise DataError(
+            f"data set 'image_folder': there is no '{path}'; name a folder or zip of class "
+            "folders, by its path or by its place in the folder RULESEARCH_DATA"
+        )
     folders = read_image_folder(
         path,
         size=28 if form.size is None else form.size,

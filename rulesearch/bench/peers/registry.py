@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from rulesearch.bench.consolidation import Consolidation
 from rulesearch.bench.episode import Episode
-from rulesearch.bench.peers import episodes, own
+from rulesearch.bench.peers import consolidations, episodes, own
 from rulesearch.bench.peers.base import Answer, Peer
 from rulesearch.bench.peers.jax_factored import factored
 from rulesearch.bench.peers.jax_formulas import written_out
@@ -23,7 +24,11 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("plain", "formulas as in the paper, torch autograd",
-             {Problem: plain, Episode: episodes.plain}),
+             {Problem: plain, Episode: episodes.plain, Consolidation: consolidations.plain}),
+        Peer("truncated", "plain, through the last steps alone",
+             {Consolidation: consolidations.truncated}),
+        Peer("learning", "steps of learning, and no gradient in theta",
+             {Consolidation: consolidations.learning}),
         Peer("hoisted", "the same, layers that do not learn run once on all examples",
              {Episode: episodes.hoisted}),
         Peer("checkpointed", "plain with torch's activation checkpointing",
@@ -44,10 +49,16 @@ PEERS = {
         Peer("jax-factored-map-segments", "the same, segments under jax.checkpoint",
              {Problem: jax_lives(factored, "segments", False)}, 0.5, needs="jax"),
         Peer("rulesearch-torch", "this library, run eagerly in torch", {Problem: own.eager}),
-        Peer(OURS, "this library", {Problem: own.fused, Episode: episodes.own}, ours=True),
+        Peer(OURS, "this library",
+             {Problem: own.fused, Episode: episodes.own, Consolidation: consolidations.own},
+             ours=True),
     )
 }  # fmt: skip
-EXACT: dict[type, Callable[[Any], Answer]] = {Problem: own.exact, Episode: episodes.exact}
+EXACT: dict[type, Callable[[Any], Answer]] = {
+    Problem: own.exact,
+    Episode: episodes.exact,
+    Consolidation: consolidations.exact,
+}
 """Loss and gradient in float64, by this library."""
 
 

@@ -1,6 +1,6 @@
 """Bilevel problems and their meta-gradients: contrastive, unrolled, implicit, evolution."""
 
-from rulesearch.outer.bilevel.batches import Batches, Source, always
+from rulesearch.outer.bilevel.batches import Batches
 from rulesearch.outer.bilevel.bound import best_beta, error_bound
 from rulesearch.outer.bilevel.classifiers import (
     Classifier,
@@ -9,6 +9,7 @@ from rulesearch.outer.bilevel.classifiers import (
     classifier_problem,
     fast_and_slow,
 )
+from rulesearch.outer.bilevel.coefficients import CoefficientProblem
 from rulesearch.outer.bilevel.conjugate_gradient import ConjugateGradient
 from rulesearch.outer.bilevel.contrastive import SCHEMES, Contrastive
 from rulesearch.outer.bilevel.dense import Dense
@@ -18,7 +19,7 @@ from rulesearch.outer.bilevel.identity import Identity
 from rulesearch.outer.bilevel.implicit import Implicit, InverseHessian
 from rulesearch.outer.bilevel.losses import Loss, LossProblem
 from rulesearch.outer.bilevel.named import Named
-from rulesearch.outer.bilevel.networks import Examples, network_problem
+from rulesearch.outer.bilevel.networks import Examples, Source, always, network_problem
 from rulesearch.outer.bilevel.neumann import Neumann
 from rulesearch.outer.bilevel.plasticity import RuleProblem, rule_problem
 from rulesearch.outer.bilevel.problem import (
@@ -49,6 +50,7 @@ __all__ = [
     "BilevelLearner",
     "BilevelTraining",
     "Classifier",
+    "CoefficientProblem",
     "ComplexSynapse",
     "ConjugateGradient",
     "Contrastive",

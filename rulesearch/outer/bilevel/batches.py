@@ -1,8 +1,7 @@
-"""Which examples a step sees: all that there are, or a batch of images."""
+"""Which images a step sees: a batch of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +12,7 @@ from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import TASK, generators
 from rulesearch.tasks import ImageData
 
-__all__ = ["Batches", "Source", "always"]
-
-Source = Callable[[int | None], Examples]
-"""The examples of a step; of None, all."""
-
-
-def always(examples: Examples) -> Source:
-    """The same examples at every step."""
-    return lambda step: examples
+__all__ = ["Batches"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from rulesearch.errors import LearnerError
-from rulesearch.outer.bilevel.batches import Source
 from rulesearch.outer.bilevel.losses import LossProblem
 from rulesearch.outer.bilevel.named import Named
+from rulesearch.outer.bilevel.networks import Source
 
 __all__ = ["Classifier", "CrossEntropy", "accuracy", "classifier_problem", "fast_and_slow"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -10,7 +11,15 @@ from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.losses import LossProblem
 from rulesearch.outer.bilevel.named import Named
 
-__all__ = ["Examples", "LossOn", "named_weights", "network_problem", "network_state"]
+__all__ = [
+    "Examples",
+    "LossOn",
+    "Source",
+    "always",
+    "named_weights",
+    "network_problem",
+    "network_state",
+]
 
 
 class Examples(NamedTuple):
@@ -26,6 +35,15 @@ class Examples(NamedTuple):
     label: Tensor
 
 
+Source = Callable[[int | None], Examples]
+"""The examples of a step; of None, all."""
+
+
+def always(examples: Examples) -> Source:
+    """The same examples at every step."""
+    return lambda step: examples
+
+
 def named_weights(state: NetworkState) -> dict[str, Tensor]:
     """Forward weights and biases of networks: ``W0``, ``W1``, ... and ``bias0``, ..."""
     parts = {"W": state.W, "bias": state.bias}
@@ -39,14 +57,14 @@ def network_state(phi: Named) -> NetworkState:
 
 
 class LossOn(NamedTuple):
-    """Loss of a network on given examples."""
+    """Loss of a network on the examples of a step."""
 
     network: PlasticNetwork
-    examples: Examples
+    source: Source
 
     def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
-        """Return the loss of all examples, ``(lifetimes,)``."""
-        x, label = self.examples
+        """Return the loss, ``(lifetimes,)``."""
+        x, label = self.source(step)
         return self.network.loss(self.network(network_state(phi), x), label)
 
 
@@ -61,4 +79,5 @@ def network_problem(
         Where learning starts.
     """
     start = named_weights(born.detach())
-    return LossProblem(LossOn(network, learn), LossOn(network, evaluate), lambda theta: start)
+    learnt, judged = (LossOn(network, always(examples)) for examples in (learn, evaluate))
+    return LossProblem(learnt, judged, lambda theta: start)

@@ -16,8 +16,8 @@ from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
-from rulesearch.outer.bilevel.batches import Source
 from rulesearch.outer.bilevel.named import Named
+from rulesearch.outer.bilevel.networks import Source
 from rulesearch.outer.bilevel.synapse import LAMBDA, OMEGA, ComplexSynapse
 from rulesearch.rules import Rule
 

@@ -1,0 +1,251 @@
+"""Beyond CML: networks that learn by a discovered rule, and what they are drawn back to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rulesearch.grammar import Grammar
+from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.outer.bilevel import (
+    SGD,
+    BilevelTraining,
+    ComplexSynapse,
+    Contrastive,
+    Descent,
+    MetaParameters,
+    RuleProblem,
+    always,
+    rule_problem,
+)
+from rulesearch.outer.bilevel.named import detached
+from rulesearch.outer.bilevel.networks import Examples
+from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
+from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.rules import Rule
+from rulesearch.search.settings import Count, Size, Spec
+from rulesearch.tasks import FewShot, TaskFamily, load
+
+__all__ = ["CML_RULES", "Coefficients", "RuleSettings"]
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+AT_ONCE = 10  # test tasks side by side: more would not stay in cache
+
+
+class Coefficients(Spec):
+    """Of the rule that the paper discovers: Eq. 7 of Shervani-Tabar & Rosenbaum 2023."""
+
+    F0: float
+    F2: float
+    F9: float
+
+
+class RuleSettings(RunSettings):
+    """Settings of all rows.
+
+    Attributes
+    ----------
+    data, held_out : str, int
+        Images, and how many of their classes only test tasks have.
+    ways, shots, queries : int
+        Of a task.
+    hidden : sequence of int
+        Units of the hidden layers.
+    rule : str or None
+        A ``rule.json`` in place of the paper's rule.
+    coefficients : Coefficients
+        Of the paper's rule.
+    steps, nudged_steps : int
+        Of learning, all images of the task at each; and of each nudged phase.
+    beta, strength, meta_rate : float
+        Of the contrast; lambda at first, per step; and Adam's step.
+    """
+
+    data: str = "emnist"
+    held_out: Count = 12
+    ways: Annotated[int, Field(strict=True, ge=2)] = 5
+    shots: Count = 5
+    queries: Count = 10
+    hidden: tuple[Count, ...] = (130, 70)
+    rule: str | None = None
+    coefficients: Coefficients = Coefficients(F0=0.2, F2=0.1, F9=0.005)
+    steps: Count = 30
+    nudged_steps: Count = 10
+    beta: Rate = 1.0
+    strength: Size = 0.05
+    meta_rate: Rate = 3e-3
+
+
+class _Way(NamedTuple):
+    """A row: whether weights are drawn back, and the meta-parameters, learnt or as at birth."""
+
+    held: bool
+    trained: bool
+    parts: tuple[str, ...] = ("omega",)
+
+
+WAYS = {
+    "alone": _Way(held=False, trained=False),
+    "held": _Way(held=True, trained=False),
+    "omega": _Way(held=True, trained=True),
+    "omega-lambda": _Way(held=True, trained=True, parts=("omega", "lambda")),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """A network, its rule, and the meta-parameters of its synapses."""
+
+    settings: RuleSettings
+    network: PlasticNetwork
+    rule: Rule
+    parts: tuple[str, ...]
+
+    @cached_property
+    def born(self) -> NetworkState:
+        """Networks of all seeds at birth."""
+        seeds = [(row, 0) for row in range(self.settings.seeds)]
+        return self.network.init(generators(self.settings.seed, 0, NETWORK, seeds))
+
+    @property
+    def theta(self) -> dict[str, Tensor]:
+        """Meta-parameters at first: states at birth, one strength for all."""
+        made: Mapping[str, Callable[[Tensor], Tensor]] = {
+            "omega": torch.clone,
+            "lambda": lambda w: torch.full_like(w, self.settings.strength),
+        }
+        return {f"{n}.W{k}": made[n](w) for n in self.parts for k, w in enumerate(self.born.W)}
+
+    def descent(self, steps: int) -> Descent:
+        """The rule itself, so many times."""
+        return Descent(steps, SGD(1.0))
+
+    def problem(
+        self, family: TaskFamily, draws: Sequence[torch.Generator]
+    ) -> ComplexSynapse[RuleProblem]:
+        """Tasks side by side, those of a seed together."""
+        batch, each = family.sample(draws), len(draws) // self.settings.seeds
+        learn = Examples(batch.x[:].transpose(0, 1), batch.label.T)
+        judge = Examples(batch.x_query, batch.label_query)
+        copies = {n: [t.repeat_interleave(each, 0) for t in p] for n, p in self.born.parts()}
+        born = replace(self.born, **copies)
+        return rule_problem(self.network, self.rule, born, always(learn), always(judge))
+
+    def training(self, family: TaskFamily) -> BilevelTraining[ComplexSynapse[RuleProblem]]:
+        """Contrast what the rule makes of a task with what it makes of it nudged either way."""
+        s = self.settings
+        pairs = [(row, k) for row in range(s.seeds) for k in range(s.episodes)]
+        return BilevelTraining(
+            MetaParameters(self.theta),
+            lambda update: self.problem(family, generators(s.seed, 0, TASK, pairs, update)),
+            Contrastive(
+                self.descent(s.steps), self.descent(s.nudged_steps), s.beta, continued=True
+            ),
+            s.meta_rate,
+            s.episodes,
+        )
+
+    @torch.no_grad()
+    def measure(self, family: TaskFamily, training: Training) -> Measured:
+        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""
+        assert isinstance(training.model, MetaParameters)
+        s, found = self.settings, []
+        for first in range(0, s.lifetimes, AT_ONCE):
+            members = range(first, min(first + AT_ONCE, s.lifetimes))
+            pairs = [(row, k) for row in range(s.seeds) for k in members]
+            problem = self.problem(family, generators(s.seed, 0, TEST, pairs))
+            theta = {
+                name: t.repeat_interleave(len(members), 0)
+                for name, t in detached(training.model.theta()).items()
+            }
+            phi = self.descent(s.steps)(problem, theta, problem.start(theta))
+            x, label = problem.inner.evaluate(None)
+            answer = self.network(replace(problem.inner.born, W=list(phi.values())), x).argmax(-1)
+            found.append(100 * answer.eq(label).float().mean(1).reshape(s.seeds, -1))
+        return {"error": torch.cat(found, 1)}
+
+
+def _rule(settings: RuleSettings) -> Rule:
+    """Without consolidation."""
+    if settings.rule is not None:
+        return Rule.load(settings.rule)
+    return Rule(Grammar.from_yaml("bio").enumerate(), settings.coefficients.model_dump())
+
+
+def _jobs(settings: RuleSettings) -> Sequence[Job]:
+    met = FewShot(
+        load(settings.data),
+        ways=settings.ways,
+        shots=settings.shots,
+        queries=settings.queries,
+        hold_out=settings.held_out,
+    )
+    network = PlasticNetwork((met.n_in, *settings.hidden, met.n_out))
+    pool = Grammar.from_yaml("catalogue").enumerate()
+    consolidation = Rule(pool, {"consolidation": 1.0})
+    jobs = []
+    for row, way in WAYS.items():
+        rule = _rule(settings) + consolidation * (settings.strength if way.held else 0.0)
+        model = _Model(settings, network, rule, way.parts)
+        updates = settings.updates if way.trained else 0
+        begin = partial(model.training, met)
+        job = Job(row, "met", updates, partial(_begin, begin), partial(model.measure, met))
+        new = Job(
+            row,
+            "new",
+            0,
+            partial(_again, begin, job.name),
+            partial(model.measure, met.with_held_out()),
+            needs=(job.name,),
+        )
+        jobs += [job, new]
+    return jobs
+
+
+def _begin(begin: Callable[[], Training], trained: object) -> Training:
+    return begin()
+
+
+def _again(
+    begin: Callable[[], Training], name: str, trained: Mapping[str, Mapping[str, Tensor]]
+) -> Training:
+    """The training of another job, at its end."""
+    training = begin()
+    training.model.load_state_dict(dict(trained[name]))
+    return training
+
+
+CML_RULES: Reproduction[Any] = Reproduction(
+    name="cml-rules",
+    title="Beyond CML: consolidation for networks that learn by a discovered rule",
+    source="no paper's table; networks and rule of Shervani-Tabar and Rosenbaum 2023",
+    unit="% accuracy",
+    rows=(
+        Row("alone", "The rule alone"),
+        Row("held", "Drawn to the weights at birth"),
+        Row("omega", "Drawn to a state meta-learnt by CML"),
+        Row("omega-lambda", "State and strength meta-learnt"),
+    ),
+    conditions={"met": "Classes met before", "new": "New classes"},
+    settings=RuleSettings,
+    scales={
+        "small": {"updates": 80, "seeds": 2, "episodes": 4, "lifetimes": 100, "hidden": [64]},
+        "full": {"updates": 2000, "seeds": 5, "episodes": 16, "lifetimes": 300},
+    },
+    jobs=_jobs,
+    notes=(
+        "Accuracy on images of new tasks, of classes that meta-training met in other tasks, and of "
+        "classes held out. A network has an output for every class of the data.",
+        "Errors go back by fixed random feedback, and no gradient of any loss is taken, neither in "
+        "learning nor in meta-learning.",
+        "All rows learn for as many steps from as many images; meta-learnt states are where "
+        "learning starts.",
+    ),
+)
+"""Few-shot classification with and without meta-learnt consolidation."""

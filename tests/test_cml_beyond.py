@@ -1,0 +1,131 @@
+"""Rules and continual sines with consolidation: problems by hand, and whole tiny runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rulesearch.errors import DataError
+from rulesearch.outer.bilevel import MetaParameters
+from rulesearch.outer.seeds import NETWORK, TEST, generators
+from rulesearch.reproduce import make_plan, reproduce
+from rulesearch.reproduce.cml_continual import CML_CONTINUAL, ContinualSettings
+from rulesearch.reproduce.cml_rules import CML_RULES, Coefficients, RuleSettings
+from rulesearch.reproduce.cml_theta import CML_THETA, ThetaSettings
+from rulesearch.tasks import FewShot, IncrementalSines
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DIGITS: dict[str, Any] = {
+    "data": "digits", "held_out": 3, "ways": 3, "shots": 2, "queries": 4, "hidden": (6,),
+    "updates": 2, "seeds": 2, "episodes": 2, "lifetimes": 3, "steps": 4, "nudged_steps": 2,
+}  # fmt: skip
+SINES: dict[str, Any] = {
+    "hidden": (5, 4), "functions": 2, "batches": 3, "examples": 4, "updates": 2, "seeds": 2,
+    "lifetimes": 3,
+}  # fmt: skip
+
+
+def test_the_rule_alone_learns_by_its_formulas() -> None:
+    """Random feedback and products of errors, on two images of each of three classes held out."""
+    settings = RuleSettings(**DIGITS, coefficients=Coefficients(F0=0.3, F2=-0.1, F9=0.0))
+    met, new = (job for job in CML_RULES.jobs(settings) if job.row == "alone")
+    begun = met.begin({})
+    assert new.needs == ("alone-met",)
+    found = new.measure(new.begin({"alone-met": begun.model.state_dict()}))["error"]
+
+    network_draws = generators(0, 0, NETWORK, [(row, 0) for row in range(2)])
+    pairs = [(row, k) for row in range(2) for k in range(3)]
+    family = FewShot("digits", ways=3, shots=2, queries=4, hold_out=3, held_out=True)
+    task = family.sample(generators(0, 0, TEST, pairs))
+    expected = torch.zeros(2, 3)
+    for row, g in enumerate(network_draws):
+        shapes = [(6, 64), (10, 6)]
+        bounds = [(6 / sum(shape)) ** 0.5 for shape in shapes]
+        V0, W0, C, B = (
+            torch.empty(shape).uniform_(-bound, bound, generator=g)
+            for shape, bound in zip(shapes * 2, bounds * 2, strict=True)
+        )
+        for k in range(3):
+            V, W, life = V0, W0, 3 * row + k
+            x, asked = task.x[:][:, life], torch.eye(10)[task.label[:, life]]
+            for _ in range(4):
+                h = torch.nn.functional.softplus(x @ V.T, beta=10)
+                error = (h @ W.T).softmax(-1) - asked
+                back = (error @ B) * torch.sigmoid(10 * (x @ V.T))
+                deeper = back @ C  # what goes back to the input, whose slope is one
+                V = V - 0.3 * back.T @ x / 6 + 0.1 * back.T @ deeper / 6
+                W = W - 0.3 * error.T @ h / 6 + 0.1 * error.T @ back / 6
+            answer = torch.nn.functional.softplus(task.x_query[life] @ V.T, beta=10) @ W.T
+            right = answer.argmax(-1).eq(task.label_query[life]).float()
+            expected[row, k] = 100 * right.mean()
+    torch.testing.assert_close(found, expected)
+
+
+def test_only_rows_with_a_learnt_state_are_trained_and_all_of_it_moves() -> None:
+    jobs = {job.name: job for job in CML_RULES.jobs(RuleSettings(**DIGITS))}
+    assert {name for name, job in jobs.items() if job.updates} == {"omega-met", "omega-lambda-met"}
+    training = jobs["omega-lambda-met"].begin({})
+    assert isinstance(training.model, MetaParameters)
+    before = {k: v.detach().clone() for k, v in training.model.theta().items()}
+    assert set(before) == {f"{part}.W{k}" for part in ("omega", "lambda") for k in range(2)}
+    training.update()
+    for name, value in training.model.theta().items():
+        assert not torch.equal(value, before[name])
+
+
+def test_sines_are_descended_one_after_another() -> None:
+    settings = ContinualSettings(**SINES, rate=0.05, momentum=0.0)
+    job = next(job for job in CML_CONTINUAL.jobs(settings) if job.name == "descent-continual")
+    training = job.begin({})
+    found = job.measure(training)["error"]
+    assert isinstance(training.model, MetaParameters)
+    born = {k.removeprefix("omega."): v.detach() for k, v in training.model.theta().items()}
+    pairs = [(row, k) for row in range(2) for k in range(3)]
+    task = IncrementalSines(2, 3, 4, 4).sample(generators(0, 0, TEST, pairs))
+
+    def answer(w: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        for k in range(3):
+            x = x @ w[f"W{k}"].T + w[f"bias{k}"]
+            x = x.relu() if k < 2 else x
+        return x
+
+    for life, (row, member) in enumerate(pairs):
+        w = {name: value[row].clone().requires_grad_() for name, value in born.items()}
+        for step in range(6):
+            away = answer(w, task.x[:][step, life]) - task.label[step, life]
+            slopes = torch.autograd.grad(away.square().mean() / 2, list(w.values()))
+            w = {
+                name: (value - 0.05 * slope).detach().requires_grad_()
+                for (name, value), slope in zip(w.items(), slopes, strict=True)
+            }
+        error = (answer(w, task.x_query[life]) - task.label_query[life]).square().mean()
+        torch.testing.assert_close(found[row, member], error.detach())
+
+
+@pytest.mark.parametrize(("name", "settings"), [("cml-rules", DIGITS), ("cml-continual", SINES)])
+def test_a_tiny_run_fills_its_table(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    changes = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in settings.items()]
+    outcome = reproduce(make_plan(name, "small", changes), tmp_path / name)
+    table = (tmp_path / name / "table.md").read_text()
+    for row in outcome.plan.reproduction.rows:
+        assert f"| {row.title} |" in table
+
+
+def test_a_missing_folder_says_what_to_name(tmp_path: Path) -> None:
+    plan = make_plan("cml-table1", "small", [f"data={tmp_path / 'nothing'}"])
+    with pytest.raises(DataError, match=r"there is no .*nothing.*; name a folder or zip of class"):
+        plan.jobs()
+
+
+def test_a_contrast_of_long_learning_comes_near_the_unrolled_gradient() -> None:
+    settings = ThetaSettings(seeds=1, lifetimes=1)
+    jobs = {job.name: job for job in CML_THETA.jobs(settings)}
+    short, long = (
+        job.measure(job.begin({})) for job in (jobs["beta-0.003-20"], jobs["beta-0.003-180"])
+    )
+    assert float(long["error"]) < 0.01 < float(short["error"])
+    assert float(long["cosine"]) > 0.9999

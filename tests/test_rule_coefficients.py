@@ -1,0 +1,98 @@
+"""A rule's coefficients by contrast, against the exact meta-gradients of the same rule."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from rulesearch.errors import LearnerError
+from rulesearch.grammar import Term, TermPool
+from rulesearch.networks import PlasticNetwork
+from rulesearch.outer.bilevel import (
+    SGD,
+    CoefficientProblem,
+    Contrastive,
+    Dense,
+    Descent,
+    Implicit,
+    UnrolledDescent,
+    always,
+)
+from rulesearch.outer.bilevel.networks import Examples
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+POOL = TermPool([Term.from_text("gradient", "-e_post * y_pre.T"), Term.from_text("decay", "-W")])
+NETWORK = PlasticNetwork([4, 5, 3], activation="tanh", feedback="symmetric")
+CONVEX = PlasticNetwork([4, 3], feedback="symmetric")
+LIVES = 2
+THETA = {"theta": torch.tensor([[0.8, 0.05], [0.6, 0.08]], dtype=torch.float64)}
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def examples(seed: int, count: int) -> Examples:
+    g = generator(seed)
+    x = torch.randn(LIVES, count, 4, generator=g, dtype=torch.float64)
+    teacher = torch.randn(4, 3, generator=generator(7), dtype=torch.float64)
+    return Examples(x, (x @ teacher).argmax(-1))
+
+
+def problem(pool: TermPool = POOL, network: PlasticNetwork = NETWORK) -> CoefficientProblem:
+    born = network.init([generator(10), generator(11)], torch.float64)
+    return CoefficientProblem(network, pool, born, always(examples(1, 12)), always(examples(2, 9)))
+
+
+def augmented(W: list[Tensor], theta: Tensor, beta: float) -> Tensor:
+    """Losses and decay, written out."""
+
+    def loss(seen: Examples) -> Tensor:
+        logits = torch.tanh(seen.x @ W[0].mT) @ W[1].mT
+        return -logits.log_softmax(-1).gather(-1, seen.label[..., None]).mean((1, 2))
+
+    length = sum(w.square().sum((1, 2)) for w in W) / 2
+    return theta[:, 0] * loss(examples(1, 12)) + theta[:, 1] * length + beta * loss(examples(2, 9))
+
+
+def test_the_rule_descends_its_energies() -> None:
+    found, theta = problem(), THETA["theta"].clone().requires_grad_()
+    phi = {k: w.requires_grad_() for k, w in found.start(THETA).items()}
+    for beta in (0.0, 0.3):
+        loss = augmented(list(phi.values()), theta, beta).sum()
+        *slopes, of_theta = torch.autograd.grad(loss, [*phi.values(), theta])
+        for slope, expected in zip(found.slope(phi, THETA, beta, 0).values(), slopes, strict=True):
+            torch.testing.assert_close(slope, expected)
+        torch.testing.assert_close(found.partial(phi, THETA, beta)["theta"], of_theta)
+    torch.testing.assert_close(
+        found.learn_loss(phi, THETA), augmented(list(phi.values()), THETA["theta"], 0.0)
+    )
+
+
+def test_contrasting_energies_gives_the_gradient_of_the_coefficients() -> None:
+    """At the order of the scheme, where learning converges."""
+    learner = Descent(200, SGD(1.0, 0.8))
+    convex = problem(network=CONVEX)
+    exact = Implicit(learner, Dense())(convex, THETA).gradient["theta"]
+    unrolled = UnrolledDescent(learner)(convex, THETA).gradient["theta"]
+    torch.testing.assert_close(unrolled, exact, rtol=1e-6, atol=1e-9)
+
+    def error(beta: float, scheme: str) -> float:
+        found = Contrastive(learner, learner, beta, scheme)(convex, THETA).gradient["theta"]
+        return float((found - exact).norm() / exact.norm())
+
+    for scheme, order in (("forward", 1), ("symmetric", 2)):
+        coarse, fine = error(4e-3, scheme), error(2e-3, scheme)
+        assert fine < 0.1
+        assert coarse / fine == pytest.approx(2**order, rel=0.15)
+
+
+def test_what_descends_nothing_is_refused() -> None:
+    oja = Term.from_text("oja", "y_post * y_pre.T - y_post * y_post.T * W")
+    with pytest.raises(LearnerError, match=r"term oja: .* descends no known energy"):
+        problem(TermPool([oja]))
+    random = PlasticNetwork([4, 5, 3], activation="tanh", feedback="random")
+    with pytest.raises(LearnerError, match=r"with random feedback errors are no gradient"):
+        problem(POOL, random)
