@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_faults import TINY, interrupt_after
+from tiny_search import TINY, interrupt_after
 
 from rulesearch import cli
 from rulesearch.errors import ConfigError, RunError

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from rulesearch.errors import RunError
 from rulesearch.search.sweep.outcome import StudyResult, is_study
 from rulesearch.search.sweep.progress import StudyProgress
@@ -56,18 +58,18 @@ def run_sweep(
         why = "interrupted"
         try:
             with (
-                _Team(study, min(workers, len(study.unfinished()))) as team,
+                _Team(study, min(workers, len(study.left()))) as team,
                 StudyProgress(sweep.trials, workers) as progress,
             ):
                 while team.busy():
-                    progress.show(study.trials())
+                    progress.show(study.trials(), study.unproven())
                     time.sleep(LOOK)
                 progress.show(study.trials())
             why = f"{DEATHS} workers died, see {study.folder}/worker-*.log"
         except KeyboardInterrupt:
             pass
         study.record()
-        left = len(study.unfinished())
+        left = len(study.left())
     if left:
         _say(f"{why}; {left} trials are left, and the same command goes on with them")
         return INTERRUPTED
@@ -110,7 +112,7 @@ def print_study(folder: Path, latex: bool = False, as_json: bool = False) -> Non
     elif latex:
         print(rf"\Delta \mathbf{{W}}_{{\ell-1,\ell}} = {result.rule.latex()}")
     else:
-        print(result.summary())
+        print(result.summary(Console().width if sys.stdout.isatty() else 96))
         print(f"\n{folder}: study.json, trial-*")
 
 
@@ -130,7 +132,7 @@ class _Team:
     def _start(self, k: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "rulesearch.cli", "worker", self._study.url]
         command += ["--study", self._study.sweep.name, "--parent", str(os.getpid())]
-        with self._log(k).open("wb") as log:
+        with self._log(k).open("ab") as log:
             # A group of its own: Ctrl-C comes here alone, and is passed on once.
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
