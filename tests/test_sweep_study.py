@@ -126,6 +126,9 @@ def test_two_objectives_show_the_front(sweep_config: Any, tmp_path: Path) -> Non
     result = StudyResult.load(tmp_path / "study")
     assert result.content["front"] == [1, 0, 2]
     assert result.content["pick"] == 1  # equal losses in every group: no error to be within
+    assert str(result).startswith(  # four times 3 s of a run and 0.06 s beside it
+        "tiny: 4 trials, 4 done; 0:00:12 of workers, 1.96% of it for the study"
+    )
     lines = result.table().splitlines()[2:]
     assert [line.split()[0] for line in lines] == ["1", "0", "2"]
     assert [line.split()[-1] for line in lines] == ["pick", "front", "front"]

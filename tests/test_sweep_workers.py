@@ -169,6 +169,23 @@ def test_the_command_replaces_workers_stops_and_goes_on(
     assert main("show", folder, "--latex")[1].strip().endswith(rule.latex())
 
 
+def test_a_sweep_is_followed_to_its_end(
+    sweep_config: Any, tmp_path: Path, main: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rulesearch.search.sweep.command.LOOK", 0.05)
+    folder, begun = tmp_path / "study", time.monotonic()
+    main("sweep", sweep_config(HALVED), "--out", folder, "--workers", 0)
+    with ThreadPoolExecutor(1) as pool:
+        worker = pool.submit(work, str(folder / "journal.log"))
+        status, out, err = main("show", folder, "--follow")
+        worker.result()
+    assert (status, out) == (0, main("show", folder)[1])
+    assert "trials 2/2" in err
+    spent = json.loads((folder / "study.json").read_text())["seconds"]
+    assert min(spent.values()) > 0
+    assert sum(spent.values()) < time.monotonic() - begun
+
+
 def test_a_worker_with_nothing_to_do(whole_sweep: Path, main: Any) -> None:
     journal = whole_sweep / "journal.log"
     said = f"all trials are finished: rulesearch show {whole_sweep}\n"

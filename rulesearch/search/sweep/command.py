@@ -21,7 +21,7 @@ from rulesearch.search.sweep.storage import database_errors, shown
 from rulesearch.search.sweep.study import Study
 from rulesearch.search.sweep.worker import work
 
-__all__ = ["is_study", "print_study", "run_sweep", "run_worker"]
+__all__ = ["follow_study", "is_study", "print_study", "run_sweep", "run_worker"]
 
 LOOK = 1.0  # seconds between looks at the workers
 DEATHS = 10  # of workers, after which something is wrong with more than one machine's memory
@@ -59,7 +59,7 @@ def run_sweep(
         try:
             with (
                 _Team(study, min(workers, len(study.left()))) as team,
-                StudyProgress(sweep.trials, workers) as progress,
+                StudyProgress(sweep.trials) as progress,
             ):
                 while team.busy():
                     progress.show(study.trials(), study.unproven())
@@ -74,6 +74,33 @@ def run_sweep(
         _say(f"{why}; {left} trials are left, and the same command goes on with them")
         return INTERRUPTED
     print_study(study.folder)
+    return 0
+
+
+def follow_study(folder: Path) -> int:
+    """Show a sweep that workers run, wherever they are, until it ends; returns the exit status.
+
+    Ctrl-C leaves it, and the sweep goes on.
+
+    Raises
+    ------
+    RunError
+        If the storage cannot be reached.
+    """
+    content = StudyResult.load(folder).content
+    # A password is not written down: that of ~/.pgpass or PGPASSWORD is taken.
+    url, name = content["storage"].replace(":***@", "@"), content["name"]
+    try:
+        with database_errors(url), Study.open(url, name) as study:
+            with StudyProgress(study.sweep.trials) as progress:
+                while study.left():
+                    progress.show(study.trials(), study.unproven())
+                    time.sleep(LOOK)
+                progress.show(study.trials())
+            study.record()
+    except KeyboardInterrupt:
+        return 0
+    print_study(folder)
     return 0
 
 

@@ -21,8 +21,8 @@ class StudyProgress:
     has ended.
     """
 
-    def __init__(self, trials: int, workers: int, console: Console | None = None) -> None:
-        self._trials, self._workers = trials, workers
+    def __init__(self, trials: int, console: Console | None = None) -> None:
+        self._trials = trials
         self._console = console or Console(stderr=True)
         self._bars = Progress(
             TextColumn("[bold]trials"),
@@ -75,6 +75,6 @@ class StudyProgress:
         took = [trial.duration for trial in ended if trial.duration is not None]
         if took and len(ended) < self._trials:
             mean = sum(took, timedelta()) / len(took)
-            left = mean * (self._trials - len(ended)) / min(self._workers, self._trials)
+            left = mean * (self._trials - len(ended)) / max(1, count[TrialState.RUNNING])
             parts.append(f"left about {timedelta(seconds=round(left.total_seconds()))}")
         return "   ".join(parts)

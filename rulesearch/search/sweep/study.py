@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Study:
     _storage: BaseStorage
     _study: optuna.Study
     _claims: Claims
+    _ids: dict[int, int] = field(default_factory=dict)
 
     # -- begin, open --
 
@@ -252,6 +253,8 @@ class Study:
         """Tell how a trial does at one of ``REPORTS`` steps; True if it is hopeless."""
         trial_id = self._id(number)
         self._storage.set_trial_intermediate_value(trial_id, step, loss)
+        if self.sweep.spec.pruner == "none":
+            return False
         return self._study.pruner.prune(self._study, self._storage.get_trial(trial_id))
 
     def finish(self, number: int, score: Score, seconds: Mapping[str, float]) -> None:
@@ -285,8 +288,12 @@ class Study:
         return study_content(self.sweep, shown(self.url), self.trials())
 
     def _id(self, number: int) -> int:
-        study = self._storage.get_study_id_from_name(self.sweep.name)
-        return self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        """The storage's name for a trial, which never changes: asked for once."""
+        if number not in self._ids:
+            study = self._storage.get_study_id_from_name(self.sweep.name)
+            found = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+            self._ids[number] = found
+        return self._ids[number]
 
 
 def _check_free(folder: Path, name: str, storage: str) -> None:
