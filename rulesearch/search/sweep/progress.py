@@ -22,7 +22,7 @@ class StudyProgress:
     """
 
     def __init__(self, trials: int, console: Console | None = None) -> None:
-        self._trials = trials
+        self._trials, self._most = trials, 1  # the most that ran at once: as one ends, fewer do
         self._console = console or Console(stderr=True)
         self._bars = Progress(
             TextColumn("[bold]trials"),
@@ -62,7 +62,9 @@ class StudyProgress:
 
     def _status(self, trials: Sequence[FrozenTrial], ended: Sequence[FrozenTrial]) -> str:
         count = {state: sum(t.state == state for t in trials) for state in TrialState}
-        parts = [f"running {count[TrialState.RUNNING]}"]
+        running = count[TrialState.RUNNING]
+        self._most = max(self._most, running)
+        parts = [f"running {running}"]
         if count[TrialState.PRUNED]:
             parts.append(f"pruned {count[TrialState.PRUNED]}")
         if count[TrialState.FAIL]:
@@ -75,6 +77,6 @@ class StudyProgress:
         took = [trial.duration for trial in ended if trial.duration is not None]
         if took and len(ended) < self._trials:
             mean = sum(took, timedelta()) / len(took)
-            left = mean * (self._trials - len(ended)) / max(1, count[TrialState.RUNNING])
+            left = mean * (self._trials - len(ended)) / self._most
             parts.append(f"left about {timedelta(seconds=round(left.total_seconds()))}")
         return "   ".join(parts)
