@@ -156,7 +156,7 @@ def show(
     latex: LatexOption = False,
     as_json: JsonOption = False,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Watch a search that runs elsewhere until it ends.")
+        bool, typer.Option("--follow", help="Watch a search or sweep that runs elsewhere.")
     ] = False,
 ) -> None:
     """Show a run: its table, or its rule in LaTeX, or everything as JSON.
@@ -166,10 +166,10 @@ def show(
     from rulesearch.reproduce import command as reproduction
     from rulesearch.reproduce.plan import is_reproduction
     from rulesearch.search.command import follow_run, print_run
-    from rulesearch.search.sweep.command import is_study, print_study
+    from rulesearch.search.sweep.command import follow_study, is_study, print_study
 
     if follow:
-        raise typer.Exit(follow_run(run))
+        raise typer.Exit((follow_study if is_study(run) else follow_run)(run))
     if is_reproduction(run):
         reproduction.print_run(run, latex, as_json)
     else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,3 +36,22 @@ def run_main(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
         return code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def sweep_config(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str, name: str = "tiny.yaml") -> Path:
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def whole_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep over a grid that nothing disturbed, its configuration beside it."""
+    import tiny_sweep  # with Optuna, for which other tests need not wait
+
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "tiny.yaml").write_text(tiny_sweep.GRID)
+    return tiny_sweep.swept(folder / "tiny.yaml", folder / "whole").path

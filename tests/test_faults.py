@@ -1,6 +1,7 @@
 """Faults: kills at random, a full disk, a read-only one, a clock that jumps, terms that explode.
 
-Damage to single files is in test_search.py, a database that goes away in test_sweep_postgres.py.
+Damage to single files is in test_search_resume.py, a database that goes away in
+test_sweep_postgres.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_search import TINY, ends, interrupt_after
 
 from rulesearch.errors import RunError
 from rulesearch.search.config import load_config
@@ -25,21 +27,7 @@ from rulesearch.search.run import resume_search, start_search
 from rulesearch.search.sweep import Study, load_sweep, work
 from rulesearch.search.sweep.storage import database_errors
 
-FAULTS = Path(__file__).parent.parent / "benchmarks" / "faults.py"
-ENDS = ("rule.json", "result.json", "events.jsonl")
-TINY = """\
-name: tiny
-grammar: {terms: {F0: {expr: -e_post * y_pre.T, init: 1.0e-3}, F2: -e_post * e_pre.T, F3: -W}}
-network: {hidden: [6]}
-tasks: {data: digits, ways: 2, shots: 2, queries: 2}
-episodes: 12
-seeds: 2
-refit_episodes: 6
-controls: false
-penalty: {lam: 0.1}
-optimiser: {rate: 1.0e-3}
-checkpoint_every: 3
-"""
+FAULTS = Path(__file__).with_name("faults.py")
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +41,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(tiny: Path) -> dict[str, bytes]:
     """The files of a search that met no fault."""
     return ends(start_search(load_config(tiny), tiny.parent / "whole").path)
-
-
-def ends(run: Path) -> dict[str, bytes]:
-    return {name: (run / name).read_bytes() for name in ENDS}
 
 
 def test_random_faults_cost_no_bit() -> None:
@@ -155,16 +139,6 @@ def test_a_read_only_disk(disk: Path, tiny: Path, whole: dict[str, bytes]) -> No
 
 
 # -- clocks --
-
-
-def interrupt_after(events: int) -> Any:
-    seen = iter(range(events))
-
-    def sink(_: Mapping[str, Any]) -> None:
-        if next(seen, None) is None:
-            raise KeyboardInterrupt
-
-    return sink
 
 
 def test_a_clock_that_jumps(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_faults import TINY, ends
+from tiny_search import TINY, ends
 
 from rulesearch.cli import main
 from rulesearch.search.config import load_config

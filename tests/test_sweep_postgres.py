@@ -9,7 +9,7 @@ from pathlib import Path
 
 import postgres
 import pytest
-from test_sweep import GRID, assert_same, killed, swept
+from tiny_sweep import assert_same, killed
 
 from rulesearch.errors import ConfigError, RunError
 from rulesearch.search.sweep import Study, StudyResult, load_sweep, work
@@ -27,21 +27,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Server
         yield running
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same sweep on a journal, undisturbed."""
-    folder = tmp_path_factory.mktemp("sweep")
-    (folder / "tiny.yaml").write_text(GRID)
-    return swept(folder / "tiny.yaml", folder / "whole").path
-
-
-def test_workers_killed_in_mid_trial(server: postgres.Server, whole: Path, tmp_path: Path) -> None:
+def test_workers_killed_in_mid_trial(
+    server: postgres.Server, whole_sweep: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "study"
-    found = killed(whole.parent / "tiny.yaml", folder, server.url, 2, 3)
+    found = killed(whole_sweep.parent / "tiny.yaml", folder, server.url, 2, 3)
     assert found["killed"] == 3
-    assert_same(folder, whole, found)
+    assert_same(folder, whole_sweep, found)
     with pytest.raises(RunError, match=r"holds the study 'tiny' of postgresql://tester@"):
-        Study.begin(load_sweep(whole.parent / "tiny.yaml"), folder)
+        Study.begin(load_sweep(whole_sweep.parent / "tiny.yaml"), folder)
 
 
 def test_a_claim_goes_with_its_process(server: postgres.Server, tmp_path: Path) -> None:
@@ -67,10 +61,10 @@ def test_a_claim_goes_with_its_process(server: postgres.Server, tmp_path: Path) 
 
 
 def test_a_server_that_goes_away(
-    server: postgres.Server, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: postgres.Server, whole_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rulesearch.search.sweep.worker.CHECK", 0.0)
-    sweep = load_sweep(whole.parent / "tiny.yaml", ["name=away"])
+    sweep = load_sweep(whole_sweep.parent / "tiny.yaml", ["name=away"])
     with Study.begin(sweep, tmp_path / "study", server.url):
         pass
     updates = []
@@ -89,14 +83,14 @@ def test_a_server_that_goes_away(
         open_storage(server.url)
     server.start()
     trials = StudyResult.load(work(server.url, "away")).content["trials"]
-    assert trials == StudyResult.load(whole).content["trials"]
+    assert trials == StudyResult.load(whole_sweep).content["trials"]
 
 
 def test_several_studies_in_one_database(
-    server: postgres.Server, whole: Path, tmp_path: Path
+    server: postgres.Server, whole_sweep: Path, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
-        sweep = load_sweep(whole.parent / "tiny.yaml", [f"name={name}"])
+        sweep = load_sweep(whole_sweep.parent / "tiny.yaml", [f"name={name}"])
         with Study.begin(sweep, tmp_path / name, server.url):
             pass
     with pytest.raises(ConfigError, match=r"several sweeps; it has .*one.*two.*; choose one with"):

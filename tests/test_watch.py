@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_faults import TINY, interrupt_after
+from tiny_search import TINY, interrupt_after
 
 from rulesearch import cli
 from rulesearch.errors import ConfigError, RunError
@@ -161,10 +161,23 @@ def test_events_become_curves(tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_tensorboards_own_files(tiny: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="TensorBoard: pip install -e '.[tensorboard]'")
+    """A search broken off and resumed, as TensorBoard itself reads it."""
+    reason = "TensorBoard: pip install -e '.[tensorboard]'"
+    read = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason=reason
+    )
     run = tmp_path / "run"
-    start_search(load_config(tiny), run, [TensorBoard(run / "tensorboard")])
-    assert list((run / "tensorboard" / "search").glob("events.out.tfevents.*"))
+    with pytest.raises(KeyboardInterrupt):
+        start_search(load_config(tiny), run, [TensorBoard(run / "tensorboard"), interrupt_after(9)])
+    result = resume_search(run, [TensorBoard(run / "tensorboard")])
+    for phase in ("search", "refit"):
+        drawn = read.EventAccumulator(str(run / "tensorboard" / phase)).Reload()
+        curves = result.history[phase]
+        for name, values in (("loss", curves.loss), ("theta/F0", curves.theta[..., 0])):
+            middle = np.median(values, axis=0).astype(np.float32).tolist()
+            assert [(point.step, point.value) for point in drawn.Scalars(name)] == [
+                *enumerate(middle)
+            ]
 
 
 def test_without_tensorboard_the_remedy_is_told(

@@ -89,7 +89,8 @@ class RunFolder:
             if (path / "manifest.json").exists():  # of a process that began between the two looks
                 raise _occupied(path)
             write_atomically(path / "config.yaml", config)
-            write_atomically(path / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+            sealed = {**manifest, "sha256": _seal(manifest)}
+            write_atomically(path / "manifest.json", json.dumps(sealed, indent=1) + "\n")
         except RunError:
             folder.close()
             if not (path / "manifest.json").exists():  # so that the same command may be tried again
@@ -111,13 +112,18 @@ class RunFolder:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the run began with."""
+        """What the run began with; refused where a bit of it is no longer what was written."""
         try:
             content = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path}/manifest.json cannot be read: {error}") from None
         if not isinstance(content, dict):
             raise RunError(f"{self.path}/manifest.json is damaged: it holds no JSON object")
+        if content.pop("sha256", None) != _seal(content):
+            raise RunError(
+                f"{self.path}/manifest.json is damaged: its checksum is of something else; give "
+                "the file back, or begin a new run"
+            )
         return content
 
     def __enter__(self) -> RunFolder:
@@ -254,6 +260,6 @@ def _occupied(path: Path) -> RunError:
     return RunError(f"{path} exists and is not empty; choose another folder{other}")
 
 
-def _seal(about: Mapping[str, Any], data: bytes) -> str:
-    """A checksum of the tensors and of what is said about them."""
+def _seal(about: Mapping[str, Any], data: bytes = b"") -> str:
+    """A checksum of tensors and of what is said about them, or of a manifest."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode() + data).hexdigest()

@@ -39,7 +39,11 @@ HELD_OUT = 200  # tasks
 
 
 def start_search(
-    experiment: Experiment, out: str | Path, sinks: Sequence[EventSink] = (), ranks: Ranks = ALONE
+    experiment: Experiment,
+    out: str | Path,
+    sinks: Sequence[EventSink] = (),
+    ranks: Ranks = ALONE,
+    stability: bool = True,
 ) -> Result:
     """Run an experiment in a new run folder.
 
@@ -47,6 +51,9 @@ def start_search(
     ----------
     ranks : Ranks
         Processes that share the search, each of which calls this; the first writes the folder.
+    stability : bool
+        Also search on halves of the tasks, if the experiment says so; or leave that to
+        :func:`resume_search`, for a run that may turn out not to be worth it.
 
     Raises
     ------
@@ -62,7 +69,8 @@ def start_search(
     with ranks.folder(create) as folder:
         if ranks.rank:  # another machine's files and data
             check_same(folder.manifest, experiment, str(out))
-        return _Search(experiment, folder, tuple(sinks), None, ranks).run()
+        chosen = experiment.settings.stability if stability else None
+        return _Search(experiment, folder, tuple(sinks), None, ranks, chosen).run()
 
 
 def resume_search(
@@ -70,6 +78,7 @@ def resume_search(
     sinks: Sequence[EventSink] = (),
     experiment: Experiment | None = None,
     ranks: Ranks = ALONE,
+    stability: bool = True,
 ) -> Result:
     """Continue a run from its newest whole checkpoint; it ends in the same bits.
 
@@ -79,6 +88,8 @@ def resume_search(
         Needed only where the tasks are a family of one's own, which no file can describe.
     ranks : Ranks
         As in :func:`start_search`; how many need not be what the run began with.
+    stability : bool
+        As in :func:`start_search`.
 
     Raises
     ------
@@ -88,7 +99,8 @@ def resume_search(
     with ranks.folder(lambda: RunFolder.open(run)) as folder:
         experiment = experiment or load_config(folder.path / "config.yaml")
         check_same(folder.manifest, experiment, str(run))
-        return _Search(experiment, folder, tuple(sinks), folder.restore(), ranks).run()
+        chosen = experiment.settings.stability if stability else None
+        return _Search(experiment, folder, tuple(sinks), folder.restore(), ranks, chosen).run()
 
 
 @dataclass
@@ -98,6 +110,7 @@ class _Search:
     sinks: tuple[EventSink, ...]
     checkpoint: Checkpoint | None
     ranks: Ranks
+    stability: StabilitySpec | None
 
     @cached_property
     def scales(self) -> Tensor:
@@ -126,14 +139,14 @@ class _Search:
         if updates and self.outcome.supports():
             self._run_phase(self._refit_phase(updates))
         held_out = self._held_out_losses()
-        if settings.stability is not None:
+        if self.stability is not None:
             lam = self.outcome.pick(held_out)
-            self._run_phase(self._stability_phase(settings.stability, lam))
+            self._run_phase(self._stability_phase(self.stability, lam))
         for name in CONTROLS if settings.controls else ():
             self._run_phase(self._control_phase(name))
         result = self.outcome.result(held_out)
-        if settings.stability is not None:
-            result["stability"] = self._stability(settings.stability).to_json()
+        if self.stability is not None:
+            result["stability"] = self._stability(self.stability).to_json()
         with self.folder.writing():
             Rule.from_json(result["rule"]).save(self.folder.path / "rule.json")
             write_atomically(self.folder.path / "result.json", json.dumps(result, indent=1) + "\n")

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from rulesearch.errors import RunError
 from rulesearch.search.sweep.outcome import StudyResult, is_study
 from rulesearch.search.sweep.progress import StudyProgress
@@ -19,7 +21,7 @@ from rulesearch.search.sweep.storage import database_errors, shown
 from rulesearch.search.sweep.study import Study
 from rulesearch.search.sweep.worker import work
 
-__all__ = ["is_study", "print_study", "run_sweep", "run_worker"]
+__all__ = ["follow_study", "is_study", "print_study", "run_sweep", "run_worker"]
 
 LOOK = 1.0  # seconds between looks at the workers
 DEATHS = 10  # of workers, after which something is wrong with more than one machine's memory
@@ -56,22 +58,49 @@ def run_sweep(
         why = "interrupted"
         try:
             with (
-                _Team(study, min(workers, len(study.unfinished()))) as team,
-                StudyProgress(sweep.trials, workers) as progress,
+                _Team(study, min(workers, len(study.left()))) as team,
+                StudyProgress(sweep.trials) as progress,
             ):
                 while team.busy():
-                    progress.show(study.trials())
+                    progress.show(study.trials(), study.unproven())
                     time.sleep(LOOK)
                 progress.show(study.trials())
             why = f"{DEATHS} workers died, see {study.folder}/worker-*.log"
         except KeyboardInterrupt:
             pass
         study.record()
-        left = len(study.unfinished())
+        left = len(study.left())
     if left:
         _say(f"{why}; {left} trials are left, and the same command goes on with them")
         return INTERRUPTED
     print_study(study.folder)
+    return 0
+
+
+def follow_study(folder: Path) -> int:
+    """Show a sweep that workers run, wherever they are, until it ends; returns the exit status.
+
+    Ctrl-C leaves it, and the sweep goes on.
+
+    Raises
+    ------
+    RunError
+        If the storage cannot be reached.
+    """
+    content = StudyResult.load(folder).content
+    # A password is not written down: that of ~/.pgpass or PGPASSWORD is taken.
+    url, name = content["storage"].replace(":***@", "@"), content["name"]
+    try:
+        with database_errors(url), Study.open(url, name) as study:
+            with StudyProgress(study.sweep.trials) as progress:
+                while study.left():
+                    progress.show(study.trials(), study.unproven())
+                    time.sleep(LOOK)
+                progress.show(study.trials())
+            study.record()
+    except KeyboardInterrupt:
+        return 0
+    print_study(folder)
     return 0
 
 
@@ -110,7 +139,7 @@ def print_study(folder: Path, latex: bool = False, as_json: bool = False) -> Non
     elif latex:
         print(rf"\Delta \mathbf{{W}}_{{\ell-1,\ell}} = {result.rule.latex()}")
     else:
-        print(result.summary())
+        print(result.summary(Console().width if sys.stdout.isatty() else 96))
         print(f"\n{folder}: study.json, trial-*")
 
 
@@ -130,7 +159,7 @@ class _Team:
     def _start(self, k: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "rulesearch.cli", "worker", self._study.url]
         command += ["--study", self._study.sweep.name, "--parent", str(os.getpid())]
-        with self._log(k).open("wb") as log:
+        with self._log(k).open("ab") as log:
             # A group of its own: Ctrl-C comes here alone, and is passed on once.
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from textwrap import fill, shorten
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from rulesearch.errors import RunError
+from rulesearch.report.result import Result
 from rulesearch.rules import Rule
 from rulesearch.search.selection import group_losses, pick
 from rulesearch.search.sweep.spec import Sweep
 
-__all__ = ["Score", "StudyResult", "front", "is_study", "study_content"]
+__all__ = ["Score", "StudyResult", "front", "is_study", "run_folder", "study_content"]
 
 STATES = {
     TrialState.WAITING: "waiting",
@@ -112,9 +114,16 @@ def study_content(sweep: Sweep, storage: str, trials: Sequence[FrozenTrial]) -> 
         "over": list(sweep.spec.over),
         "front": [done[k]["number"] for k in best],
         "pick": None if chosen is None else done[chosen]["number"],
+        "seconds": _seconds(trials),
         "trials": rows,
         "config": sweep.config,
     }
+
+
+def _seconds(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """What workers spent on the trials that are done: in their runs, and in the study."""
+    spent = [t.user_attrs["seconds"] for t in trials if t.state == TrialState.COMPLETE]
+    return {name: math.fsum(one[name] for one in spent) for name in ("runs", "study")}
 
 
 def _row(sweep: Sweep, trial: FrozenTrial) -> dict[str, Any]:
@@ -129,6 +138,11 @@ def _row(sweep: Sweep, trial: FrozenTrial) -> dict[str, Any]:
     if trial.state == TrialState.FAIL:
         row["reason"] = trial.user_attrs.get("reason", "")
     return row
+
+
+def run_folder(study: Path, number: int) -> Path:
+    """Where a trial of a study runs."""
+    return study / f"trial-{number:04d}"
 
 
 def is_study(folder: Path) -> bool:
@@ -221,12 +235,21 @@ class StudyResult:
         return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
 
     def summary(self, width: int = 96) -> str:
-        """Return the table, the picked rule and what became of the other trials, as text."""
+        """Return the table, the picked run's own and what became of the other trials, as text.
+
+        Where that run has been removed there is only its rule.
+        """
         counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
         parts = [f"{self.content['name']}: {len(self.content['trials'])} trials, {counts}"]
         if self.pick is not None:
-            rule = f"dW = {self.rule}"
-            parts += [self.table(), fill(rule, width, subsequent_indent="     ")]
+            runs, study = (self.content["seconds"][name] for name in ("runs", "study"))
+            took = timedelta(seconds=round(runs + study))
+            parts[0] += f"; {took} of workers, {study / (runs + study):.2%} of it for the study"
+        if self.pick is not None:
+            parts += [self.table(), f"trial {self.pick['number']}, the pick:"]
+            run = run_folder(self.path, self.pick["number"])
+            rule = fill(f"dW = {self.rule}", width, subsequent_indent="     ")
+            parts.append(Result.load(run).summary(width) if run.is_dir() else rule)
         parts += [
             f"trial {t['number']} failed: {t['reason']}"
             for t in self.content["trials"]

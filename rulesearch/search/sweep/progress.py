@@ -21,8 +21,8 @@ class StudyProgress:
     has ended.
     """
 
-    def __init__(self, trials: int, workers: int, console: Console | None = None) -> None:
-        self._trials, self._workers = trials, workers
+    def __init__(self, trials: int, console: Console | None = None) -> None:
+        self._trials, self._most = trials, 1  # the most that ran at once: as one ends, fewer do
         self._console = console or Console(stderr=True)
         self._bars = Progress(
             TextColumn("[bold]trials"),
@@ -34,7 +34,7 @@ class StudyProgress:
             disable=not self._console.is_terminal,
         )
         self._bar = self._bars.add_task("", total=trials, status="")
-        self._ended = 0
+        self._told = (0, 0)  # trials that had ended, and that were searching on halves
 
     def __enter__(self) -> StudyProgress:
         self._bars.start()
@@ -48,19 +48,23 @@ class StudyProgress:
     ) -> None:
         self._bars.stop()
 
-    def show(self, trials: Sequence[FrozenTrial]) -> None:
-        """Show where the trials stand."""
+    def show(self, trials: Sequence[FrozenTrial], halving: Sequence[int] = ()) -> None:
+        """Show where the trials stand, and which of them is searching on halves of the tasks."""
         ended = [trial for trial in trials if trial.state.is_finished()]
         status = self._status(trials, ended)
+        status += "".join(f"   stability of trial {number}" for number in halving)
         self._bars.update(self._bar, completed=len(ended), status=status)
-        if not self._console.is_terminal and len(ended) > self._ended:
+        now = (len(ended), len(halving))
+        if not self._console.is_terminal and now > self._told:
             line = f"trials {len(ended)}/{self._trials}  {status}"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-        self._ended = len(ended)
+        self._told = now
 
     def _status(self, trials: Sequence[FrozenTrial], ended: Sequence[FrozenTrial]) -> str:
         count = {state: sum(t.state == state for t in trials) for state in TrialState}
-        parts = [f"running {count[TrialState.RUNNING]}"]
+        running = count[TrialState.RUNNING]
+        self._most = max(self._most, running)
+        parts = [f"running {running}"]
         if count[TrialState.PRUNED]:
             parts.append(f"pruned {count[TrialState.PRUNED]}")
         if count[TrialState.FAIL]:
@@ -73,6 +77,6 @@ class StudyProgress:
         took = [trial.duration for trial in ended if trial.duration is not None]
         if took and len(ended) < self._trials:
             mean = sum(took, timedelta()) / len(took)
-            left = mean * (self._trials - len(ended)) / min(self._workers, self._trials)
+            left = mean * (self._trials - len(ended)) / self._most
             parts.append(f"left about {timedelta(seconds=round(left.total_seconds()))}")
         return "   ".join(parts)

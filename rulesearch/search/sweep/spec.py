@@ -266,6 +266,11 @@ def _distribution(
     """Try what a key may become, each at its place in the file, and say it in Optuna's terms."""
     steps, over = tuple(key.split(".")), spec.over[key]
     at = ("sweep", "over", key)
+    if steps[0] == "stability":
+        raise ConfigError(
+            f"{whole.key_place(at)}: '{key}' is the same in all trials: stability is asked of the "
+            "pick alone"
+        )
 
     def placed(value: Any, *where: str | int) -> Document:
         place = whole.place((*at, *where))

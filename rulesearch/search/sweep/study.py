@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rulesearch.errors import ConfigError, RunError, did_you_mean
 from rulesearch.files import write_atomically
-from rulesearch.search.sweep.outcome import Score, StudyResult, study_content
+from rulesearch.report.result import Result
+from rulesearch.search.sweep.outcome import Score, StudyResult, run_folder, study_content
 from rulesearch.search.sweep.spec import Sweep, sweep_from
 from rulesearch.search.sweep.storage import Claims, open_claims, open_storage, shown
 
@@ -56,6 +57,7 @@ class Study:
     _storage: BaseStorage
     _study: optuna.Study
     _claims: Claims
+    _ids: dict[int, int] = field(default_factory=dict)
 
     # -- begin, open --
 
@@ -181,13 +183,24 @@ class Study:
         finally:
             self._claims.release(number)
 
+    def unproven(self) -> list[int]:
+        """Number of the pick, once there is one whose stability is asked for and not yet known."""
+        if self.sweep.config.get("stability") is None or self.unfinished():
+            return []
+        pick = self._content()["pick"]
+        known = pick is None or "stability" in Result.load(self.run_folder(pick)).content
+        return [] if known else [pick]
+
+    def left(self) -> list[int]:
+        """Numbers of the trials with something to do: the unfinished ones, at last the pick."""
+        return self.unfinished() or self.unproven()
+
     def take(self) -> int | None:
-        """Claim the first trial that is neither finished nor claimed; None if there is none."""
-        for number in self.unfinished():
+        """Claim the first trial with something to do that nobody claims; None if there is none."""
+        for number in self.left():
             if not self._claims.take(number):
                 continue
-            # Finished by another worker since it was listed?
-            if not self._storage.get_trial(self._id(number)).state.is_finished():
+            if number in self.left():  # not done by another worker since it was listed
                 return number
             self._claims.release(number)
         return None
@@ -202,7 +215,7 @@ class Study:
 
     def run_folder(self, number: int) -> Path:
         """Where a trial runs."""
-        return self.folder / f"trial-{number:04d}"
+        return run_folder(self.folder, number)
 
     # -- a trial's life; only for whoever holds its claim --
 
@@ -240,11 +253,15 @@ class Study:
         """Tell how a trial does at one of ``REPORTS`` steps; True if it is hopeless."""
         trial_id = self._id(number)
         self._storage.set_trial_intermediate_value(trial_id, step, loss)
+        if self.sweep.spec.pruner == "none":
+            return False
         return self._study.pruner.prune(self._study, self._storage.get_trial(trial_id))
 
-    def finish(self, number: int, score: Score) -> None:
-        """Write down what a trial achieved."""
-        self._storage.set_trial_user_attr(self._id(number), "score", score.to_json())
+    def finish(self, number: int, score: Score, seconds: Mapping[str, float]) -> None:
+        """Write down what a trial achieved, and the seconds of its worker in the run and beside."""
+        trial_id = self._id(number)
+        self._storage.set_trial_user_attr(trial_id, "score", score.to_json())
+        self._storage.set_trial_user_attr(trial_id, "seconds", dict(seconds))
         self._study.tell(number, score.values(self.sweep.spec.objectives))
 
     def prune(self, number: int) -> None:
@@ -263,13 +280,20 @@ class Study:
         that nothing told in between is missing.
         """
         content = None
-        while content != (now := study_content(self.sweep, shown(self.url), self.trials())):
+        while content != (now := self._content()):
             content = now
             write_atomically(self.folder / "study.json", json.dumps(content, indent=1) + "\n")
 
+    def _content(self) -> dict[str, Any]:
+        return study_content(self.sweep, shown(self.url), self.trials())
+
     def _id(self, number: int) -> int:
-        study = self._storage.get_study_id_from_name(self.sweep.name)
-        return self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        """The storage's name for a trial, which never changes: asked for once."""
+        if number not in self._ids:
+            study = self._storage.get_study_id_from_name(self.sweep.name)
+            found = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+            self._ids[number] = found
+        return self._ids[number]
 
 
 def _check_free(folder: Path, name: str, storage: str) -> None:

@@ -1,10 +1,11 @@
-"""A worker: takes trials of a study, one after the other, until all are finished."""
+"""A worker: takes trials of a study until all are finished, then asks how stable the pick is."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def work(
 ) -> Path:
     """Run trials until all are finished; those of workers that died go on from their checkpoints.
 
+    Then, if the sweep says so, the picked trial goes on with searches on halves of the tasks.
+
     Parameters
     ----------
     url : str
@@ -62,14 +65,18 @@ def work(
     """
     with database_errors(url), Study.open(url, name) as study:
         study.sweep.experiment({})  # what this machine lacks is no fault of a trial
-        while study.unfinished():
+        clock = _Clock()
+        while study.left():
             number = study.take()
             if number is None:
                 _stop_unless(wanted)
                 time.sleep(PAUSE)
+                clock = _Clock()
                 continue
+            run = _halve if study.unproven() == [number] else _run
+            watch = _Watch(study, number, clock, wanted)
             try:
-                say(f"trial {number}: {_run(study, number, say, wanted)}")
+                say(f"trial {number}: {run(study, number, say, watch)}")
             finally:
                 study.release(number)
             study.record()
@@ -82,16 +89,15 @@ def _stop_unless(wanted: Callable[[], bool]) -> None:
         raise KeyboardInterrupt
 
 
-def _run(study: Study, number: int, say: Callable[[str], None], wanted: Callable[[], bool]) -> str:
+def _run(study: Study, number: int, say: Callable[[str], None], watch: _Watch) -> str:
     """Run a claimed trial, or the rest of it; returns how it ended."""
     params = study.start(number)
     values = study.sweep.values(params)
     say(f"trial {number}: {', '.join(f'{key}={value}' for key, value in values.items())}")
     folder = study.run_folder(number)
     try:
-        experiment = study.sweep.experiment(params)
-        watch = _Watch(study, number, folder, wanted)
-        score = _score(study, _search(experiment, folder, [watch]))
+        with watch.clock.running():
+            score = _score(study, _search(study.sweep.experiment(params), folder, [watch]))
     except TrialPruned:
         study.prune(number)
         return "pruned"
@@ -102,19 +108,28 @@ def _run(study: Study, number: int, say: Callable[[str], None], wanted: Callable
     if not np.isfinite(score.loss):
         study.fail(number, f"its rule ({' '.join(score.terms) or 'no term'}) diverges")
         return "failed: its rule diverges"
-    study.finish(number, score)
+    study.finish(number, score, watch.clock.lap())
     return f"loss {score.loss:.4g} with {len(score.terms)} terms"
 
 
+def _halve(study: Study, number: int, say: Callable[[str], None], watch: _Watch) -> str:
+    """Let a finished trial go on with searches on halves of the tasks; returns what is stable."""
+    say(f"trial {number}: picked, its stability")
+    experiment = study.sweep.experiment(study.start(number))
+    result = resume_search(study.run_folder(number), [watch], experiment)
+    stable = [row["name"] for row in result.content["stability"]["terms"] if row["stable"]]
+    return f"stable are {' '.join(stable) or 'none'}"
+
+
 def _search(experiment: Experiment, folder: Path, sinks: Sequence[EventSink]) -> Result:
-    """Begin a run, or continue it wherever a worker before left it."""
+    """Begin a run, or continue it wherever a worker before left it; halves are the pick's alone."""
     if (folder / "result.json").is_file():
         return Result.load(folder)
     if (folder / "manifest.json").is_file():
-        return resume_search(folder, sinks, experiment)
+        return resume_search(folder, sinks, experiment, stability=False)
     if folder.exists():  # killed while it was being made
         shutil.rmtree(folder)
-    return start_search(experiment, folder, sinks)
+    return start_search(experiment, folder, sinks, stability=False)
 
 
 def _score(study: Study, result: Result) -> Score:
@@ -126,13 +141,38 @@ def _score(study: Study, result: Result) -> Score:
     return Score.of(result.rule, result.content["pick"]["lam"], found.loss, found.accuracy)
 
 
+class _Clock:
+    """How long runs take a worker; the rest of its time is the study's."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._since, self._running = time.monotonic(), 0.0
+
+    @contextmanager
+    def running(self, sign: int = 1) -> Iterator[None]:
+        """Count what is inside as a run's; with -1, as the study's within a run."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._running += sign * (time.monotonic() - start)
+
+    def lap(self) -> dict[str, float]:
+        """Seconds since the last lap, in runs and in the study."""
+        spent = {"runs": self._running, "study": time.monotonic() - self._since - self._running}
+        self._begin()
+        return spent
+
+
 @dataclass
 class _Watch:
     """An event sink: minds the claim, and tells the pruner how the search of the pool does."""
 
     study: Study
     number: int
-    folder: Path
+    clock: _Clock
     wanted: Callable[[], bool]
     checked: float = field(default_factory=time.monotonic)
     updates: int = 1
@@ -140,9 +180,12 @@ class _Watch:
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "phase":
             self.updates = event["updates"]
-        if event["event"] != "update":
-            return
-        _stop_unless(self.wanted)
+        if event["event"] == "update":
+            _stop_unless(self.wanted)
+            with self.clock.running(-1):
+                self._minded(event)
+
+    def _minded(self, event: Mapping[str, Any]) -> None:
         if time.monotonic() - self.checked > CHECK:
             self.study.check()
             self.checked = time.monotonic()
@@ -159,5 +202,5 @@ class _Watch:
         Read from the run's folder, where it is also after the worker has been another.
         """
         window = max(1, self.updates // REPORTS)
-        losses = RunData.load(self.folder).curves["search"].loss[:, -window:]
+        losses = RunData.load(self.study.run_folder(self.number)).curves["search"].loss[:, -window:]
         return float(np.median(np.where(np.isfinite(losses), losses, np.inf)))

@@ -1,8 +1,7 @@
 """Tiny searches that meet faults at random points, and what became of each, as a table.
 
-``python benchmarks/faults.py [RUNS]`` lets so many searches (by default 50) meet each fault. All of
-them have to end in the bytes of the search that met none. Processes are forked from this one, which
-has run one already, so that each costs only its own work.
+``python tests/faults.py [RUNS]`` lets so many searches (by default 50) meet each fault. All of them
+have to end in the bytes of the search that met none.
 """
 
 from __future__ import annotations
@@ -10,92 +9,32 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from killed_run import ended, forked, kill
+from tiny_search import TINY, ends
 
-from rulesearch.errors import RuleSearchError
-from rulesearch.search import load_config, resume_search, start_search
+from rulesearch.search import load_config, start_search
 
-CONFIG = """\
-name: tiny
-grammar: {terms: {F0: {expr: -e_post * y_pre.T, init: 1.0e-3}, F2: -e_post * e_pre.T, F3: -W}}
-network: {hidden: [6]}
-tasks: {data: digits, ways: 2, shots: 2, queries: 2}
-episodes: 12
-seeds: 2
-refit_episodes: 6
-controls: false
-penalty: {lam: 0.1}
-optimiser: {rate: 1.0e-3}
-checkpoint_every: 3
-"""
-ENDS = ("rule.json", "result.json", "events.jsonl")
+EVENTS = 1000  # bytes of them, at most, between a search's start and a kill
 KILLS = 4  # of one search
-
-
-def forked(config: Path, run: Path) -> int:
-    """Begin or continue a search in a process of its own; returns its id.
-
-    Its exit status is 0, or 2 if it refused with a message.
-    """
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        if (run / "manifest.json").exists():
-            resume_search(run)
-        else:
-            start_search(load_config(config), run)
-        status = 0
-    except RuleSearchError:
-        status = 2
-    finally:
-        os._exit(status)
-
-
-def ended(pid: int) -> str:
-    """Wait for a process, and say how it ended."""
-    _, status = os.waitpid(pid, 0)
-    names = {0: "finished", 2: "refused", -signal.SIGKILL: "killed"}
-    return names.get(os.waitstatus_to_exitcode(status), "crashed")
-
-
-def kill(config: Path, run: Path, chance: random.Random) -> int:
-    """Kill a search at a random moment; returns how often it was killed (once, or it was over)."""
-    events = run / "events.jsonl"
-    before = events.stat().st_size if events.exists() else 0
-    wanted = chance.randrange(1000)  # bytes of events more, which takes as long on any machine
-    pid = forked(config, run)
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if (events.stat().st_size if events.exists() else 0) - before >= wanted:
-            time.sleep(chance.random() * 0.01)
-            break
-        time.sleep(0.0005)
-    os.kill(pid, signal.SIGKILL)
-    how = ended(pid)
-    if run.exists() and not (run / "manifest.json").exists():
-        shutil.rmtree(run)  # killed while the folder was made; its message says to take another
-    return how == "killed"
 
 
 def kills(config: Path, run: Path, chance: random.Random) -> int:
     """Kill a search, and kill what continues it."""
-    return sum(kill(config, run, chance) for _ in range(KILLS))
+    return sum(kill(config, run, chance, EVENTS) for _ in range(KILLS))
 
 
 def damaged(harm: Callable[[Path, random.Random], None]) -> Callable[..., int]:
     """Kill a search once, then do harm to a file that it would continue from."""
 
     def meet(config: Path, run: Path, chance: random.Random) -> int:
-        kill(config, run, chance)
+        kill(config, run, chance, EVENTS)
         files = [p for p in sorted(run.glob("*")) if p.name.startswith(("checkpoint", "events"))]
         files = [path for path in files if path.stat().st_size]
         if files:
@@ -137,8 +76,7 @@ def outcome(config: Path, run: Path, whole: Path) -> str:
     how = ended(forked(config, run))
     if how != "finished":
         return how
-    same = all((run / name).read_bytes() == (whole / name).read_bytes() for name in ENDS)
-    return "same" if same else "different"
+    return "same" if ends(run) == ends(whole) else "different"
 
 
 def main() -> None:
@@ -150,18 +88,18 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     with TemporaryDirectory() as folder:
         config, whole = Path(folder) / "tiny.yaml", Path(folder) / "whole"
-        config.write_text(CONFIG)
+        config.write_text(TINY)
         start_search(load_config(config), whole)
         for name, meet in FAULTS.items():
-            met, ends = 0, Counter[str]()
+            met, ways = 0, Counter[str]()
             for number in range(runs):
                 run = Path(folder) / "run"
                 met += meet(config, run, random.Random(number))
-                ends[outcome(config, run, whole)] += 1
+                ways[outcome(config, run, whole)] += 1
                 shutil.rmtree(run)
-            found = [ends[how] for how in ("same", "refused", "different", "crashed")]
+            found = [ways[how] for how in ("same", "refused", "different", "crashed")]
             print(f"| {name} | {runs} | {met} |", *(f"{n} |" for n in found), flush=True)
-            right = right and ends["same"] == runs
+            right = right and ways["same"] == runs
     raise SystemExit(not right)
 
 
