@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ from rulesearch.outer import SINES, MetaModel, flp_model
 from rulesearch.tasks import IncrementalSines
 from rulesearch.tasks.base import TaskBatch
 
-__all__ = ["Episode", "EpisodeData", "told"]
+__all__ = ["SUMS", "Episode", "EpisodeData", "sketch", "told"]
 
 RATE = 2e-7  # at most, of a weight: ten times that diverges within 400 steps
 SUMS = 1024  # numbers by which a gradient is told
@@ -117,14 +117,24 @@ def told(learnt: Sequence[Tensor], gradient: Sequence[Tensor]) -> list[float]:
     """A gradient of a million numbers as a thousand sums of them with random signs.
 
     Each is taken in units of its meta-parameter's root mean square, or of 1 where that is zero,
-    so that rates of 1e-7 and weights of 0.1 count alike. Such sums keep distances but for a few
-    percent (Charikar, Chen & Farach-Colton 2002, count sketch).
+    so that rates of 1e-7 and weights of 0.1 count alike.
+    """
+    units = (parameter.detach().square().mean().sqrt() for parameter in learnt)
+    return sketch(
+        slope * torch.where(unit > 0, unit, 1.0)
+        for unit, slope in zip(units, gradient, strict=True)
+    )
+
+
+def sketch(parts: Iterable[Tensor]) -> list[float]:
+    """Sums of many numbers with random signs, which keep distances but for a few percent.
+
+    A count sketch (Charikar, Chen & Farach-Colton 2002).
     """
     g = torch.Generator().manual_seed(0)
     sums = torch.zeros(SUMS, dtype=torch.float64)
-    for parameter, slope in zip(learnt, gradient, strict=True):
-        unit = parameter.detach().square().mean().sqrt()
-        numbers = (slope * torch.where(unit > 0, unit, 1.0)).flatten().double().cpu()
+    for part in parts:
+        numbers = part.flatten().double().cpu()
         place = torch.randint(SUMS, numbers.shape, generator=g)
         sign = 2 * torch.randint(2, numbers.shape, generator=g) - 1
         sums.index_add_(0, place, numbers * sign)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rulesearch.bench.consolidation import Consolidation, ConsolidationData
+from rulesearch.bench.episode import SUMS, sketch
 from rulesearch.bench.peers.base import Answer, Prepared
 from rulesearch.outer.bilevel import (
     SGD,
@@ -30,8 +31,7 @@ def learning(problem: Consolidation, data: ConsolidationData) -> Prepared:
 
     def run() -> Answer:
         W = _live(problem, data, data.strength, recorded=0)
-        zero = [0.0] * sum(w.numel() for w in W)
-        return Answer(_loss(W, data.evaluate).sum().item(), zero)
+        return Answer(_loss(W, data.evaluate).sum().item(), _few([torch.zeros_like(w) for w in W]))
 
     return _prepared(run, problem.steps)
 
@@ -66,8 +66,13 @@ def _learner(problem: Consolidation) -> Descent:
 
 
 def _told(estimate: Estimate) -> Answer:
-    slopes = torch.cat([slope.flatten() for slope in estimate.gradient.values()])
-    return Answer(estimate.loss.sum().item(), slopes.tolist())
+    return Answer(estimate.loss.sum().item(), _few(list(estimate.gradient.values())))
+
+
+def _few(slopes: Sequence[Tensor]) -> list[float]:
+    """All of them, or a sketch where they are many."""
+    numbers = torch.cat([slope.detach().flatten() for slope in slopes])
+    return numbers.tolist() if len(numbers) <= SUMS else sketch([numbers])
 
 
 def _prepared(run: Callable[[], Answer], steps: int) -> Prepared:
@@ -79,7 +84,7 @@ def _unrolled(problem: Consolidation, data: ConsolidationData, recorded: int) ->
         strength = [s.clone().requires_grad_() for s in data.strength]
         loss = _loss(_live(problem, data, strength, recorded), data.evaluate).sum()
         slopes = torch.autograd.grad(loss, strength)
-        return Answer(loss.item(), torch.cat([s.flatten() for s in slopes]).tolist())
+        return Answer(loss.item(), _few(slopes))
 
     return _prepared(run, problem.steps)
 
