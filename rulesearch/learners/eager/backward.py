@@ -76,6 +76,10 @@ class Backward:
         self.rho_bar = torch.zeros_like(self.factor)
         self._image = [theta.new_zeros(theta.shape[0], self.examples, plan.post.width)]
 
+        if plan.grows and plan.steady:
+            make(self._growth_of_steps())
+            self.M.settle_growth()
+            self.G.settle_growth()
         self.begin = list(self._begin())
         self.calls = [list(self._step(slot)) for slot in range(self.steps)]
         self.end = list(self._end(theta_bar))
@@ -142,20 +146,23 @@ class Backward:
         if self.reverse:
             yield partial(torch.neg, self.u, out=self.M.left)
 
-    def _grow(self) -> Iterator[Call]:
-        """Growth between the chunk's end and each step, and what it makes of U and of G o M."""
+    def _growth_of_steps(self) -> Iterator[Call]:
+        """Growth between the chunk's end and each step."""
         yield from growth_calls(self.plan, self.values, None, self.share, self.factor)
         yield partial(torch.cumprod, self.factor, 0, out=self.G.growth[1:])
         yield partial(torch.reciprocal, self.factor, out=self.shrink)
         yield partial(torch.cumprod, self.shrink, 0, out=self.M.growth[1:])
+
+    def _grow(self) -> Iterator[Call]:
+        """Growth between the chunk's end and each step, and what it makes of U and of G o M."""
+        if not self.plan.steady:
+            yield from self._growth_of_steps()
         u, grown = (self._by_step(t) for t in (self.u, self.grown))
         yield partial(torch.mul, u, self._growth_before, out=grown)
         yield self.rho_bar.zero_
         for k, (adjoint, matrix) in enumerate(zip(self.G.matrices, self.M.matrices, strict=True)):
-            product = self.values.scratch("matrix", matrix)
-            yield partial(torch.mul, adjoint, matrix, out=product)
             rows = self.plan.post.of(k, self.overlap[0, :, 0])
-            yield partial(torch.sum, product, -1, out=rows)
+            yield partial(_row_products, adjoint, matrix, rows)
 
     def _end(self, theta_bar: Tensor) -> Iterator[Call]:
         """Adjoints that no step waits for: of what is the same at every step, and of feedback."""
@@ -323,3 +330,9 @@ class Backward:
         yield partial(torch.mul, left, image, out=product)
         yield partial(torch.sum, product, 1, keepdim=True, out=total)
         yield partial(overlap.add_, total)
+
+
+def _row_products(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Inner product of each row of a with that of b, in one pass over both."""
+    rows, columns = a.flatten(0, 1)[:, None], b.flatten(0, 1)[..., None]
+    out.copy_(torch.bmm(rows, columns).view_as(out))

@@ -103,6 +103,7 @@ class Forward:
             make(growth_calls(plan, self.values, 0, self.share, self.factor))
             for slot in range(self.steps):
                 torch.mul(self.M.growth[slot], self.factor, out=self.M.growth[slot + 1])
+            self.M.settle_growth()
         self.known: dict[int, Tensor] = {}
         self.begin = list(self._begin())
         self.calls = [list(self._step(slot)) for slot in range(self.steps)]

@@ -51,6 +51,7 @@ class Deferred:
         self.left = new(lifetimes, steps * rows, self.post.width)
         self.right = new(lifetimes, steps * rows, self.pre.width)
         self.growth = new(steps + 1, lifetimes, 1, self.post.width).fill_(1)
+        self._numbers: list[list[float]] | None = None
 
     def multiply(self, k: int, x: Tensor, out: Tensor, step: int) -> Iterator[Call]:
         """``out = M_k x`` as M is before a step of the chunk."""
@@ -108,10 +109,24 @@ class Deferred:
         if steps:
             yield partial(self.left[:, : steps * self.rows].mul_, factor)
 
+    def settle_growth(self) -> None:
+        """Take note that growth stays as it is.
+
+        Where all rows of a matrix grow alike in all lifetimes, it is a number, and needs no pass
+        over the matrix.
+        """
+        parts = [self.post.of(k, self.growth) for k in range(len(self.matrices))]
+        ends = [(part.amin((1, 2, 3)), part.amax((1, 2, 3))) for part in parts]
+        if all(torch.equal(least, most) for least, most in ends):
+            self._numbers = [most.tolist() for _, most in ends]
+
     def flush(self, steps: int) -> Iterator[Call]:
         """Bring the matrices up to date, which changed in so many steps."""
         for k, matrix in enumerate(self.matrices):
-            if self.grows:
+            beta = 1.0
+            if self._numbers is not None:
+                beta = self._numbers[k][steps]
+            elif self.grows:
                 yield partial(matrix.mul_, self.post.of(k, self.growth[steps]).mT)
             left, right = self._pending(k, steps)
-            yield partial(matrix.baddbmm_, left.mT, right)
+            yield partial(matrix.baddbmm_, left.mT, right, beta=beta)
