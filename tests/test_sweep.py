@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
+from small_data import write_pair
 from tiny_sweep import BASE, GRID, RANGES, told
 
 import rulesearch as rs
@@ -129,7 +131,12 @@ def test_a_search_of_a_sweep_is_refused(sweep_config: Any) -> None:
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples" / "sweep").glob("*.yaml")))
-def test_examples_are_sound(example: Path) -> None:
+def test_examples_are_sound(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.repeat(np.arange(47), 60)  # in place of EMNIST, which need not be at hand
+    write_pair(
+        tmp_path / "emnist", "emnist-balanced-train", np.zeros((len(labels), 28, 28)), labels
+    )
+    monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path))
     text = example.read_text()
     if example.name == "compose.yaml":
         services = YAML(typ="safe", pure=True).load(text)["services"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import postgres
 import pytest
+from sqlalchemy import create_engine, make_url, text
 from tiny_sweep import assert_same, killed
 
 from rulesearch.errors import ConfigError, RunError
@@ -36,6 +38,18 @@ def test_workers_killed_in_mid_trial(
     assert_same(folder, whole_sweep, found)
     with pytest.raises(RunError, match=r"holds the study 'tiny' of postgresql://tester@"):
         Study.begin(load_sweep(whole_sweep.parent / "tiny.yaml"), folder)
+
+
+def test_several_open_an_empty_database_at_once(server: postgres.Server) -> None:
+    url = make_url(server.url)
+    engine = create_engine(url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE empty"))
+    engine.dispose()
+    empty = url.set(database="empty").render_as_string(hide_password=False)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: open_storage(empty).get_all_studies(), range(6)))
+    assert found == [[]] * 6
 
 
 def test_a_claim_goes_with_its_process(server: postgres.Server, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -58,7 +58,7 @@ def open_storage(url: str, create: bool = False) -> BaseStorage:
     found = _parsed(url)
     if isinstance(found, URL):
         try:
-            with database_errors(url):
+            with database_errors(url), _alone(found):
                 return RDBStorage(
                     found.render_as_string(hide_password=False),
                     {"poolclass": NullPool, "connect_args": CLIENT},  # nothing is left open
@@ -76,6 +76,21 @@ def open_storage(url: str, create: bool = False) -> BaseStorage:
         raise RunError(f"{found} cannot be written: {error.strerror}") from None
     except (ValueError, KeyError) as error:
         raise RunError(f"{found} is no journal of a study: {error}") from None
+
+
+@contextmanager
+def _alone(url: URL) -> Iterator[None]:
+    """One process at a time: Optuna makes its tables where there are none."""
+    options = _options({**SERVER, "lock_timeout": 60_000})  # after which the error says so
+    engine = create_engine(url, poolclass=NullPool, connect_args={**CLIENT, "options": options})
+    with engine.connect() as connection:  # which lets go of the lock when it is closed
+        lock = text("SELECT pg_advisory_lock(CAST(:key AS bigint))")
+        connection.execute(lock, {"key": crc32(b"rulesearch tables")})
+        yield
+
+
+def _options(settings: Mapping[str, int]) -> str:
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
 def shown(url: str) -> str:
@@ -213,12 +228,11 @@ class _DatabaseClaims:
     """PostgreSQL's advisory locks, held by a connection of their own."""
 
     def __init__(self, url: URL, study: str) -> None:
-        options = " ".join(f"-c {name}={value}" for name, value in SERVER.items())
         engine = create_engine(
             url,
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
-            connect_args={**CLIENT, "options": options},
+            connect_args={**CLIENT, "options": _options(SERVER)},
         )
         self._connection = engine.connect()
         self._space = crc32(f"rulesearch {study}".encode()) - 2**31  # a signed number of 32 bits
