@@ -66,7 +66,7 @@ def test_programs_have_the_gradient_of_plain_autograd(
     assert report.path == "torch"
     invertible = name not in ("powers of weights", "feedback in a core")
     assert report.recomputed.tolist() == ([0, 0] if invertible else [3, 3])
-    assert float(report.drift.max()) < 1e-12
+    assert float(report.drift.max()) < 1e-12 if invertible else report.drift is None
 
 
 @pytest.mark.parametrize("examples", [1, 3])
@@ -131,7 +131,7 @@ def test_a_segment_that_drifts_is_taken_again_in_halves(
     """No drift at all is tolerated; without memory each lifetime runs by itself."""
     monkeypatch.setattr(segments, "WORKING_MEMORY", memory)
     pool, theta = program("ten terms")
-    learner = engine(pool, checkpoint_every=100, drift_tolerance=1e-300)
+    learner = engine(pool, checkpoint_every=100, drift_tolerance=0.0)
     assert_close(adjoints(learner, theta, steps, 1), adjoints(oracle(pool), theta, steps, 1))
     assert learner.report is not None
     assert learner.report.recomputed.tolist() == [-(-steps // 100)] * 2
@@ -149,27 +149,30 @@ def test_only_the_lifetimes_that_drift_are_recomputed() -> None:
 
 
 def lives(
-    learner: PlasticityLearner, dtype: torch.dtype, device: str
+    learner: PlasticityLearner, dtype: torch.dtype, device: str, name: str = "ten terms"
 ) -> tuple[NetworkState, Tensor, Indexed, Tensor]:
     """Three networks at birth, each with coefficients of its own, and twenty steps."""
     g = torch.Generator().manual_seed(3)
     born = learner.init(3, g, dtype)
     table = torch.rand(6, learner.network.sizes[0], generator=g, dtype=dtype)
     index, label = (torch.randint(n, (20, 3, 2), generator=g) for n in (6, 5))
-    theta = program("ten terms")[1].to(dtype) * torch.tensor([[1.0], [0.5], [-1.0]], dtype=dtype)
+    theta = program(name)[1].to(dtype) * torch.tensor([[1.0], [0.5], [-1.0]], dtype=dtype)
     state = NetworkState([w.to(device) for w in born.W], [b.to(device) for b in born.B])
     return state, theta.to(device), Indexed(table.to(device), index.to(device)), label.to(device)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_devices_agree_with_the_compiled_engine_or_autograd(
-    dtype: torch.dtype, device: str
+@pytest.mark.parametrize(
+    "name", ["ten terms", "two kinds of row decay", "masks", "feedback in a core"]
+)
+def test_devices_agree_with_plain_autograd_on_the_cpu(
+    name: str, dtype: torch.dtype, device: str
 ) -> None:
     """Of indexed examples; theta a row a lifetime."""
-    results = []
-    for learner, where in ((engine(POOL), device), (oracle(POOL), "cpu")):
-        state, theta, x, label = lives(learner, dtype, where)
+    results, pool = [], program(name)[0]
+    for learner, where in ((engine(pool), device), (oracle(pool), "cpu")):
+        state, theta, x, label = lives(learner, dtype, where, name)
         theta.requires_grad_()
         final = learner.live(state, theta, x, label)
         loss = sum(((w * w.detach().cos()).sum() for w in final.W), torch.zeros((), device=where))
@@ -193,6 +196,8 @@ def test_what_no_tape_can_hold_takes_the_general_way() -> None:
     adjoints(learner, torch.tensor([0.01, -0.001], dtype=torch.float64), 3, 1)
     assert learner.report is not None
     assert learner.report.path == "general"
+    assert learner.report.reason == not_fusible(learner.program)
+    assert learner.path() == ("general", learner.report.reason)
     with pytest.raises(LearnerError, match="fused engine cannot run"):
         adjoints(
             PlasticityLearner(NETWORK, learner.pool, engine="fused"), torch.zeros(2).double(), 3, 1

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,11 +29,11 @@ POOL = Grammar.from_yaml(Path(__file__).parent.parent / "grammars" / "pool10.yam
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """An empty cache and no engine loaded; what was loaded is loaded again afterwards."""
     monkeypatch.setenv("RULESEARCH_CACHE", str(tmp_path / "cache"))
-    native._library.cache_clear()
-    native.engine_unavailable.cache_clear()
+    native._loaded.cache_clear()
+    native._warn.cache_clear()
     yield tmp_path / "cache" / "engine"
-    native._library.cache_clear()
-    native.engine_unavailable.cache_clear()
+    native._loaded.cache_clear()
+    native._warn.cache_clear()
 
 
 def script(path: Path, *lines: str) -> str:
@@ -116,7 +120,7 @@ def test_built_once_and_loaded_from_the_cache(
     lines = (f"echo x >> {log}", "sleep 0.3", 'for last; do :; done; cp "$REAL" "$last"')
     monkeypatch.setenv("REAL", str(real))
     monkeypatch.setenv("CXX", script(tmp_path / "c++", *lines) + " -fsome-flag")
-    build = native._library.__wrapped__
+    build = partial(native._loaded.__wrapped__, torch.float32)
     with ThreadPoolExecutor(4) as pool:  # as if four processes began at the same moment
         results = list(pool.map(lambda _: build(), range(4)))
     assert all(library is not None and not reason for library, reason in results)
@@ -147,11 +151,54 @@ def test_processes_that_build_at_the_same_moment(
 def test_structs_that_disagree_stop_at_load(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the ordinary cache
     compiled()
-    native._library.cache_clear()
+    native._loaded.cache_clear()
     monkeypatch.setattr(native, "LAYOUT", (tape.LAYOUT[0] + 4, *tape.LAYOUT[1:]))
     with pytest.raises(RuntimeError, match=r"program.h has layout \(\d+, .*they must agree"):
         native._library()
 
 
+def test_threads_that_meet_an_empty_cache_start_one_compiler(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REAL", str(compiled()))
+    request.getfixturevalue("fresh")
+    lines = (
+        f"echo x >> {tmp_path / 'log'}",
+        "sleep 0.3",
+        'for last; do :; done; cp "$REAL" "$last"',
+    )
+    monkeypatch.setenv("CXX", script(tmp_path / "c++", *lines))
+    with ThreadPoolExecutor(4) as pool:
+        assert not any(pool.map(lambda _: native.engine_unavailable(), range(4)))
+    assert (tmp_path / "log").read_text().count("x") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_has_its_own_threads() -> None:
-    assert native._workers(2, 1) is not native._workers(2, 2)
+    """After a fork the parent's threads are not there; whoever waited for them would hang."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = live_on_threads()
+        read, write = os.pipe()
+        pid = os.fork()
+        if not pid:
+            signal.alarm(30)  # should it wait for threads that are not there
+            try:
+                os.write(write, struct.pack("d", live_on_threads()))
+            finally:
+                os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert struct.unpack("d", os.read(read, 8))[0] == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def live_on_threads() -> float:
+    """Something of four lifetimes, without a gradient, which torch keeps threads of its own for."""
+    learner = PlasticityLearner(PlasticNetwork((4, 3, 2)), POOL)
+    x, label = torch.ones(3, 4, 4), torch.zeros(3, 4, dtype=torch.int64)
+    final = learner.live(learner.init(4), torch.full((10,), 1e-3), x, label)
+    assert learner.report is not None
+    assert learner.report.path == "fused"
+    return float(final.W[0].double().sum())

@@ -97,7 +97,21 @@ def _note(rows: list[Json]) -> str:
     problem = problem_of(rows[0]["problem"])
     if isinstance(problem, Episode):
         return _meta_training(rows)
-    return _cost_a_step(rows) if isinstance(problem, Consolidation) else ""
+    return _cost_a_step(rows) if isinstance(problem, Consolidation) else _drift(rows)
+
+
+def _drift(rows: list[Json]) -> str:
+    """How far rebuilt weights were from their checkpoints, and what was done about it."""
+    told = [
+        f"{row['peer']} {remarks['drift']:.1e}"
+        + (
+            f" ({_count(remarks['recomputed'], 'segment')} recomputed)"
+            * bool(remarks["recomputed"])
+        )
+        for row in rows
+        if (remarks := row.get("remarks", {})).get("drift") is not None
+    ]
+    return f"Largest drift of rebuilt weights: {'; '.join(told)}." if told else ""
 
 
 def _cost_a_step(rows: list[Json]) -> str:

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 import warnings
 import weakref
 from collections import defaultdict
@@ -57,9 +58,17 @@ def _processor() -> str:
 _REAL = {torch.float32: "float", torch.float64: "double"}
 
 
-@lru_cache(maxsize=len(_REAL))
+_first_use = threading.Lock()  # threads that meet an empty cache start one compiler, not each one
+
+
 def _library(dtype: torch.dtype = torch.float32) -> tuple[ctypes.CDLL | None, str]:
     """The compiled engine of a type of numbers, or None and the reason."""
+    with _first_use:
+        return _loaded(dtype)
+
+
+@lru_cache(maxsize=len(_REAL))
+def _loaded(dtype: torch.dtype) -> tuple[ctypes.CDLL | None, str]:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if not compiler:
         return None, "no C++ compiler (c++, g++ or $CXX) was found"
@@ -102,13 +111,17 @@ def _checked(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
-@lru_cache(maxsize=len(_REAL))
 def engine_unavailable(dtype: torch.dtype = torch.float32) -> str:
     """Return why the compiled engine cannot be used, or ``""``; warns once if it cannot."""
     reason = _library(dtype)[1]
     if reason:
-        warnings.warn(f"rulesearch runs without its compiled engine: {reason}", stacklevel=2)
+        _warn(reason)
     return reason
+
+
+@lru_cache(maxsize=1)
+def _warn(reason: str) -> None:
+    warnings.warn(f"rulesearch runs without its compiled engine: {reason}", stacklevel=4)
 
 
 @lru_cache(maxsize=4)
@@ -124,7 +137,11 @@ def _threads_each(lifetimes: int) -> int:
 
 
 def _each(lifetimes: int, call: Callable[[int], None]) -> None:
-    """Run ``call(lifetime)`` for all, on as many threads as torch may use."""
+    """Run ``call(lifetime)`` for all, on as many threads as torch may use.
+
+    An interrupt does not stop the calls that run, and does not wait for them: ``call`` itself has
+    to hold on to all memory that it writes to.
+    """
     threads = min(torch.get_num_threads(), lifetimes)
     if threads <= 1:
         for lifetime in range(lifetimes):
@@ -237,12 +254,11 @@ def live_forward(
         if store:
             stored = _reused(theta.dtype, lifetimes, steps, per_step * tape.stored)
     function = _function("live_forward", theta.dtype)
-    life, held = examples.struct(tape), _pointers(matrices)
 
     def live(lifetime: int) -> None:
         function(
-            ctypes.byref(life), ctypes.c_int64(lifetime), _pointer(theta), held,
-            _pointer(stored), _pointer(checkpoints),
+            ctypes.byref(examples.struct(tape)), ctypes.c_int64(lifetime), _pointer(theta),
+            _pointers(matrices), _pointer(stored), _pointer(checkpoints),
         )  # fmt: skip
 
     _each(lifetimes, live)
@@ -284,12 +300,11 @@ def live_backward(
     drift = torch.zeros(lifetimes, dtype=torch.float64)
     recomputed = torch.zeros(lifetimes, dtype=torch.int64)
     function = _function("live_backward", theta.dtype)
-    life, held, bars = examples.struct(tape), _pointers(matrices), _pointers(adjoints)
-    first = _pointers(born)
 
     def back(lifetime: int) -> None:
         function(
-            ctypes.byref(life), ctypes.c_int64(lifetime), _pointer(theta), first, held, bars,
+            ctypes.byref(examples.struct(tape)), ctypes.c_int64(lifetime), _pointer(theta),
+            _pointers(born), _pointers(matrices), _pointers(adjoints),
             _pointer(theta_bar), _pointer(inputs_bar), _pointer(stored), _pointer(checkpoints),
             ctypes.c_double(tolerance), ctypes.c_int32(reversible),
             _pointer(drift), _pointer(recomputed),

@@ -314,7 +314,7 @@ class TapeBuilder:
                 offsets[value] = end
                 end += stride(self.sizes[value])
             ends.append(-(-end // LANES) * LANES)
-        return Tape(
+        tape = Tape(
             ops=_table(self.ops, _OP, ("out", "a", "b", "scale"), offsets),
             entries=_table(self.entries, _ENTRY, ("scalar", "vector"), offsets),
             cores=np.array(self.cores, dtype=_CORE),
@@ -331,6 +331,8 @@ class TapeBuilder:
             ),
             input_varies=self.x in self.varies,
         )  # fmt: skip
+        _ = tape.program  # made before threads share the tape: each would make its own
+        return tape
 
 
 def _table(

@@ -54,7 +54,8 @@ class _Lifetime(torch.autograd.Function):
         )
         if keep:
             ctx.problem, ctx.stored, ctx.checkpoints = problem, stored, checkpoints
-            ctx.save_for_backward(theta, *born, *weights)
+            examples = problem.examples  # saved too, so that autograd notices if they change
+            ctx.save_for_backward(x, examples.index, examples.label, theta, *born, *weights)
         return weights
 
     @staticmethod
@@ -62,20 +63,20 @@ class _Lifetime(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         problem: Problem = ctx.problem
         n = problem.tape.n_plastic
-        theta, *matrices = ctx.saved_tensors
+        x, _, _, theta, *matrices = ctx.saved_tensors
         born, constant, weights = matrices[:n], matrices[n:-n], matrices[-n:]
         adjoints: list[Tensor | None] = [
             g.clone(memory_format=torch.contiguous_format) for g in grads
         ]
         for needed, matrix in zip(ctx.needs_input_grad[3 + n :], constant, strict=True):
             adjoints.append(torch.zeros_like(matrix) if needed else None)
-        x = problem.examples.x
         inputs_bar = torch.empty_like(x) if ctx.needs_input_grad[1] else None
         theta_bar, drift, recomputed = problem.backward(
             problem.tape, problem.examples, theta, born, (*weights, *constant), adjoints,
             ctx.stored, ctx.checkpoints, problem.tolerance, problem.reversible, inputs_bar,
         )  # fmt: skip
-        problem.report.note_drift(drift)
+        if problem.reversible:
+            problem.report.note_drift(drift)
         problem.report.note_recomputed(recomputed)
         return (None, inputs_bar, theta_bar, *adjoints)
 

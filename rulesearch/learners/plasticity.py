@@ -92,6 +92,8 @@ class PlasticityLearner:
             raise ConfigError(f"reduction is one of {', '.join(REDUCTIONS)}, not '{reduction}'")
         if checkpoint_every is not None and checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
+        if drift_tolerance is not None and not drift_tolerance >= 0:
+            raise ConfigError(f"drift_tolerance must be at least 0, not {drift_tolerance}")
         self.network = network
         self.rule = rule if isinstance(rule, Rule) else None
         self.pool = rule.pool if isinstance(rule, Rule) else rule
@@ -194,17 +196,12 @@ class PlasticityLearner:
             self.report = LifetimeReport("first-order")
             return live_first_order(self.network, self.program, state, theta, x, label, share)
         form = _form(state, x)
-        reason = self._why_not_fused(x)
+        path, reason = self._path(x.dtype, x.device, form)
         steps, lifetimes, per_step, _ = x.shape
         every = self._every((steps, lifetimes, per_step), x.dtype)
-        tolerance = self.drift_tolerance or _TOLERANCE[x.dtype]
-        general = bool(not_fusible(self.program))
-        if reason and (form != Form() or self.network.bias or self.network.learns_feedback):
-            general = True
-            reason += "; the tape in torch has no rates, biases, learnt feedback or input gradient"
-        path = "general" if general else "torch" if reason else "fused"
+        tolerance = _TOLERANCE[x.dtype] if self.drift_tolerance is None else self.drift_tolerance
         self.report = report = LifetimeReport(path, reason)
-        if general:
+        if path == "general":
             return live_reversible(
                 self.network, self.program, state, theta, x, label, share, every, tolerance, report
             )
@@ -212,7 +209,7 @@ class PlasticityLearner:
         examples = as_examples(x, label, every, share)
         forward, backward = (
             (eager.live_forward, eager.live_backward)
-            if reason
+            if path == "torch"
             else (native.live_forward, native.live_backward)
         )
         store = are_stored(tape, examples.shape, x.dtype)
@@ -233,15 +230,32 @@ class PlasticityLearner:
             return max(50, -(-shape[0] // 10))
         return checkpoint_every(build_tape(self.network, self.program), shape, dtype)
 
-    def _why_not_fused(self, x: Tensor | Indexed) -> str:
-        """Return why the compiled engine does not run, or ``""``."""
-        reason = "engine='torch' was asked for" if self.engine == "torch" else ""
-        reason = reason or (f"the tensors are on {x.device}" if x.device.type != "cpu" else "")
-        reason = reason or not_fusible(self.program)
-        reason = reason or native.engine_unavailable(x.dtype)
-        if reason and self.engine == "fused":
+    def path(
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> tuple[str, str]:
+        """Return how lifetimes of a network as drawn run, as in ``report``: path and reason."""
+        if self.method != "reversible":
+            return {"autograd": "unrolled"}.get(self.method, self.method), ""
+        return self._path(dtype, torch.device(device), Form())
+
+    def _path(self, dtype: torch.dtype, device: torch.device, form: Form) -> tuple[str, str]:
+        reason = not_fusible(self.program)
+        general = bool(reason)
+        if not reason and self.engine == "torch":
+            reason = "engine='torch' was asked for"
+        elif not reason and device.type != "cpu":
+            reason = f"the tensors are on {device}"
+        reason = reason or native.engine_unavailable(dtype)
+        if not reason:
+            return "fused", ""
+        if self.engine == "fused":
             raise LearnerError(f"the fused engine cannot run: {reason}")
-        return reason
+        if general:
+            return "general", reason
+        if form != Form() or self.network.bias or self.network.learns_feedback:
+            lacking = "the tape in torch has no rates, biases, learnt feedback or input gradient"
+            return "general", f"{reason}; {lacking}"
+        return "torch", reason
 
     @property
     def _needed(self) -> set[str]:

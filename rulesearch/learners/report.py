@@ -22,7 +22,8 @@ class LifetimeReport:
     reason : str
         Why that path, where it was not the one asked for.
     drift : Tensor (lifetimes,) or None
-        Largest relative distance of a rebuilt W from its checkpoint; None before backward.
+        Largest relative distance of a rebuilt W from its checkpoint; None before backward, and
+        where the update cannot be inverted.
     recomputed : Tensor (lifetimes,) or None
         Segments whose weights were recomputed because the drift was too large, or because
         the update cannot be inverted.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rulesearch.learners.eager.chunk import Chosen, growth_calls, make
 from rulesearch.learners.eager.dense import Dense
-from rulesearch.learners.eager.functions import Call, scaled
+from rulesearch.learners.eager.functions import Call, products, scaled
 from rulesearch.learners.eager.matrices import Deferred
 from rulesearch.learners.eager.plan import PRODUCTS, Op, merged
 from rulesearch.learners.eager.values import Values
@@ -61,13 +61,17 @@ class Backward:
         self.width = plan.rank * self.examples
         n, pairs = plan.tape.n_plastic, max(1, *map(len, plan.uses)) * self.examples
         plastic = [g for g in adjoints[:n] if g is not None]
-        self.M = Deferred(matrices[:n], plan, self.steps, self.width)
-        self.G = Deferred(plastic, plan, self.steps, pairs)
+        scratch = self.values.scratch
+        zeros = self.values.zeros()  # such outer products have adjoints, but were never added
+        self.added = [r for r in range(plan.rank) if r not in zeros]
+        rows = len(self.added) * self.examples
+        self.M = Deferred(matrices[:n], plan, self.steps, rows, scratch)
+        self.G = Deferred(plastic, plan, self.steps, pairs, scratch)
         self.dense = Dense(plan, self.values, self.share, matrices, adjoints)
         # outer products of the chunk's updates, with each example's share, and G V and G^T U
-        self.u, self.gv = torch.zeros_like(self.M.left), torch.zeros_like(self.M.left)
-        self.v = self.M.right if self.share == 1 else torch.zeros_like(self.M.right)
-        self.gu = torch.zeros_like(self.M.right)
+        lead = theta.shape[0], self.steps * self.width
+        self.u, self.gv = (theta.new_zeros(*lead, plan.post.width) for _ in range(2))
+        self.v, self.gu = (theta.new_zeros(*lead, plan.pre.width) for _ in range(2))
         self.grown = torch.zeros_like(self.u) if plan.grows else self.u
         self.factor = torch.ones_like(self.G.growth[1:])
         self.shrink = torch.ones_like(self.factor)
@@ -118,9 +122,9 @@ class Backward:
             yield from self._grow()
         for k, adjoint in enumerate(self.G.matrices):
             v, gv = self.plan.pre.of(k, self.v), self.plan.post.of(k, self.gv)
-            yield partial(torch.bmm, v, adjoint.mT, out=gv)
+            yield from products(v, adjoint.mT, gv, self.values.scratch)
             grown, gu = self.plan.post.of(k, self.grown), self.plan.pre.of(k, self.gu)
-            yield partial(torch.bmm, grown, adjoint, out=gu)
+            yield from products(grown, adjoint, gu, self.values.scratch)
         if self.plan.grows:
             yield partial(self._by_step(self.gv).mul_, self._growth_before)
 
@@ -134,17 +138,19 @@ class Backward:
 
     def _gather_outers(self) -> Iterator[Call]:
         shape = (self.steps, self.plan.rank, self.examples)
-        sides = (self.u, self.share), (self.M.right, 1.0)
         for r in range(self.plan.rank):
-            for spans, (to, share) in zip(self.plan.outers(r), sides, strict=True):
+            for spans, to in zip(self.plan.outers(r), (self.u, self.v), strict=True):
                 rows = to.unflatten(1, shape)[:, :, r]
                 for n, (start, first), _ in spans:
                     vectors = self.values.part(self.values.y, None, start, n).transpose(0, 1)
-                    yield scaled(vectors, share, rows[..., first : first + n])
-        if self.share != 1:
-            yield scaled(self.M.right, self.share, self.v)
+                    yield scaled(vectors, self.share, rows[..., first : first + n])
         if self.reverse:
-            yield partial(torch.neg, self.u, out=self.M.left)
+            left, right = (t.unflatten(1, (self.steps, len(self.added), self.examples))
+                           for t in (self.M.left, self.M.right))  # fmt: skip
+            for number, r in enumerate(self.added):
+                u, v = (t.unflatten(1, shape)[:, :, r] for t in (self.u, self.v))
+                yield partial(torch.neg, u, out=left[:, :, number])
+                yield scaled(v, 1 / self.share, right[:, :, number])
 
     def _growth_of_steps(self) -> Iterator[Call]:
         """Growth between the chunk's end and each step."""
@@ -260,7 +266,7 @@ class Backward:
             return
         out, a = bar(op.out, op.n), bar(op.a, op.m)
         if op.matrix >= self.plan.tape.n_plastic:
-            yield partial(a.baddbmm_, out, self.matrices[op.matrix])
+            yield from products(out, self.matrices[op.matrix], a, self.values.scratch, add=True)
         else:
             seen = slot + 1 if self._deferred else 0
             yield from self.M.multiply_transposed(op.matrix, out, a, seen, add=True)
@@ -274,7 +280,7 @@ class Backward:
                 image = plan.post.of(k, self._images(op))
                 yield from self.M.multiply(k, out, image, slot + 1 if self._deferred else 0)
             elif op.wants_a:
-                yield partial(a.baddbmm_, out, self.matrices[k].mT)
+                yield from products(out, self.matrices[k].mT, a, self.values.scratch, add=True)
         wanted = (op for op in plastic if op.wants_a)
         for _, alike in groupby(wanted, lambda op: plan.ordinal[op.out]):
             ops = list(alike)

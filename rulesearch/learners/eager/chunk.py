@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rulesearch.compile.native import Examples
 from rulesearch.learners.eager.dense import Dense
-from rulesearch.learners.eager.functions import Call, scaled
+from rulesearch.learners.eager.functions import Call, products, scaled
 from rulesearch.learners.eager.matrices import Deferred
 from rulesearch.learners.eager.plan import PRODUCTS, Op, Plan
 from rulesearch.learners.eager.values import Values
@@ -96,7 +96,10 @@ class Forward:
         self.examples, self.share = source.examples.shape[2], source.examples.share
         self.steps = steps or plan.steps(self.examples)
         self.values = Values(plan, (self.steps, theta.shape[0], self.examples), theta, False)
-        self.M = Deferred(matrices[: tape.n_plastic], plan, self.steps, plan.rank * self.examples)
+        zeros = self.values.zeros()  # such outer products need not be added
+        self.added = [r for r in range(plan.rank) if r not in zeros]
+        width, scratch = len(self.added) * self.examples, self.values.scratch
+        self.M = Deferred(matrices[: tape.n_plastic], plan, self.steps, width, scratch)
         self.dense = Dense(plan, self.values, self.share, matrices)
         self.factor = torch.ones_like(self.M.growth[0])
         if plan.grows and plan.steady:
@@ -160,8 +163,8 @@ class Forward:
             else:
                 yield partial(out.copy_, known)
         elif not plastic:
-            matrix = self.matrices[k]
-            yield partial(torch.bmm, a, matrix.mT if op.kind == "matvec" else matrix, out=out)
+            matrix = self.matrices[k] if op.kind == "matvec_t" else self.matrices[k].mT
+            yield from products(a, matrix, out, self.values.scratch)
         elif op.kind == "matvec":
             yield from self.M.multiply(k, a, out, slot)
         else:
@@ -175,8 +178,8 @@ class Forward:
                 growth = M.growth
                 yield partial(torch.mul, growth[slot], self.factor, out=growth[slot + 1])
             yield from M.scale_rows(self.factor, slot)
-        for r in range(plan.rank):
-            first = (slot * plan.rank + r) * self.examples
+        for number, r in enumerate(self.added):
+            first = slot * M.rows + number * self.examples
             for span, pending, share in zip(
                 plan.outers(r), (M.left, M.right), (self.share, 1.0), strict=True
             ):

@@ -8,9 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-__all__ = ["Call", "apply_calls", "scaled", "slope_calls"]
+__all__ = ["Call", "Scratch", "apply_calls", "products", "scaled", "slope_calls"]
 
 Call = Callable[[], object]
+Scratch = Callable[[str, Tensor], Tensor]
+"""Gives memory of a shape for what is read again at once, shared by all that ask in a name."""
 
 
 def scaled(a: Tensor, factor: float, out: Tensor) -> Call:
@@ -18,6 +20,20 @@ def scaled(a: Tensor, factor: float, out: Tensor) -> Call:
     return (
         partial(out.copy_, a) if factor == 1 else partial(torch.mul, a, _tensor(factor, a), out=out)
     )
+
+
+def products(a: Tensor, b: Tensor, out: Tensor, scratch: Scratch, add: bool = False
+             ) -> Iterator[Call]:  # fmt: skip
+    """``out = a b`` of each lifetime, or that added to it.
+
+    Where the results do not lie side by side, torch would take them one by one.
+    """
+    if out.is_contiguous():
+        yield partial(out.baddbmm_, a, b) if add else partial(torch.bmm, a, b, out=out)
+    else:
+        found = scratch("products", out)
+        yield partial(torch.bmm, a, b, out=found)
+        yield partial(out.add_ if add else out.copy_, found)
 
 
 def _tensor(number: float, like: Tensor) -> Tensor:

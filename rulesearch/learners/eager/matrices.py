@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rulesearch.learners.eager.functions import Call
+from rulesearch.learners.eager.functions import Call, Scratch, products
 from rulesearch.learners.eager.plan import Plan
 
 __all__ = ["Deferred"]
@@ -43,8 +43,10 @@ class Deferred:
         plan: Plan,
         steps: int,
         rows: int,
+        scratch: Scratch,
     ) -> None:
         self.matrices, self.rows, self.grows = matrices, rows, plan.grows
+        self.scratch = scratch
         self.post, self.pre = plan.post, plan.pre
         lifetimes = matrices[0].shape[0]
         new = matrices[0].new_zeros
@@ -55,7 +57,7 @@ class Deferred:
 
     def multiply(self, k: int, x: Tensor, out: Tensor, step: int) -> Iterator[Call]:
         """``out = M_k x`` as M is before a step of the chunk."""
-        yield partial(torch.bmm, x, self.matrices[k].mT, out=out)
+        yield from products(x, self.matrices[k].mT, out, self.scratch)
         if self.grows and step:
             yield partial(out.mul_, self.post.of(k, self.growth[step]))
         yield from self.add_pending(k, x, out, step)
@@ -78,10 +80,7 @@ class Deferred:
         if self.grows and step:
             seen = torch.empty_like(y)
             yield partial(torch.mul, y, self.post.of(k, self.growth[step]), out=seen)
-        if add:
-            yield partial(out.baddbmm_, seen, self.matrices[k])
-        else:
-            yield partial(torch.bmm, seen, self.matrices[k], out=out)
+        yield from products(seen, self.matrices[k], out, self.scratch, add)
         yield from self.add_pending_transposed(k, y, out, step)
 
     def add_pending(self, k: int, x: Tensor, out: Tensor, step: int) -> Iterator[Call]:
@@ -90,7 +89,7 @@ class Deferred:
             left, right = self._pending(k, step)
             inner = x.new_empty(*x.shape[:2], left.shape[1])
             yield partial(torch.bmm, x, right.mT, out=inner)
-            yield partial(out.baddbmm_, inner, left)
+            yield from products(inner, left, out, self.scratch, add=True)
 
     def add_pending_transposed(self, k: int, y: Tensor, out: Tensor, step: int) -> Iterator[Call]:
         """``out += sum v (u . y)``."""
@@ -98,7 +97,7 @@ class Deferred:
             left, right = self._pending(k, step)
             inner = y.new_empty(*y.shape[:2], left.shape[1])
             yield partial(torch.bmm, y, left.mT, out=inner)
-            yield partial(out.baddbmm_, inner, right)
+            yield from products(inner, right, out, self.scratch, add=True)
 
     def _pending(self, k: int, steps: int) -> tuple[Tensor, Tensor]:
         pending = slice(0, steps * self.rows)

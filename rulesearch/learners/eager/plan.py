@@ -15,7 +15,7 @@ from rulesearch.compile.tape import FUNCTIONS, KINDS, Tape, stride
 __all__ = ["PRODUCTS", "Entry", "Op", "Plan", "Side", "Span", "merged", "plan_of"]
 
 PRODUCTS = ("matvec", "matvec_t")
-CHUNK_PRODUCTS = 24
+CHUNK_PRODUCTS = 36
 """Outer products of a matrix that a chunk of steps may defer."""
 
 

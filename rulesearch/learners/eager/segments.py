@@ -237,12 +237,12 @@ def _each(live: Callable[[slice], None], groups: list[slice], device: torch.devi
 
     Threads inside its operations would gain little, which are short, and wait for one another.
     """
-    threads = _threads(device)
+    threads, live = _threads(device), torch.inference_mode()(live)  # its calls are shorter
     if min(threads, len(groups)) == 1:
         for group in groups:
             live(group)
     else:
-        list(_workers(threads, os.getpid()).map(torch.no_grad()(live), groups))
+        list(_workers(threads, os.getpid()).map(live, groups))
         torch.set_num_threads(threads)  # a worker has set its own, and that of threads to come
 
 

@@ -110,6 +110,24 @@ class Values:
     def _is_constant(self, group: list[Op], j: int) -> bool:
         return self.plan.entries_of(group[0])[j].scalar in self.plan.constant
 
+    def zeros(self) -> list[int]:
+        """Numbers of the outer products whose coefficients are zero, in all lifetimes."""
+        found = {op.out: op for op in self.plan.ops if op.kind == "combine"}
+
+        def is_zero(op: Op | None) -> bool:
+            if op is None:  # no combination: something that is seen
+                return False
+            scalars = {e.scalar for e in self.plan.entries_of(op)}
+            constant = scalars <= self.plan.constant
+            return constant and not any(self.y[0, ..., k].any() for k in scalars)
+
+        vectors = [[e.vector for e in self.plan.entries_of(op)] for op in self.plan.updates]
+        return [
+            r
+            for r in range(self.plan.rank)
+            if all(is_zero(found.get(v[r])) for v in vectors if r < len(v))
+        ]
+
     # -- forward --
 
     def forward(self, group: list[Op], slot: int | None) -> Iterator[Call]:
