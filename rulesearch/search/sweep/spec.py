@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -242,14 +243,19 @@ class Sweep:
         DataError
             If this machine lacks one.
         """
-        self.experiment()
+        _ = self.base
         for key in self.spec.over:
             if key.split(".")[0] == "tasks":
                 for value in self.spec.values(key) or []:
                     self.experiment({key: _label(value)})
 
+    @cached_property
+    def base(self) -> Experiment:
+        """The configuration's own search, with nothing varied."""
+        return self.experiment()
+
     def experiment(self, *points: Mapping[str, Any]) -> Experiment:
-        """Make the search of one trial, of a batch of them, or of none: what none varies.
+        """Make the search of one trial, or of a batch of them.
 
         Parameters
         ----------

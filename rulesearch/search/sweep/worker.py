@@ -131,10 +131,9 @@ def _run(study: Study, first: int, say: Callable[[str], None], watch: _Watch) ->
     left = [number for number in study.unfinished() if number in points]
     try:
         with watch.clock.running():
-            result = _search(
-                study.sweep.experiment(*points.values()), study.run_folder(first), [watch]
-            )
-            scores = _scores(study, result, points)
+            experiment = study.sweep.experiment(*points.values())
+            result = _search(experiment, study.run_folder(first), [watch])
+            scores = _scores(study, experiment, result, points)
     except TrialPruned:
         for number in left:
             study.prune(number)
@@ -192,14 +191,14 @@ def _search(experiment: Experiment, folder: Path, sinks: Sequence[EventSink]) ->
 
 
 def _scores(
-    study: Study, result: Result, points: Mapping[int, Mapping[str, Any]]
+    study: Study, own: Experiment, result: Result, points: Mapping[int, Mapping[str, Any]]
 ) -> dict[int, Score]:
     """Let the rule of each trial live on the same tasks, whatever the trials' own are.
 
     They are those of the sweep's configuration, and none of them is drawn for anything else.
     """
-    base, own = study.sweep.experiment(), study.sweep.experiment(*points.values())
-    network, entries = fitted(own.network, base.tasks), {}
+    base, entries = study.sweep.base, {}
+    network = fitted(own.network, base.tasks)
     for number, point in points.items():
         lam = study.sweep.values(point)[LAM] if len(points) > 1 else result.content["pick"]["lam"]
         [entries[number]] = [entry for entry in result.content["front"] if entry["lam"] == lam]
