@@ -78,6 +78,7 @@ def test_a_server_that_goes_away(
     server: postgres.Server, whole_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rulesearch.search.sweep.worker.CHECK", 0.0)
+    monkeypatch.setattr("rulesearch.search.sweep.worker.PATIENCE", (0.01, 0.01))
     sweep = load_sweep(whole_sweep.parent / "tiny.yaml", ["name=away"])
     with Study.begin(sweep, tmp_path / "study", server.url):
         pass
@@ -92,12 +93,40 @@ def test_a_server_that_goes_away(
     with pytest.raises(RunError, match="does not answer") as error:
         work(server.url, "away", wanted=cut)
     assert "\n" not in str(error.value)
-    assert len(updates) == 10  # it stopped where it could no longer hold its claim
+    assert len(updates) == 10 + 2  # it stopped where it could no longer hold its claim, and waited
     with pytest.raises(RunError, match=r"tester@127.0.0.1:\d+/postgres does not answer .*refused"):
         open_storage(server.url)
     server.start()
     trials = StudyResult.load(work(server.url, "away")).content["trials"]
     assert trials == StudyResult.load(whole_sweep).content["trials"]
+
+
+def test_a_server_that_comes_back_is_waited_for(
+    server: postgres.Server, whole_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rulesearch.search.sweep.worker.CHECK", 0.0)
+    monkeypatch.setattr("rulesearch.search.sweep.worker.PATIENCE", (0.1,) * 100)
+    sweep = load_sweep(whole_sweep.parent / "tiny.yaml", ["name=back"])
+    with Study.begin(sweep, tmp_path / "study", server.url):
+        pass
+    updates, said = [], []
+
+    def cut() -> bool:
+        updates.append(1)
+        if len(updates) in (10, 30):
+            server.stop()
+        return True
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "does not answer" in line:
+            server.start()
+
+    trials = StudyResult.load(work(server.url, "back", say, cut)).content["trials"]
+    assert trials == StudyResult.load(whole_sweep).content["trials"]
+    lost = [line for line in said if "does not answer; tried again for 10 s" in line]
+    assert len(lost) == 2  # a line each time
+    assert len(updates) <= 4 * (12 + 4) + 2 * 4  # what was done since a checkpoint was done anew
 
 
 def test_several_studies_in_one_database(

@@ -337,7 +337,8 @@ class Study:
         self._study.tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
-        """Write down why a trial has no result."""
+        """Write down why a trial has no result, begun or not."""
+        self.start(number)
         self._storage.set_trial_user_attr(self._id(number), "reason", reason)
         self._study.tell(number, state=TrialState.FAIL)
 
