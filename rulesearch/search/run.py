@@ -316,7 +316,7 @@ class _Search:
         t = self.outcome.end(self._halved, "theta") / self.scales.numpy()
         kept = kept_terms(t, self.experiment.settings.keep)
         groups = collinear_groups(correlations(self.experiment).numpy(), chosen.collinear)
-        return Stability(pool.names, kept, chosen.threshold, groups)
+        return Stability(pool.names, kept, chosen.threshold, groups, chosen.false_terms)
 
     def _control_phase(self, name: str) -> Phase:
         """The rate of the gradient alone, with W's transpose or the network's own feedback."""
