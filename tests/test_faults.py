@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from faults import CLOCK, DISK, EXPLODING, FAULTS
 from tiny_search import TINY, ends, interrupt_after
 
 from rulesearch.errors import RunError
@@ -27,7 +26,7 @@ from rulesearch.search.run import resume_search, start_search
 from rulesearch.search.sweep import Study, load_sweep, work
 from rulesearch.search.sweep.storage import database_errors
 
-FAULTS = Path(__file__).with_name("faults.py")
+SCRIPT = Path(__file__).with_name("faults.py")
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +45,14 @@ def whole(tiny: Path) -> dict[str, bytes]:
 def test_random_faults_cost_no_bit() -> None:
     """Three searches for each fault; fifty are counted in docs/runs.md, by the same script."""
     done = subprocess.run(
-        [sys.executable, FAULTS, "3"], capture_output=True, text=True, check=False,
+        [sys.executable, SCRIPT, "3"], capture_output=True, text=True, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
-    assert len(rows) == 4
+    made = set(FAULTS) - set(DISK if "right to mount" in done.stderr else ())
+    made -= {CLOCK} if "a compiler" in done.stderr else set()
+    assert {row[0] for row in rows} == made
     for _, searches, met, *found in rows:
         assert int(met) >= int(searches) == 3
         assert found == ["3", "0", "0", "0"]
@@ -141,12 +142,11 @@ def test_a_read_only_disk(disk: Path, tiny: Path, whole: dict[str, bytes]) -> No
 # -- clocks --
 
 
-def test_a_clock_that_jumps(
-    tiny: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_times_of_files_are_believed_by_nobody(
+    tiny: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    chance, run = random.Random(0), tmp_path / "run"
-    for name in ("time", "time_ns", "monotonic"):
-        monkeypatch.setattr(time, name, lambda: chance.randrange(2**31))
+    """A clock that jumps under a whole process is among the faults of the script."""
+    run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         start_search(load_config(tiny), run, [interrupt_after(11)])
     checkpoints = sorted(run.glob("checkpoint-*"))
@@ -160,13 +160,6 @@ def test_a_clock_that_jumps(
 
 
 # -- terms that explode --
-
-EXPLODING = {
-    "overflow at once": "{expr: y_post * y_pre.T, init: 1.0e+6}",
-    "exponentials of weights": "{expr: 'exp(hadamard(W, W))', init: 1.0}",
-    "cubes of weights": "{expr: 'hadamard(W, hadamard(W, W))', init: 1.0e+3}",
-    "infinity less infinity": "{expr: exp(exp(W)) - exp(exp(2 * W)), init: 1.0e+2}",
-}
 
 
 @pytest.mark.parametrize("term", EXPLODING)

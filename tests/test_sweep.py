@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from ruamel.yaml import YAML
-from small_data import write_pair
+from small_data import write_emnist
 from tiny_sweep import BASE, GRID, RANGES, swept, told
 
 import rulesearch as rs
@@ -158,13 +157,6 @@ def judged(run: Path, tasks: FewShot, network: rs.PlasticNetwork, stream: int) -
     rule = rs.Rule.load(run / "rule.json")
     [score] = evaluate_rules({"rule": (rule, network)}, tasks, 20, 0, stream)
     return score.loss.tolist()
-
-
-def write_emnist(folder: Path) -> None:
-    """Forty-seven classes of noise in the place of EMNIST, which need not be at hand."""
-    labels = np.repeat(np.arange(47), 60)
-    images = np.random.default_rng(0).integers(0, 255, (len(labels), 28, 28))
-    write_pair(folder / "emnist", "emnist-balanced-train", images, labels)
 
 
 def test_trials_of_other_tasks_are_judged_on_the_same(

@@ -24,9 +24,13 @@ from torch import Tensor
 from rulesearch.errors import RunError
 from rulesearch.files import seal, sealed, write_atomically
 
-__all__ = ["Checkpoint", "RunFolder"]
+__all__ = ["Checkpoint", "RunBusyError", "RunFolder"]
 
 KEEP = 2  # checkpoints; the one before the last is there should the last be damaged
+
+
+class RunBusyError(RunError):
+    """A run that another process is writing."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._events = opened.enter_context((path / "events.jsonl").open("ab", 0))
             except BlockingIOError:
-                raise RunError(f"{path}: another process is writing this run") from None
+                raise RunBusyError(f"{path}: another process is writing this run") from None
             except OSError as error:
                 raise RunError(
                     f"{path} cannot be written: {error.strerror}; mend that, or choose another "

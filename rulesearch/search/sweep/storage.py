@@ -58,7 +58,7 @@ def open_storage(url: str, create: bool = False) -> BaseStorage:
     RunError
         If there is no such journal, or the database cannot be reached.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     found = _parsed(url)
     if isinstance(found, URL):
         try:

@@ -27,6 +27,7 @@ from rulesearch.rules import Rule
 from rulesearch.search.config import Experiment
 from rulesearch.search.evaluation import evaluate_rules, fitted
 from rulesearch.search.events import EventSink
+from rulesearch.search.folder import RunBusyError, RunFolder
 from rulesearch.search.run import resume_search, start_search
 from rulesearch.search.sweep.outcome import Score
 from rulesearch.search.sweep.spec import LAM
@@ -108,6 +109,8 @@ def _work(
                 _run(study, first, say, _Watch(study, first, clock, wanted))
             else:
                 _settle(study, say, _Watch(study, first, clock, wanted))
+        except RunBusyError:  # by a worker whose claim went with the database: it will notice
+            time.sleep(PAUSE)
         finally:
             study.release(first)
         study.record()
@@ -186,7 +189,8 @@ def _search(experiment: Experiment, folder: Path, sinks: Sequence[EventSink]) ->
     if (folder / "manifest.json").is_file():
         return resume_search(folder, sinks, experiment, stability=False)
     if folder.exists():  # killed while it was being made
-        shutil.rmtree(folder)
+        with RunFolder(folder):  # which nobody does now
+            shutil.rmtree(folder)
     return start_search(experiment, folder, sinks, stability=False)
 
 
