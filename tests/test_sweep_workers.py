@@ -145,7 +145,7 @@ def test_a_trial_that_its_workers_die_of_is_given_up(whole_sweep: Path, tmp_path
     assert deaths == 5
     result = StudyResult.load(tmp_path / "study")
     assert result.counts() == {"done": 3, "failed": 1}
-    assert "trial 1 failed: its process died 5 times at its start" in str(result)
+    assert "trial 1 failed: its process died 5 times with no checkpoint" in str(result)
     whole = StudyResult.load(whole_sweep).content["trials"]
     assert [t for t in result.content["trials"] if t["number"] != 1] == whole[:1] + whole[2:]
 
@@ -175,7 +175,7 @@ def test_a_pick_whose_halves_kill_is_left_without(sweep_config: Any, tmp_path: P
         assert study.take() is None
         assert study.left() == []
     text = str(StudyResult.load(tmp_path / "study"))
-    assert "no worker can tell the pick's stability: its process died 5 times after" in text
+    assert "no worker can tell the pick's stability: its process died 5 times with" in text
 
 
 def test_a_damaged_result_is_made_anew(whole_sweep: Path, tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ from optuna.trial import FrozenTrial, TrialState
 from rulesearch.errors import ConfigError, RunError, did_you_mean
 from rulesearch.files import write_atomically
 from rulesearch.report.result import Result
-from rulesearch.search.sweep.outcome import Score, StudyResult, run_folder, study_content
+from rulesearch.search.sweep.checks import JOURNAL, check_free, check_same
+from rulesearch.search.sweep.outcome import Score, run_folder, study_content
 from rulesearch.search.sweep.spec import LAM, Sweep, sweep_from
 from rulesearch.search.sweep.storage import Claims, open_claims, open_storage, shown
 
 __all__ = ["REPORTS", "Study"]
 
-JOURNAL = "journal.log"
 KEY = "rulesearch"  # of the study's user attributes
 REPORTS = 20  # times that a trial tells the pruner how it does
 WARM_UP = REPORTS // 4  # of them, before which no trial is hopeless
@@ -83,7 +83,7 @@ class Study:
         """
         place = (folder or Path("runs") / sweep.name).absolute()
         url = str(place / JOURNAL) if url is None else url
-        _check_free(place, sweep.name, shown(url))
+        check_free(place, sweep.name, shown(url))
         storage = open_storage(url, create=True)
         study = optuna.create_study(
             storage=storage,
@@ -103,7 +103,7 @@ class Study:
         if before is not None:
             if folder is None:
                 content["folder"] = before["folder"]
-            _check_same(sweep, before, content)
+            check_same(sweep, before, content)
         try:
             Path(content["folder"]).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -244,15 +244,15 @@ class Study:
         Whoever dies does not release it, so the next to take it up knows. A checkpoint more, and
         the deaths before it do not count.
         """
-        at = max((p.stem for p in self.run_folder(first).glob("checkpoint-*.json")), default="")
+        at = sorted(p.name for p in self.run_folder(first).glob("checkpoint-*.json"))
         before = self._study.user_attrs.get(_begun_key(first)) or {}
         times = before["times"] + 1 if before.get("at") == at else 1
         if times <= DEATHS:
             self._study.set_user_attr(_begun_key(first), {"at": at, "times": times})
             return True
         reason = (
-            f"its process died {DEATHS} times {f'after {at}' if at else 'at its start'}, as for "
-            "want of memory; see what ended the workers"
+            f"its process died {DEATHS} times with no checkpoint between, as for want of memory; "
+            "see what ended the workers"
         )
         for number in sorted(set(self.unfinished()) & set(self.sweep.batch(first))):
             self.fail(number, reason)
@@ -378,43 +378,6 @@ def _begun_key(first: int) -> str:
 
 def _given_up_key(first: int) -> str:
     return f"given-up-{first:04d}"
-
-
-def _check_free(folder: Path, name: str, storage: str) -> None:
-    """A folder holds one study of one storage, and nothing else."""
-    if (folder / "study.json").is_file():
-        held = StudyResult.load(folder).content
-        if (held["name"], held["storage"]) != (name, storage):
-            raise RunError(
-                f"{folder} holds the study '{held['name']}' of {held['storage']}; go on with that, "
-                "or choose another folder with --out"
-            )
-    # A study that was killed as it began has left its journal, and files with a dot.
-    elif folder.exists() and any(p.name[0] != "." and p.name != JOURNAL for p in folder.iterdir()):
-        raise RunError(f"{folder} exists and is no study; choose another folder with --out")
-
-
-def _check_same(sweep: Sweep, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A study goes on with what it began with; it may only get more trials."""
-
-    def comparable(content: Mapping[str, Any]) -> dict[str, Any]:
-        config = content["config"]
-        swept = {**config["sweep"], "trials": None}
-        return {**config, "sweep": swept, "grammars": content["grammars"]}
-
-    old, new = comparable(before), comparable(now)
-    for key in {**old, **new}:
-        if old.get(key) != new.get(key):
-            raise ConfigError(
-                f"'{key}' is not what the study '{sweep.name}' began with; give it back, or "
-                "another name with --set name=NAME"
-            )
-    if (before["config"]["sweep"].get("trials") or 0) > sweep.trials:
-        raise ConfigError(f"the study '{sweep.name}' has more trials already; there are no fewer")
-    if before["folder"] != now["folder"]:
-        raise ConfigError(
-            f"the study '{sweep.name}' has its runs in {before['folder']}; leave --out"
-        )
 
 
 def _sampler(sweep: Sweep, number: int) -> BaseSampler:
