@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rulesearch.errors import RunError
 
-__all__ = ["write_atomically"]
+__all__ = ["seal", "sealed", "write_atomically"]
+
+
+def seal(content: Mapping[str, Any], data: bytes = b"") -> str:
+    """Return a checksum of JSON values, and of bytes that they are about."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode() + data).hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values with their checksum, so that a flipped bit is noticed."""
+    return {**content, "sha256": seal(content)}
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:

@@ -13,12 +13,14 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 from rulesearch.search.sweep import Study, load_sweep, work
 
 
-def worker(url: str, log: Path) -> int:
+def worker(url: str, log: Path, name: str) -> int:
     """Start a worker in a forked process, which logs its updates and ends; returns its id."""
     pid = os.fork()
     if pid:
@@ -31,8 +33,10 @@ def worker(url: str, log: Path) -> int:
 
     status = 1
     try:
-        work(url, None, lambda line: os.write(file, f"{line}\n".encode()) and None, updated)
+        work(url, name, lambda line: os.write(file, f"{line}\n".encode()) and None, updated)
         status = 0
+    except BaseException:
+        os.write(file, traceback.format_exc().encode())
     finally:
         os._exit(status)
 
@@ -42,13 +46,14 @@ def growing(folder: Path) -> list[int]:
     return [path.stat().st_size for path in sorted(folder.glob("trial-*/events.jsonl"))]
 
 
-def main() -> None:
-    config, folder, url = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    workers, kills = int(sys.argv[4]), int(sys.argv[5])
-    chance, killed, log = random.Random(0), 0, folder.parent / f"{folder.name}.log"
-    with Study.begin(load_sweep(config), folder, url):
-        pass
-    running = [worker(url, log) for _ in range(workers)]
+def killed_sweep(
+    config: Path, folder: Path, url: str, workers: int, kills: int, chance: random.Random
+) -> dict[str, Any]:
+    """Run a sweep whose workers are killed: what is printed of it."""
+    killed, log = 0, folder.parent / f"{folder.name}.log"
+    with Study.begin(load_sweep(config), folder, url) as study:
+        name = study.sweep.name
+    running = [worker(url, log, name) for _ in range(workers)]
     while running:
         before = growing(folder)
         time.sleep(0.01 + 0.04 * chance.random())
@@ -56,7 +61,7 @@ def main() -> None:
             victim = running.pop(chance.randrange(len(running)))
             os.kill(victim, signal.SIGKILL)
             os.waitpid(victim, 0)
-            running.append(worker(url, log))
+            running.append(worker(url, log, name))
             killed += 1
         for pid in list(running):
             ended, status = os.waitpid(pid, os.WNOHANG)
@@ -65,7 +70,13 @@ def main() -> None:
                 assert status == 0, f"a worker ended with {status}"
     lines = log.read_text().splitlines()
     ends = [line.split()[1].rstrip(":") for line in lines if ": loss" in line]
-    print(json.dumps({"killed": killed, "updates": lines.count("update"), "ends": ends}))
+    return {"killed": killed, "updates": lines.count("update"), "ends": ends}
+
+
+def main() -> None:
+    config, folder, url = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    workers, kills = int(sys.argv[4]), int(sys.argv[5])
+    print(json.dumps(killed_sweep(config, folder, url, workers, kills, random.Random(0))))
 
 
 if __name__ == "__main__":

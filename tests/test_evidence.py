@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_data import write_emnist
 
 import rulesearch as rs
 from rulesearch import cli
@@ -104,13 +105,23 @@ def test_conditions_change_one_thing() -> None:
     assert longer.tasks.steps == 20
 
 
-def test_other_data_fit_the_network() -> None:
-    base = FewShot("digits", ways=2, shots=3, queries=3)
-    small = rs.PlasticNetwork([30, 5, 4])
-    [_, other] = conditions(small, LinearTeacher(inputs=4), ["activation=tanh"])
-    assert other.network.sizes == (30, 5, 4)
+def test_the_network_is_fitted_to_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_emnist(tmp_path)
+    monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path))
     network = rs.PlasticNetwork([64, 5, 10])
-    assert len(conditions(network, base, ["data=digits"])) == 1  # nothing changes
+    assert len(conditions(network, TASKS, ["data=digits"])) == 1  # nothing changes
+    [_, other] = conditions(network, TASKS, ["data=emnist"])
+    assert other.network.sizes == (784, 5, 47)
+    assert isinstance(other.tasks, FewShot)
+    assert (other.tasks.data.name, len(other.tasks.classes)) == ("emnist", 47)  # none held out
+    assert other.tasks.describe()["ways"] == TASKS.describe()["ways"]
+    [_, back] = conditions(other.network, other.tasks, ["data=digits"])
+    assert back.network.sizes == (64, 5, 47)  # a wider output holds fewer classes
+    rule = rs.Rule(POOL, {"F0": 0.01})
+    [score] = evaluate_rules({"rule": (rule, other.network)}, other.tasks, 3)
+    assert np.isfinite(score.loss).all()
 
 
 @pytest.mark.parametrize(

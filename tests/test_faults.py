@@ -12,22 +12,24 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from faults import CLOCK, DISK, EXPLODING, FAULTS
 from tiny_search import TINY, ends, interrupt_after
 
-from rulesearch.errors import RunError
+from rulesearch.errors import RuleSearchError, RunError
+from rulesearch.report.result import Result
 from rulesearch.search.config import load_config
+from rulesearch.search.manifest import check_same
 from rulesearch.search.run import resume_search, start_search
 from rulesearch.search.sweep import Study, load_sweep, work
 from rulesearch.search.sweep.storage import database_errors
 
-FAULTS = Path(__file__).with_name("faults.py")
+SCRIPT = Path(__file__).with_name("faults.py")
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +46,19 @@ def whole(tiny: Path) -> dict[str, bytes]:
 
 
 def test_random_faults_cost_no_bit() -> None:
-    """Three searches for each fault; fifty are counted in docs/runs.md, by the same script."""
+    """Two searches for each fault; fifty are counted in docs/runs.md, by the same script."""
     done = subprocess.run(
-        [sys.executable, FAULTS, "3"], capture_output=True, text=True, check=False,
+        [sys.executable, SCRIPT, "2"], capture_output=True, text=True, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
-    assert len(rows) == 4
+    made = set(FAULTS) - set(DISK if "right to mount" in done.stderr else ())
+    made -= {CLOCK} if "a compiler" in done.stderr else set()
+    assert {row[0] for row in rows} == made
     for _, searches, met, *found in rows:
-        assert int(met) >= int(searches) == 3
-        assert found == ["3", "0", "0", "0"]
+        assert int(met) >= int(searches) == 2
+        assert found == ["2", "0", "0", "0"]
 
 
 # -- disks --
@@ -120,6 +124,12 @@ def test_a_full_disk_under_a_sweep(disk: Path, tmp_path: Path) -> None:
             work(url)
         assert "\n" not in str(full.value)
         filler.unlink()
+    filler = fill(disk, 0)
+    with Study.open(url) as study, pytest.raises(RunError) as full:
+        study.record()
+    assert str(full.value).startswith(f"{disk}/study/study.json cannot be written: No space left")
+    assert str(full.value).endswith("; mend that, then start again; nothing is lost")
+    filler.unlink()
     content = json.loads((work(url) / "study.json").read_text())
     assert [trial["state"] for trial in content["trials"]] == ["done", "done"]
 
@@ -141,12 +151,11 @@ def test_a_read_only_disk(disk: Path, tiny: Path, whole: dict[str, bytes]) -> No
 # -- clocks --
 
 
-def test_a_clock_that_jumps(
-    tiny: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_times_of_files_are_believed_by_nobody(
+    tiny: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    chance, run = random.Random(0), tmp_path / "run"
-    for name in ("time", "time_ns", "monotonic"):
-        monkeypatch.setattr(time, name, lambda: chance.randrange(2**31))
+    """A clock that jumps under a whole process is among the faults of the script."""
+    run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         start_search(load_config(tiny), run, [interrupt_after(11)])
     checkpoints = sorted(run.glob("checkpoint-*"))
@@ -161,13 +170,6 @@ def test_a_clock_that_jumps(
 
 # -- terms that explode --
 
-EXPLODING = {
-    "overflow at once": "{expr: y_post * y_pre.T, init: 1.0e+6}",
-    "exponentials of weights": "{expr: 'exp(hadamard(W, W))', init: 1.0}",
-    "cubes of weights": "{expr: 'hadamard(W, hadamard(W, W))', init: 1.0e+3}",
-    "infinity less infinity": "{expr: exp(exp(W)) - exp(exp(2 * W)), init: 1.0e+2}",
-}
-
 
 @pytest.mark.parametrize("term", EXPLODING)
 def test_terms_that_explode(term: str, tmp_path: Path) -> None:
@@ -181,3 +183,85 @@ def test_terms_that_explode(term: str, tmp_path: Path) -> None:
     assert np.isfinite([event["theta"] for event in updates if event["phase"] == "search"]).all()
     assert all(np.isfinite(value) for value in result.rule.coefficients.values())
     assert "diverged" in str(result)
+
+
+# -- messages --
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        ("postgresql://me@host/base", (122, "Quota", "/runs/x/.lock"), "/runs/x/.lock .*Quota"),
+        ("postgresql://me@host/base", (5, "Input/output"), "a file of the sweep .*Input/output"),
+        ("/runs/journal.log", (5, "Input/output"), "/runs/journal.log .*Input/output"),
+    ],
+)
+def test_a_database_is_not_blamed_for_a_file(url: str, error: Any, message: str) -> None:
+    with pytest.raises(RunError, match=f"^{message.replace(' .', ' cannot be written .')}"):
+        with_errors(url, OSError(*error))
+
+
+def with_errors(url: str, error: OSError) -> None:
+    with database_errors(url):
+        raise error
+
+
+def test_a_folder_that_vanishes_is_told_in_a_line(tiny: Path, tmp_path: Path) -> None:
+    run, updates = tmp_path / "run", []
+
+    def vanishes(event: Mapping[str, Any]) -> None:
+        updates.append(event)
+        if len(updates) == 5:
+            shutil.rmtree(run)
+
+    with pytest.raises(RunError, match=rf"^{run} cannot be written: No such file or directory; "):
+        start_search(load_config(tiny), run, [vanishes])
+
+
+# -- bits of what is not a checkpoint --
+
+
+def flipped(text: bytes, chance: random.Random) -> bytes:
+    data = bytearray(text)
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return bytes(data)
+
+
+def without_root(text: str) -> list[str]:
+    """A configuration but for where its data lie, whose fingerprint is in the manifest."""
+    return [line for line in text.splitlines() if not line.strip().startswith("root:")]
+
+
+def test_any_bit_of_a_configuration(tiny: Path, whole: dict[str, bytes]) -> None:
+    """Whatever a run goes on with means what it began with, or is refused."""
+    path = tiny.parent / "whole" / "config.yaml"
+    text, meant = path.read_bytes(), load_config(path).to_yaml()
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    refused, chance = 0, random.Random(0)
+    for _ in range(150):
+        path.write_bytes(flipped(text, chance))
+        try:
+            found = load_config(path)
+            check_same(manifest, found, "run")
+        except RuleSearchError:
+            refused += 1
+        else:
+            assert without_root(found.to_yaml()) == without_root(meant)
+    path.write_bytes(text)
+    assert refused > 100
+
+
+def test_any_bit_of_a_result(tiny: Path, whole: dict[str, bytes]) -> None:
+    path = tiny.parent / "whole" / "result.json"
+    text, meant = path.read_bytes(), Result.load(path.parent).content
+    refused, chance = 0, random.Random(0)
+    for _ in range(300):
+        path.write_bytes(flipped(text, chance))
+        try:
+            found = Result.load(path.parent).content
+        except RunError:
+            refused += 1
+        else:  # a space, or the name of the checksum itself
+            assert {name: found[name] for name in meant} == meant
+    path.write_bytes(text)
+    assert refused > 150

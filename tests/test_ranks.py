@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from rulesearch.search.config import load_config
 from rulesearch.search.ranks import Ranks
 from rulesearch.search.run import resume_search, start_search
 
+ROOT = Path(__file__).parent.parent
 LONGER = TINY.replace("episodes: 12", "episodes: 60").replace("seeds: 2", "seeds: 3")
 CONFIG = LONGER.replace("rate: 1.0e-3", "rate: 1.0e-3, meta_batch: 3")
 
@@ -116,3 +118,17 @@ def test_a_refusal_is_everyones(tiny: Path, whole: Path, tmp_path: Path) -> None
         assert status == 2
         assert err.count("\n") == 1
         assert "is not empty" in err or "the first process refused the run" in err
+
+
+def test_torchrun_itself_gives_the_bytes_of_one(tiny: Path, whole: Path, tmp_path: Path) -> None:
+    """As a user starts it: a launcher that imports and meets by itself, and no fork of ours."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    search = ["-m", "rulesearch", "search", tiny, "--out", tmp_path / "run"]
+    done = subprocess.run(
+        [*launcher, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *search],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("rule.json, events.jsonl") == 1  # the first process alone prints
+    assert ends(tmp_path / "run") == ends(whole)

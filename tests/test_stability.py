@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import rulesearch as rs
-from rulesearch.analysis.stability import collinear_groups, expected_false
+from rulesearch.analysis.stability import collinear_groups, expected_false, threshold_for
 from rulesearch.compile.naive import evaluate
 from rulesearch.errors import ConfigError
 from rulesearch.learners.signals import connection_signals
 from rulesearch.outer.scaling import term_correlations, term_scales
 from rulesearch.report.page import write_report
+from rulesearch.report.table import stability_note, stability_rows
 from rulesearch.search.config import load_config
 from rulesearch.search.run import resume_search, start_search
 from rulesearch.search.stability import Stability, halves
@@ -58,13 +59,40 @@ def test_the_bound_by_hand() -> None:
         expected_false(0.0, 0, 0.75)
 
 
-def test_the_bound_holds_where_terms_are_kept_at_random() -> None:
-    rng = np.random.default_rng(0)
-    false = []
-    for _ in range(400):
-        kept = np.array([rng.permutation(40) < 8 for _ in range(20)])  # 8 of 40, all useless
-        false.append((kept.mean(0) >= 0.6).sum())
-    assert np.mean(false) <= expected_false(8, 40, 0.6)
+def test_the_threshold_solves_the_bound() -> None:
+    assert threshold_for(3.0, 10, 1.8) == pytest.approx(0.75)
+    for wanted in (0.5, 1.0, 4.0):
+        assert expected_false(2.0, 100, threshold_for(2.0, 100, wanted)) == pytest.approx(wanted)
+    assert threshold_for(8.0, 10, 1.0) > 1  # too many are kept: no share is enough
+
+
+def test_the_bound_holds_and_cannot_be_lowered() -> None:
+    """Useless terms in the worst way that the theorem allows: as often stable as it says."""
+    rng, terms, pairs, share, threshold = np.random.default_rng(0), 40, 10, 0.2, 0.75
+    both = round(pairs * (2 * threshold - 1))  # of the pairs, in which a lucky term is kept twice
+    lucky = share**2 / (2 * threshold - 1)  # so that a pair keeps one twice as often as two guesses
+    else_once = 2 * (share - lucky * threshold) / (1 - lucky)  # and each keeps 8 of 40 on average
+    false, bound = [], []
+    for _ in range(1500):
+        kept = np.zeros((pairs, 2, terms), dtype=bool)
+        halves_of = rng.integers(2, size=(pairs, terms))
+        is_lucky = rng.random(terms) < lucky
+        once = is_lucky | (rng.random((pairs, terms)) < else_once)
+        for side in range(2):
+            kept[:, side] = once & (halves_of == side)
+        kept[:both, :, is_lucky] = True
+        found = Stability(
+            [str(k) for k in range(terms)],
+            kept.reshape(-1, terms),
+            threshold,
+            [[k] for k in range(terms)],
+        )
+        told = found.to_json()
+        false.append(sum(row["stable"] for row in told["terms"]))
+        bound.append(told["expected_false"])
+    assert expected_false(8, 40, 0.75) == pytest.approx(3.2)
+    assert np.mean(bound) == pytest.approx(3.2, rel=0.05)
+    assert 0.93 < np.mean(false) / np.mean(bound) < 1.03  # of what it says, no more and hardly less
 
 
 def test_groups_are_chains_of_collinear_terms() -> None:
@@ -84,6 +112,37 @@ def test_shares_of_terms_and_groups() -> None:
     assert [row["stable"] for row in found["terms"]] == [True, False, False, False]
     assert found["selected"] == 1.75
     assert found["expected_false"] == pytest.approx(1.75**2 / (0.5 * 4))
+
+
+def test_twins_that_share_the_searches_are_stable_together() -> None:
+    kept = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1], [1, 0, 1, 0]], dtype=bool)
+    found = Stability("abcd", kept, 0.75, [[0, 3], [1, 2]]).to_json()
+    assert [row["stable"] for row in found["terms"]] == [True, False, False, False]
+    assert [row["group_stable"] for row in found["terms"]] == [False, True, True, False]
+    table = [{"name": n, "interval": None, "kept": False} for n in "abcd"]
+    content: Any = {"stability": found, "table": table}
+    assert [row[:2] for row in stability_rows(content)] == [
+        ["*", "a"], ["+", "b"], ["+", "c"], ["", "d"]
+    ]  # fmt: skip
+    assert "; + collinear terms, of which that many" in stability_note(content)
+
+
+def test_a_wanted_number_of_false_terms_raises_the_threshold() -> None:
+    kept = np.array([[1, 1, 0, 0]] * 3 + [[1, 0, 0, 0]], dtype=bool)  # 1.75 of 4 on average
+    alone = [[0], [1], [2], [3]]
+    for wanted, stable, threshold in (
+        (2.0, [True, True], 0.75),
+        (0.9, [True, False], 0.925),
+        (0.5, [False] * 2, None),
+    ):
+        found = Stability("abcd", kept, 0.75, alone, wanted).to_json()
+        assert [row["stable"] for row in found["terms"]][:2] == stable
+        assert found["expected_false"] <= wanted
+        assert found["threshold"] == (
+            None if threshold is None else pytest.approx(threshold, abs=1e-3)
+        )
+    content: Any = {"stability": found}
+    assert stability_note(content).startswith("no term is called stable: searches on halves")
 
 
 def test_halves_are_complementary() -> None:

@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from ruamel.yaml import YAML
-from small_data import write_pair
-from tiny_sweep import BASE, GRID, RANGES, told
+from small_data import write_emnist
+from tiny_sweep import BASE, GRID, RANGES, swept, told
 
 import rulesearch as rs
-from rulesearch.errors import ConfigError, GrammarError
-from rulesearch.search.run import start_search
-from rulesearch.search.sweep import Study, StudyResult, load_sweep
+from rulesearch.errors import ConfigError, DataError, GrammarError
+from rulesearch.search import evaluation
+from rulesearch.search.evaluation import evaluate_rules
+from rulesearch.search.evidence import TUNING_STREAM
+from rulesearch.search.run import HELD_OUT_STREAM, STABILITY_STREAM, start_search
+from rulesearch.search.sweep import Study, StudyResult, load_sweep, work
+from rulesearch.search.sweep.worker import STREAM
+from rulesearch.tasks import FewShot
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,6 +109,8 @@ MISTAKES = [
     ("{tasks.ways: [3, 99]}", 13, "tasks.ways: data set 'digits': 99-way tasks need 99 classes"),
     ("{episodes.x: [3, 4]}", 13, "'episodes' is a value, there is nothing in it to set"),
     ("{stability.pairs: [2, 4]}", 13, "stability is asked of the pick alone"),
+    ("{seed: [0, 1]}", 13, "'seed' is the same in all trials: trials are compared on the same"),
+    ("{tasks: [{family: linear-teacher}]}", 13, "these are of another family"),
     ("{penalty.lam: {low: 1, high: 2}}", 12, "missing key 'trials': how many"),
     ("{penalty.lam: [1, 2]}\n  trials: 7", 12, "this grid has 2 trials"),
     ("{penalty.lam: [1, 2]}\n  pruner: medain", 14, "did you mean 'median'?"),
@@ -132,10 +138,7 @@ def test_a_search_of_a_sweep_is_refused(sweep_config: Any) -> None:
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples" / "sweep").glob("*.yaml")))
 def test_examples_are_sound(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = np.repeat(np.arange(47), 60)  # in place of EMNIST, which need not be at hand
-    write_pair(
-        tmp_path / "emnist", "emnist-balanced-train", np.zeros((len(labels), 28, 28)), labels
-    )
+    write_emnist(tmp_path)
     monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path))
     text = example.read_text()
     if example.name == "compose.yaml":
@@ -144,3 +147,65 @@ def test_examples_are_sound(example: Path, tmp_path: Path, monkeypatch: pytest.M
         assert all(set(s.get("depends_on", {})) <= set(services) for s in services.values())
     else:
         assert load_sweep(example).trials > 1
+
+
+# -- what trials are judged on --
+
+
+def judged(run: Path, tasks: FewShot, network: rs.PlasticNetwork, stream: int) -> list[float]:
+    """Twenty medians of one loss each, for a sweep whose trials are judged in twenty lifetimes."""
+    rule = rs.Rule.load(run / "rule.json")
+    [score] = evaluate_rules({"rule": (rule, network)}, tasks, 20, 0, stream)
+    return score.loss.tolist()
+
+
+def test_trials_of_other_tasks_are_judged_on_the_same(
+    sweep_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_emnist(tmp_path)
+    monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path))
+    text = BASE.replace("ways: 3", "ways: 2, hold_out: [7, 8, 9]")
+    text = text.replace("episodes: 12", "episodes: 4")
+    text += "  over: {tasks.data: [digits, emnist], tasks.ways: [2, 3]}\n"
+    result = swept(sweep_config(text), tmp_path / "study")
+    tasks = FewShot("digits", ways=2, shots=4, queries=4, hold_out=[7, 8, 9])
+    assert result.counts() == {"done": 4}
+    for trial in result.content["trials"]:
+        run = tmp_path / "study" / f"trial-{trial['number']:04d}"
+        sizes = json.loads((run / "manifest.json").read_text())["network"]["sizes"]
+        assert sizes[0] == (64 if trial["values"]["tasks.data"] == "digits" else 784)
+        network = rs.PlasticNetwork([64, 8, sizes[-1]])
+        assert trial["losses"] == judged(run, tasks, network, STREAM)
+        # A later evaluation, and the search itself, draw other tasks.
+        for stream in (0, 1, evaluation.STREAM, HELD_OUT_STREAM, TUNING_STREAM, STABILITY_STREAM):
+            assert trial["losses"] != judged(run, tasks, network, stream)
+
+
+def test_a_machine_that_lacks_data_leaves_the_trials_alone(
+    sweep_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_emnist(tmp_path / "here")
+    monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path / "here"))
+    text = BASE.replace("episodes: 12", "episodes: 2")
+    path = sweep_config(f"{text}  over: {{tasks.data: [digits, emnist]}}\n")
+    with Study.begin(load_sweep(path), tmp_path / "study") as study:
+        url = study.url
+    (tmp_path / "here").rename(tmp_path / "away")
+    monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path / "there"))
+    with pytest.raises(DataError, match="is not a folder"):
+        work(url)
+    with Study.open(url) as study:
+        assert study.unfinished() == [0, 1]
+    # Data that go away under a worker are no fault of the trial's either.
+    monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path / "away"))
+
+    def vanishes(line: str) -> None:
+        if line.startswith("trial 1"):
+            monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path / "there"))
+
+    with pytest.raises(DataError, match="is not a folder"):
+        work(url, say=vanishes)
+    with Study.open(url) as study:
+        assert study.unfinished() == [1]
+    monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path / "away"))
+    assert StudyResult.load(work(url)).counts() == {"done": 2}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import postgres
 import pytest
@@ -15,6 +17,7 @@ from tiny_sweep import assert_same, killed
 
 from rulesearch.errors import ConfigError, RunError
 from rulesearch.search.sweep import Study, StudyResult, load_sweep, work
+from rulesearch.search.sweep.progress import StudyProgress
 from rulesearch.search.sweep.storage import open_claims, open_storage
 
 pytest.importorskip("psycopg", reason="psycopg, PostgreSQL's driver: pip install -e '.[postgres]'")
@@ -78,6 +81,7 @@ def test_a_server_that_goes_away(
     server: postgres.Server, whole_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rulesearch.search.sweep.worker.CHECK", 0.0)
+    monkeypatch.setattr("rulesearch.search.sweep.worker.PATIENCE", (0.01, 0.01))
     sweep = load_sweep(whole_sweep.parent / "tiny.yaml", ["name=away"])
     with Study.begin(sweep, tmp_path / "study", server.url):
         pass
@@ -92,12 +96,76 @@ def test_a_server_that_goes_away(
     with pytest.raises(RunError, match="does not answer") as error:
         work(server.url, "away", wanted=cut)
     assert "\n" not in str(error.value)
-    assert len(updates) == 10  # it stopped where it could no longer hold its claim
+    assert len(updates) == 10 + 2  # it stopped where it could no longer hold its claim, and waited
     with pytest.raises(RunError, match=r"tester@127.0.0.1:\d+/postgres does not answer .*refused"):
         open_storage(server.url)
     server.start()
     trials = StudyResult.load(work(server.url, "away")).content["trials"]
     assert trials == StudyResult.load(whole_sweep).content["trials"]
+
+
+def test_a_server_that_comes_back_is_waited_for(
+    server: postgres.Server, whole_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rulesearch.search.sweep.worker.CHECK", 0.0)
+    monkeypatch.setattr("rulesearch.search.sweep.worker.PATIENCE", (0.1,) * 100)
+    sweep = load_sweep(whole_sweep.parent / "tiny.yaml", ["name=back"])
+    with Study.begin(sweep, tmp_path / "study", server.url):
+        pass
+    updates, said = [], []
+
+    def cut() -> bool:
+        updates.append(1)
+        if len(updates) in (10, 30):
+            server.stop()
+        return True
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "does not answer" in line:
+            server.start()
+
+    trials = StudyResult.load(work(server.url, "back", say, cut)).content["trials"]
+    assert trials == StudyResult.load(whole_sweep).content["trials"]
+    lost = [line for line in said if "does not answer; tried again for 10 s" in line]
+    assert len(lost) == 2  # a line each time
+    assert len(updates) <= 4 * (12 + 4) + 2 * 4  # what was done since a checkpoint was done anew
+
+
+def test_the_command_outlives_its_database(
+    server: postgres.Server,
+    whole_sweep: Path,
+    tmp_path: Path,
+    run_main: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rulesearch.search.sweep.command.LOOK", 0.05)
+    folder, looked = tmp_path / "study", []
+    lost = StudyProgress.lost
+    monkeypatch.setattr(StudyProgress, "lost", lambda self: looked.append(1) or lost(self))
+
+    def cut() -> None:
+        while not list(folder.glob("trial-*/checkpoint-*.json")):
+            time.sleep(0.01)
+        server.stop()
+        time.sleep(0.3)
+        server.start()
+
+    config = whole_sweep.parent / "tiny.yaml"
+    arguments = ["--storage", server.url, "--out", folder, "--set", "name=outlived"]
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        cutting = pool.submit(cut)
+        status, out, err = run_main("sweep", config, *arguments)
+        cutting.result()
+    signal.signal(signal.SIGTERM, before)
+    assert status == 0, err
+    assert looked
+    assert "outlived: 4 trials, 4 done" in out
+    assert (
+        StudyResult.load(folder).content["trials"]
+        == (StudyResult.load(whole_sweep).content["trials"])
+    )
 
 
 def test_several_studies_in_one_database(

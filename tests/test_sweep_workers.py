@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ import pytest
 from tiny_sweep import BASE, RANGES, assert_same, killed, swept, told
 
 import rulesearch as rs
+from rulesearch.errors import RunError
+from rulesearch.report.result import Result
 from rulesearch.search.config import load_config
 from rulesearch.search.run import start_search
 from rulesearch.search.sweep import Study, StudyResult, load_sweep, work
@@ -66,6 +69,131 @@ def test_hopeless_trials_are_given_up(sweep_config: Any, tmp_path: Path) -> None
     updates = [e for e in map(json.loads, events) if e["event"] == "update"]
     assert 3 <= len(updates) < 12  # after the warm-up, before the end
     assert not (tmp_path / "study/trial-0005/result.json").exists()
+
+
+def test_a_trial_whose_lifetimes_diverge_is_hopeless(sweep_config: Any, tmp_path: Path) -> None:
+    text = BASE.replace("F3: -W", "F3: {expr: y_post * y_pre.T, init: 1.0e+6}")
+    path = sweep_config(f"{text}  over: {{penalty.lam: [1]}}\n  pruner: median\n")
+    result = swept(path, tmp_path / "study")  # no other trial is there to be compared with
+    assert result.counts() == {"pruned": 1}
+    events = (tmp_path / "study/trial-0000/events.jsonl").read_text().splitlines()
+    updates = [e for e in map(json.loads, events) if e["event"] == "update"]
+    assert 3 <= len(updates) < 12  # after the warm-up, before the end
+    assert all(sum(e["rejected"]) == 2 for e in updates)
+
+
+def test_hyperband_gives_more_to_the_better(sweep_config: Any, tmp_path: Path) -> None:
+    path = sweep_config(f"{RANGES}  pruner: hyperband\n".replace("trials: 12", "trials: 30"))
+    reached: dict[int, int] = {}
+    with Study.begin(load_sweep(path), tmp_path / "study") as study:
+        for number in range(30):
+            study.start(number)
+            loss = 1.0 + (number * 7) % 30  # every loss once, in no order
+            steps = (s for s in range(1, 21) if study.report(number, s, loss))
+            reached[number] = next(steps, 21)
+            if reached[number] > 20:
+                told(study, number, loss)
+            else:
+                study.prune(number)
+        states = StudyResult(tmp_path, study._content()).counts()
+    best, worst = 0, (29 * 13) % 30  # 7 * 13 is 1 modulo 30
+    assert reached[best] == 21
+    assert reached[worst] < 21
+    assert states["pruned"] >= 10
+    assert states["done"] >= 3
+    half = sorted(reached, key=lambda n: (n * 7) % 30)
+    assert sum(reached[n] for n in half[:15]) > sum(reached[n] for n in half[15:])
+
+
+def test_without_a_pruner_no_event_is_read_again(
+    sweep_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("rulesearch.search.sweep.worker.RunData.load", refuse)
+    path = sweep_config(f"{BASE}  over: {{penalty.lam: [1]}}\n")
+    assert swept(path, tmp_path / "study").counts() == {"done": 1}
+
+
+# -- workers that die --
+
+
+def died(url: str, when: Callable[[str], bool]) -> bool:
+    """Let a worker work in a process of its own that dies as it says some line; did it?"""
+    pid = os.fork()
+    if not pid:
+        try:
+            work(url, say=lambda line: os.kill(os.getpid(), signal.SIGKILL) if when(line) else None)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_trial_that_its_workers_die_of_is_given_up(whole_sweep: Path, tmp_path: Path) -> None:
+    with Study.begin(load_sweep(whole_sweep.parent / "tiny.yaml"), tmp_path / "study") as study:
+        url = study.url
+    for _ in range(7):  # who is interrupted has not died
+
+        def interrupted(line: str) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            work(url, say=interrupted)
+    deaths = sum(died(url, lambda line: line.startswith("trial 1: penalty")) for _ in range(6))
+    assert deaths == 5
+    result = StudyResult.load(tmp_path / "study")
+    assert result.counts() == {"done": 3, "failed": 1}
+    assert "trial 1 failed: its process died 5 times with no checkpoint" in str(result)
+    whole = StudyResult.load(whole_sweep).content["trials"]
+    assert [t for t in result.content["trials"] if t["number"] != 1] == whole[:1] + whole[2:]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_deaths_with_a_checkpoint_between_are_no_reason(whole_sweep: Path, tmp_path: Path) -> None:
+    with Study.begin(load_sweep(whole_sweep.parent / "tiny.yaml"), tmp_path / "study") as study:
+        run = study.run_folder(0)
+        run.mkdir()
+        for update in range(12):
+            assert study.take() == 0
+            study._claims.release(0)  # as a death does
+            (run / f"checkpoint-search-{update // 4:06d}.json").write_text("{}")
+        assert study.take() == 0
+        assert [study.take() for _ in range(5)] == [0, 1, 1, 1, 1]  # four more at the same place
+        assert study.trials()[0].user_attrs["reason"].endswith("see what ended the workers")
+
+
+def test_a_pick_whose_halves_kill_is_left_without(sweep_config: Any, tmp_path: Path) -> None:
+    swept(sweep_config(BASE + "  over: {penalty.lam: [1, 5]}\n"), tmp_path / "study")
+    with Study.open(str(tmp_path / "study" / "journal.log")) as study:
+        study.sweep.config["stability"] = {"pairs": 2}  # as if it had been asked for
+        [pick] = study.unproven()
+        for _ in range(5):
+            assert study.take() == pick
+            study._claims.release(pick)
+        assert study.take() is None
+        assert study.left() == []
+    text = str(StudyResult.load(tmp_path / "study"))
+    assert "no worker can tell the pick's stability: its process died 5 times with" in text
+
+
+def test_a_damaged_result_is_made_anew(whole_sweep: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    with Study.begin(load_sweep(whole_sweep.parent / "tiny.yaml"), folder) as study:
+        url = study.url
+    shutil.copytree(whole_sweep / "trial-0000", folder / "trial-0000")
+    path = folder / "trial-0000" / "result.json"
+    text = path.read_text()
+    where = text.index('"coefficients"') + 30  # in a digit, so that it is a number still
+    where += next(k for k, c in enumerate(text[where:]) if c in "2345")
+    path.write_text(text[:where] + chr(ord(text[where]) ^ 1) + text[where + 1 :])
+    json.loads(path.read_text())
+    with pytest.raises(RunError, match=r"result.json is damaged: .* 'rulesearch resume"):
+        Result.load(path.parent)
+    result = StudyResult.load(work(url))
+    assert result.content["trials"] == StudyResult.load(whole_sweep).content["trials"]
+    assert path.read_text() == text
 
 
 # -- the pick's stability --

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["collinear_groups", "expected_false"]
+__all__ = ["collinear_groups", "expected_false", "threshold_for"]
 
 
 def expected_false(selected: float, terms: int, threshold: float) -> float:
@@ -36,6 +36,23 @@ def expected_false(selected: float, terms: int, threshold: float) -> float:
     if terms < 1:
         raise ValueError("expected_false needs at least one term")
     return selected**2 / ((2.0 * threshold - 1.0) * terms)
+
+
+def threshold_for(selected: float, terms: int, false: float) -> float:
+    r"""Share of searches from which on no more than so many useless terms are expected.
+
+    .. math:: \pi = \frac{1}{2}\left(1 + \frac{q^2}{p\,E[V]}\right),
+
+    the bound of :func:`expected_false` solved for the threshold. Above 1 there is none.
+
+    Parameters
+    ----------
+    selected, terms
+        As there.
+    false : float
+        E[V].
+    """
+    return 0.5 * (1.0 + selected**2 / (terms * false))
 
 
 def collinear_groups(correlation: ArrayLike, level: float = 0.9) -> list[list[int]]:

@@ -11,6 +11,7 @@ from textwrap import fill
 from typing import Any
 
 from rulesearch.errors import RunError
+from rulesearch.files import seal
 from rulesearch.report.run_data import Curves, RunData
 from rulesearch.report.table import latex_table, text_table
 from rulesearch.rules import Rule
@@ -54,9 +55,17 @@ class Result:
                 f"{path} has no result yet; continue it with 'rulesearch resume {path}'"
             ) from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{path}/result.json cannot be read: {error}") from None
+            raise RunError(
+                f"{path}/result.json cannot be read: {error}; 'rulesearch resume {path}' makes it "
+                "anew"
+            ) from None
         if not isinstance(content, dict) or content.get("schema") != 1:
             raise RunError(f"{path}/result.json is of a schema that is not known here (known: 1)")
+        if content.pop("sha256", None) not in (None, seal(content)):
+            raise RunError(
+                f"{path}/result.json is damaged: its checksum is of something else; "
+                f"'rulesearch resume {path}' makes it anew"
+            )
         return cls(path, content)
 
     @cached_property

@@ -227,7 +227,8 @@ def _dropped(result: Result, width: int) -> str:
 def stability_rows(result: Result) -> list[list[str]]:
     """Mark, term, share of the searches on halves, the same of its group, group, and interval.
 
-    The mark is ``*`` for what is called stable; the interval is that of the refitted coefficient
+    The mark is ``*`` for what is called stable, ``+`` for collinear terms of which none is, but
+    one or another nearly always kept; the interval is that of the refitted coefficient
     over the seeds, where it is in the rule.
     """
     intervals = {row["name"]: row["interval"] for row in result["table"] if row["kept"]}
@@ -238,7 +239,7 @@ def stability_rows(result: Result) -> list[list[str]]:
         ends = intervals.get(row["name"])
         rows.append(
             [
-                "*" if row["stable"] else "",
+                "*" if row["stable"] else "+" if row["group_stable"] else "",
                 row["name"],
                 f"{row['share']:.0%}",
                 f"{row['group_share']:.0%}" if row["with"] else NONE,
@@ -252,10 +253,18 @@ def stability_rows(result: Result) -> list[list[str]]:
 def stability_note(result: Result) -> str:
     """How many of the terms called stable may be there by chance."""
     found = result["stability"]
+    if found["threshold"] is None:
+        return (
+            f"no term is called stable: searches on halves of the tasks keep "
+            f"{found['selected']:.1f} terms on average, too many for the bound on useless ones; "
+            "a larger lambda keeps fewer"
+        )
+    groups = any(row["group_stable"] for row in found["terms"])
     return (
         f"* in {found['threshold']:.0%} or more of {found['searches']} searches on halves of the "
         f"tasks, which kept {found['selected']:.1f} terms on average; at most "
         f"{found['expected_false']:.2g} useless ones expected among them"
+        + ("; + collinear terms, of which that many searches kept one or another" if groups else "")
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.networks import PlasticNetwork
+from rulesearch.search.evaluation import fitted
 from rulesearch.tasks import FewShot, LinearTeacher, TaskFamily
 
 __all__ = ["FACTORS", "Condition", "conditions"]
@@ -112,9 +113,7 @@ def _field(name: str, kind: Callable[[str], Any] = str) -> Callable[[Condition, 
 
 def _on(base: Condition, tasks: TaskFamily) -> Condition:
     """The network's ends fitted to other tasks."""
-    _, *hidden, outputs = base.network.sizes
-    sizes = (tasks.n_in, *hidden, max(outputs, tasks.n_out))
-    return replace(base, network=replace(base.network, sizes=sizes), tasks=tasks)
+    return replace(base, network=fitted(base.network, tasks), tasks=tasks)
 
 
 def _few_shot(base: Condition, factor: str, **changes: Any) -> Condition:

@@ -23,7 +23,7 @@ from rulesearch.search.config import load_config
 from rulesearch.search.settings import NetworkSpec
 from rulesearch.tasks import FewShot, TaskBatch, TaskFamily
 
-__all__ = ["Score", "contenders", "evaluate_rules", "network_for", "tasks_for"]
+__all__ = ["Score", "contenders", "evaluate_rules", "fitted", "network_for", "tasks_for"]
 
 STREAM = 3
 BATCH = 25
@@ -92,10 +92,13 @@ def network_for(run: RunData | None, tasks: TaskFamily) -> PlasticNetwork:
     """Return the run's network, its ends fitted to the tasks; without a run the default one."""
     if run is None:
         return NetworkSpec().build(tasks)
-    network = run.manifest["network"]
-    sizes = network["sizes"]
-    fitted = [tasks.n_in, *sizes[1:-1], max(sizes[-1], tasks.n_out)]
-    return PlasticNetwork(**{**network, "sizes": fitted})
+    return fitted(PlasticNetwork(**run.manifest["network"]), tasks)
+
+
+def fitted(network: PlasticNetwork, tasks: TaskFamily) -> PlasticNetwork:
+    """Return a network with its ends fitted to tasks that it was not made for."""
+    _, *hidden, outputs = network.sizes
+    return replace(network, sizes=(tasks.n_in, *hidden, max(outputs, tasks.n_out)))
 
 
 def contenders(

@@ -22,11 +22,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rulesearch.errors import RunError
-from rulesearch.files import write_atomically
+from rulesearch.files import seal, sealed, write_atomically
 
-__all__ = ["Checkpoint", "RunFolder"]
+__all__ = ["Checkpoint", "RunBusyError", "RunFolder"]
 
 KEEP = 2  # checkpoints; the one before the last is there should the last be damaged
+
+
+class RunBusyError(RunError):
+    """A run that another process is writing."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._events = opened.enter_context((path / "events.jsonl").open("ab", 0))
             except BlockingIOError:
-                raise RunError(f"{path}: another process is writing this run") from None
+                raise RunBusyError(f"{path}: another process is writing this run") from None
             except OSError as error:
                 raise RunError(
                     f"{path} cannot be written: {error.strerror}; mend that, or choose another "
@@ -89,8 +93,8 @@ class RunFolder:
             if (path / "manifest.json").exists():  # of a process that began between the two looks
                 raise _occupied(path)
             write_atomically(path / "config.yaml", config)
-            sealed = {**manifest, "sha256": _seal(manifest)}
-            write_atomically(path / "manifest.json", json.dumps(sealed, indent=1) + "\n")
+            content = json.dumps(sealed(manifest), indent=1) + "\n"
+            write_atomically(path / "manifest.json", content)
         except RunError:
             folder.close()
             if not (path / "manifest.json").exists():  # so that the same command may be tried again
@@ -119,7 +123,7 @@ class RunFolder:
             raise RunError(f"{self.path}/manifest.json cannot be read: {error}") from None
         if not isinstance(content, dict):
             raise RunError(f"{self.path}/manifest.json is damaged: it holds no JSON object")
-        if content.pop("sha256", None) != _seal(content):
+        if content.pop("sha256", None) != seal(content):
             raise RunError(
                 f"{self.path}/manifest.json is damaged: its checksum is of something else; give "
                 "the file back, or begin a new run"
@@ -199,14 +203,14 @@ class RunFolder:
         """Write a checkpoint and drop all but the last two."""
         name = f"checkpoint-{checkpoint.phase}-{checkpoint.update:06d}"
         data = save({k: v.contiguous() for k, v in checkpoint.tensors.items()})
-        about = {
-            "phase": checkpoint.phase,
-            "update": checkpoint.update,
-            "events": checkpoint.events,
-            "events_sha256": self._events_sha256(checkpoint.events),
-        }
-        about["sha256"] = _seal(about, data)
         with self.writing():
+            about = {
+                "phase": checkpoint.phase,
+                "update": checkpoint.update,
+                "events": checkpoint.events,
+                "events_sha256": self._events_sha256(checkpoint.events),
+            }
+            about["sha256"] = seal(about, data)
             os.fsync(self._events.fileno())
             write_atomically(self.path / f"{name}.safetensors", data)
             write_atomically(self.path / f"{name}.json", json.dumps(about) + "\n")
@@ -245,7 +249,7 @@ class RunFolder:
         try:
             about = json.loads(description.read_text())
             data = description.with_suffix(".safetensors").read_bytes()
-            if about.pop("sha256") != _seal(about, data):
+            if about.pop("sha256") != seal(about, data):
                 return None
             if about.pop("events_sha256") != self._events_sha256(about["events"]):
                 return None
@@ -258,8 +262,3 @@ def _occupied(path: Path) -> RunError:
     is_run = (path / "manifest.json").is_file()
     other = f", or continue it with 'rulesearch resume {path}'" if is_run else ""
     return RunError(f"{path} exists and is not empty; choose another folder{other}")
-
-
-def _seal(about: Mapping[str, Any], data: bytes = b"") -> str:
-    """A checksum of tensors and of what is said about them, or of a manifest."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode() + data).hexdigest()

@@ -67,6 +67,7 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
                 "locality": t.locality,
                 "about": t.about,
                 "text": str(t),
+                "init": t.init,
             }
             for t in experiment.pool
         ],

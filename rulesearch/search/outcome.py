@@ -35,6 +35,8 @@ class Outcome:
     settings : Settings
     scales : array (terms,)
         c of ``theta = c t``.
+    lam : float or None
+        The pick, where it was decided elsewhere.
     done : dict of str to History
         By phase.
     """
@@ -42,6 +44,7 @@ class Outcome:
     pool: TermPool
     settings: Settings
     scales: Floats
+    lam: float | None = None
     done: dict[str, History] = field(default_factory=dict)
 
     def history(self, phase: str) -> History:
@@ -101,6 +104,8 @@ class Outcome:
         return self.settings.lams[self._chosen(held_out)]
 
     def _chosen(self, held_out: Sequence[Floats]) -> int:
+        if self.lam is not None:
+            return self.settings.lams.index(self.lam)
         return pick([len(end.terms) for end in self._ends()], held_out) if held_out else 0
 
     def result(self, held_out: Sequence[Floats]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.analysis.stability import collinear_groups
-from rulesearch.files import write_atomically
+from rulesearch.files import sealed, write_atomically
 from rulesearch.grammar import Term, TermPool
 from rulesearch.outer import MetaOptimiser, OptimiserState
 from rulesearch.report.result import Result
@@ -79,6 +79,7 @@ def resume_search(
     experiment: Experiment | None = None,
     ranks: Ranks = ALONE,
     stability: bool = True,
+    lam: float | None = None,
 ) -> Result:
     """Continue a run from its newest whole checkpoint; it ends in the same bits.
 
@@ -90,6 +91,8 @@ def resume_search(
         As in :func:`start_search`; how many need not be what the run began with.
     stability : bool
         As in :func:`start_search`.
+    lam : float, optional
+        The lambda to pick, of several, where that is not for this search to decide.
 
     Raises
     ------
@@ -100,7 +103,8 @@ def resume_search(
         experiment = experiment or load_config(folder.path / "config.yaml")
         check_same(folder.manifest, experiment, str(run))
         chosen = experiment.settings.stability if stability else None
-        return _Search(experiment, folder, tuple(sinks), folder.restore(), ranks, chosen).run()
+        search = _Search(experiment, folder, tuple(sinks), folder.restore(), ranks, chosen, lam)
+        return search.run()
 
 
 @dataclass
@@ -111,6 +115,7 @@ class _Search:
     checkpoint: Checkpoint | None
     ranks: Ranks
     stability: StabilitySpec | None
+    lam: float | None = None  # the pick, decided elsewhere
 
     @cached_property
     def scales(self) -> Tensor:
@@ -119,7 +124,7 @@ class _Search:
     @cached_property
     def outcome(self) -> Outcome:
         settings = self.experiment.settings
-        outcome = Outcome(self.experiment.pool, settings, self.scales.numpy())
+        outcome = Outcome(self.experiment.pool, settings, self.scales.numpy(), self.lam)
         for event in self.folder.events():
             if event["event"] == "update":
                 outcome.history(event["phase"]).add(event)
@@ -149,7 +154,8 @@ class _Search:
             result["stability"] = self._stability(self.stability).to_json()
         with self.folder.writing():
             Rule.from_json(result["rule"]).save(self.folder.path / "rule.json")
-            write_atomically(self.folder.path / "result.json", json.dumps(result, indent=1) + "\n")
+            content = json.dumps(sealed(result), indent=1) + "\n"
+            write_atomically(self.folder.path / "result.json", content)
         self._tell({"event": "done"})
         return Result.load(self.folder.path)
 
@@ -288,7 +294,7 @@ class _Search:
         families = halves(self.experiment.tasks, chosen.pairs, settings.seed)
         start = torch.tensor(self.experiment.pool.init, dtype=torch.float64) / self.scales
         return self._phase(
-            STABILITY,
+            self._halved,
             self.experiment.pool,
             start.repeat(len(families), 1),
             seeds=tuple(range(len(families))),
@@ -300,12 +306,17 @@ class _Search:
             stream=STABILITY_STREAM,
         )
 
+    @property
+    def _halved(self) -> str:
+        """The phase of the halves; another pick has one of its own."""
+        return STABILITY if self.lam is None else f"{STABILITY}-{self.lam}"
+
     def _stability(self, chosen: StabilitySpec) -> Stability:
         pool = self.experiment.pool
-        t = self.outcome.end(STABILITY, "theta") / self.scales.numpy()
+        t = self.outcome.end(self._halved, "theta") / self.scales.numpy()
         kept = kept_terms(t, self.experiment.settings.keep)
         groups = collinear_groups(correlations(self.experiment).numpy(), chosen.collinear)
-        return Stability(pool.names, kept, chosen.threshold, groups)
+        return Stability(pool.names, kept, chosen.threshold, groups, chosen.false_terms)
 
     def _control_phase(self, name: str) -> Phase:
         """The rate of the gradient alone, with W's transpose or the network's own feedback."""

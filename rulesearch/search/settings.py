@@ -136,12 +136,14 @@ class OptimiserSpec(Spec):
 class StabilitySpec(Spec):
     """Stability selection: searches at the picked penalty, on complementary halves of the tasks.
 
-    ``threshold`` is the share of them from which on a term is called stable, ``collinear`` the
+    ``threshold`` is the share of them from which on a term is called stable; it is raised until no
+    more than ``false_terms`` useless ones are expected, where that is said. ``collinear`` is the
     correlation of their updates from which on two terms can stand for one another.
     """
 
     pairs: Count = 10
     threshold: Annotated[float, Field(gt=0.5, le=1)] = 0.75
+    false_terms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     collinear: Annotated[float, Field(gt=0, le=1)] = 0.9
 
 

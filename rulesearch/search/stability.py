@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rulesearch.analysis.stability import expected_false
+from rulesearch.analysis.stability import expected_false, threshold_for
 from rulesearch.errors import ConfigError
 from rulesearch.tasks import FewShot, TaskFamily
 
@@ -62,12 +62,22 @@ class Stability:
         Share of the searches from which on a term is called stable.
     groups : sequence of sequence of int
         Terms whose updates are collinear: a search keeps one of them where another would do.
+    false_terms : float or None
+        Raise the threshold until no more useless terms are expected.
     """
 
     names: Sequence[str]
     kept: NDArray[np.bool_]
     threshold: float
     groups: Sequence[Sequence[int]]
+    false_terms: float | None = None
+
+    @property
+    def level(self) -> float:
+        """The threshold that counts; above 1 nothing can be called stable."""
+        if self.false_terms is None:
+            return self.threshold
+        return max(self.threshold, threshold_for(self.selected, len(self.names), self.false_terms))
 
     @property
     def selected(self) -> float:
@@ -76,22 +86,27 @@ class Stability:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        share = self.kept.mean(0)
+        share, level = self.kept.mean(0), self.level
         groups = {term: list(group) for group in self.groups for term in group}
+        together = {k: float(self.kept[:, group].any(1).mean()) for k, group in groups.items()}
         rows = [
             {
                 "name": name,
                 "share": float(share[k]),
-                "stable": bool(share[k] >= self.threshold),
+                "stable": bool(share[k] >= level),
                 "with": [self.names[other] for other in groups[k] if other != k],
-                "group_share": float(self.kept[:, groups[k]].any(1).mean()),
+                "group_share": together[k],
+                # One of them is needed, and it does not matter which.
+                "group_stable": bool(together[k] >= level > share[groups[k]].max()),
             }
             for k, name in enumerate(self.names)
         ]
         return {
             "searches": len(self.kept),
-            "threshold": self.threshold,
+            "threshold": level if level <= 1 else None,
             "selected": self.selected,
-            "expected_false": expected_false(self.selected, len(self.names), self.threshold),
+            "expected_false": expected_false(self.selected, len(self.names), level)
+            if level <= 1
+            else 0.0,
             "terms": rows,
         }

@@ -17,14 +17,13 @@ from rulesearch.errors import RunError
 from rulesearch.search.sweep.outcome import StudyResult, is_study
 from rulesearch.search.sweep.progress import StudyProgress
 from rulesearch.search.sweep.spec import load_sweep
-from rulesearch.search.sweep.storage import database_errors, shown
-from rulesearch.search.sweep.study import Study
+from rulesearch.search.sweep.storage import StorageLostError, database_errors, shown
+from rulesearch.search.sweep.study import DEATHS, Study
 from rulesearch.search.sweep.worker import work
 
 __all__ = ["follow_study", "is_study", "print_study", "run_sweep", "run_worker"]
 
 LOOK = 1.0  # seconds between looks at the workers
-DEATHS = 10  # of workers, after which something is wrong with more than one machine's memory
 MISTAKE, INTERRUPTED = 2, 3
 
 
@@ -58,14 +57,14 @@ def run_sweep(
         why = "interrupted"
         try:
             with (
-                _Team(study, min(workers, len(study.left()))) as team,
+                _Team(study, min(workers, len(study.firsts()))) as team,
                 StudyProgress(sweep.trials) as progress,
             ):
                 while team.busy():
-                    progress.show(study.trials(), study.unproven())
+                    _look(study, progress)
                     time.sleep(LOOK)
                 progress.show(study.trials())
-            why = f"{DEATHS} workers died, see {study.folder}/worker-*.log"
+            why = f"workers died again and again, see {study.folder}/worker-*.log"
         except KeyboardInterrupt:
             pass
         study.record()
@@ -75,6 +74,15 @@ def run_sweep(
         return INTERRUPTED
     print_study(study.folder)
     return 0
+
+
+def _look(study: Study, progress: StudyProgress) -> None:
+    """Show how far it is; what a database does not tell now is for its workers to wait for."""
+    try:
+        with database_errors(study.url):
+            progress.show(study.trials(), study.unproven())
+    except StorageLostError:
+        progress.lost()
 
 
 def follow_study(folder: Path) -> int:
@@ -146,12 +154,15 @@ def print_study(folder: Path, latex: bool = False, as_json: bool = False) -> Non
 class _Team:
     """Worker processes, each ``rulesearch worker``; one that dies is replaced.
 
+    A trial that its workers die of is given up by the study, after so many deaths. Twice as many
+    for each worker, while no trial ends, are not a trial's doing, and the team gives up.
+
     Leaving stops those that are left, each at a checkpoint.
     """
 
     def __init__(self, study: Study, size: int) -> None:
         self._study = study
-        self._deaths = 0
+        self._deaths, self._size, self._left = 0, size, len(study.unfinished())
         threads = str(max(1, (os.cpu_count() or 1) // max(1, size)))
         self._environment = {"OMP_NUM_THREADS": threads, **os.environ}
         self._running = {k: self._start(k) for k in range(size)}
@@ -187,8 +198,10 @@ class _Team:
             if status == INTERRUPTED:
                 raise KeyboardInterrupt
             if status:
-                self._deaths += 1
-                if self._deaths < DEATHS:
+                left = len(self._study.unfinished())
+                self._deaths = self._deaths + 1 if left == self._left else 1
+                self._left = left
+                if self._deaths < 2 * DEATHS * self._size:
                     self._running[k] = self._start(k)
         return bool(self._running)
 

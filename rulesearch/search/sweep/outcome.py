@@ -140,9 +140,10 @@ def _row(sweep: Sweep, trial: FrozenTrial) -> dict[str, Any]:
     return row
 
 
-def run_folder(study: Path, number: int) -> Path:
-    """Where a trial of a study runs."""
-    return study / f"trial-{number:04d}"
+def run_folder(study: Path, number: int, batch: int = 1) -> Path:
+    """Where a trial of a study runs, alone or with those of its batch."""
+    first = number - number % batch
+    return study / (f"trial-{first:04d}" + (f"-{first + batch - 1:04d}" if batch > 1 else ""))
 
 
 def is_study(folder: Path) -> bool:
@@ -247,15 +248,26 @@ class StudyResult:
             parts[0] += f"; {took} of workers, {study / (runs + study):.2%} of it for the study"
         if self.pick is not None:
             parts += [self.table(), f"trial {self.pick['number']}, the pick:"]
-            run = run_folder(self.path, self.pick["number"])
-            rule = fill(f"dW = {self.rule}", width, subsequent_indent="     ")
-            parts.append(Result.load(run).summary(width) if run.is_dir() else rule)
+            parts.append(self._picked(width))
+        if "given_up" in self.content:
+            parts.append(f"no worker can tell the pick's stability: {self.content['given_up']}")
         parts += [
             f"trial {t['number']} failed: {t['reason']}"
             for t in self.content["trials"]
             if t["state"] == "failed"
         ]
         return "\n\n".join(parts)
+
+    def _picked(self, width: int) -> str:
+        """The picked trial's run; its rule where that is gone, or tells of another lambda yet."""
+        assert self.pick is not None
+        batch = self.content["config"]["sweep"].get("batch", 1)
+        run = run_folder(self.path, self.pick["number"], batch)
+        if run.is_dir():
+            result = Result.load(run)
+            if result.content["pick"]["lam"] == self.pick["lam"]:
+                return result.summary(width)
+        return fill(f"dW = {self.rule}", width, subsequent_indent="     ")
 
     def __str__(self) -> str:
         return self.summary()

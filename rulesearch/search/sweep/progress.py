@@ -60,6 +60,10 @@ class StudyProgress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         self._told = now
 
+    def lost(self) -> None:
+        """Show that the storage does not answer."""
+        self._bars.update(self._bar, status="the storage does not answer")
+
     def _status(self, trials: Sequence[FrozenTrial], ended: Sequence[FrozenTrial]) -> str:
         count = {state: sum(t.state == state for t in trials) for state in TrialState}
         running = count[TrialState.RUNNING]

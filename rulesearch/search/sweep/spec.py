@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,7 +36,15 @@ from rulesearch.search.config import (
 )
 from rulesearch.search.settings import Count, Spec
 
-__all__ = ["Sweep", "SweepSpec", "load_sweep", "sweep_from"]
+__all__ = ["LAM", "Sweep", "SweepSpec", "load_sweep", "sweep_from"]
+
+LAM = "penalty.lam"  # what trials of a batch differ in
+
+SAME = {  # in all trials
+    "stability": "stability is asked of the pick alone",
+    "seed": "trials are compared on the same tasks, which follow from it; 'seeds' is how many "
+    "searches each makes",
+}
 
 End = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -104,6 +113,8 @@ class SweepSpec(Spec):
         The trials' values follow from it.
     lifetimes : int
         On held-out tasks, in which each trial's rule is judged.
+    batch : int
+        Trials that run as one search, side by side: they differ in ``penalty.lam`` alone.
     """
 
     over: Annotated[dict[str, Over], Field(min_length=1)]
@@ -113,6 +124,7 @@ class SweepSpec(Spec):
     pruner: Literal["none", "median", "hyperband"] = "none"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     lifetimes: Annotated[int, Field(strict=True, ge=20)] = 200
+    batch: Count = 1
 
     @model_validator(mode="after")
     def _sound(self) -> SweepSpec:
@@ -133,7 +145,27 @@ class SweepSpec(Spec):
                 "this grid has {size} trials; leave 'trials' out, or choose 'sampler: random'",
                 {"size": len(self.grid())},
             )
+        if self.batch > 1:
+            self._batched()
         return self
+
+    def _batched(self) -> None:
+        """Refuse batches that cannot be."""
+        if LAM not in self.over:
+            raise PydanticCustomError(
+                "sweep", "trials of a 'batch' differ in penalty.lam, which is not in 'over'"
+            )
+        lams = self.values(LAM)
+        if lams is not None and not all(type(lam) in (int, float) for lam in lams):
+            raise PydanticCustomError("sweep", "with 'batch' each penalty.lam is one number")
+        count = len(lams or []) if self.kind == "grid" else self.trials or 0
+        if count % self.batch:
+            what = "values of penalty.lam" if self.kind == "grid" else "trials"
+            raise PydanticCustomError(
+                "sweep",
+                "{count} {what} are no whole number of batches of {batch}",
+                {"count": count, "what": what, "batch": self.batch},
+            )
 
     @property
     def ranges(self) -> bool:
@@ -151,9 +183,13 @@ class SweepSpec(Spec):
         return over if isinstance(over, list) else getattr(over, "choices", None)
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of values, as labels, the last key running fastest."""
-        lists = [[_label(v) for v in self.values(key) or []] for key in self.over]
-        return [dict(zip(self.over, point, strict=True)) for point in product(*lists)]
+        """Every combination of values, as labels, the last key running fastest.
+
+        In batches that is lambda, so that neighbours share everything else.
+        """
+        keys = sorted(self.over, key=lambda key: self.batch > 1 and key == LAM)
+        lists = [[_label(v) for v in self.values(key) or []] for key in keys]
+        return [dict(zip(keys, point, strict=True)) for point in product(*lists)]
 
 
 class _SweepConfig(Config):
@@ -194,8 +230,37 @@ class Sweep:
         values = self.spec.values(key)
         return param if values is None else values[[_label(v) for v in values].index(param)]
 
-    def experiment(self, params: Mapping[str, Any]) -> Experiment:
-        """Make the search of one trial.
+    def batch(self, number: int) -> range:
+        """Numbers of the trials that run together with a trial, its own among them."""
+        size = self.spec.batch
+        return range(number - number % size, number - number % size + size)
+
+    def check_data(self) -> None:
+        """Look for every data set that a trial may want: each was there when the sweep began.
+
+        Raises
+        ------
+        DataError
+            If this machine lacks one.
+        """
+        _ = self.base
+        for key in self.spec.over:
+            if key.split(".")[0] == "tasks":
+                for value in self.spec.values(key) or []:
+                    self.experiment({key: _label(value)})
+
+    @cached_property
+    def base(self) -> Experiment:
+        """The configuration's own search, with nothing varied."""
+        return self.experiment()
+
+    def experiment(self, *points: Mapping[str, Any]) -> Experiment:
+        """Make the search of one trial, or of a batch of them.
+
+        Parameters
+        ----------
+        *points : mapping of str to value
+            Parameters of each; those of a batch differ in lambda.
 
         Raises
         ------
@@ -204,7 +269,10 @@ class Sweep:
         """
         source = f"sweep {self.name}"
         document = Document(_without_sweep(self.config), source, {}, {})
-        for key, value in self.values(params).items():
+        values = self.values(points[0]) if points else {}
+        if len(points) > 1:
+            values[LAM] = list(dict.fromkeys(self.values(point)[LAM] for point in points))
+        for key, value in values.items():
             document = with_value(document, tuple(key.split(".")), value, Place(source, 1, 1))
         grammar = document.data["grammar"]
         if isinstance(grammar, str):
@@ -230,8 +298,8 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     whole = read_config(path, overrides, _SweepConfig)
     spec = validate(_SweepConfig, whole, WHAT).sweep
     plain = Document(_without_sweep(whole.data), whole.file, whole.values, whole.keys)
-    experiment_from(plain, path.parent, path.stem)
-    distributions = {key: _distribution(key, spec, whole, plain, path) for key in spec.over}
+    base = experiment_from(plain, path.parent, path.stem)
+    distributions = {key: _distribution(key, spec, whole, plain, path, base) for key in spec.over}
     named = [plain.data["grammar"]]
     named += (spec.values("grammar") or []) if "grammar" in spec.over else []
     grammars = {}
@@ -261,15 +329,14 @@ def _label(value: Any) -> Any:
 
 
 def _distribution(
-    key: str, spec: SweepSpec, whole: Document, plain: Document, path: Path
+    key: str, spec: SweepSpec, whole: Document, plain: Document, path: Path, base: Experiment
 ) -> BaseDistribution:
     """Try what a key may become, each at its place in the file, and say it in Optuna's terms."""
     steps, over = tuple(key.split(".")), spec.over[key]
     at = ("sweep", "over", key)
-    if steps[0] == "stability":
+    if steps[0] in SAME:
         raise ConfigError(
-            f"{whole.key_place(at)}: '{key}' is the same in all trials: stability is asked of the "
-            "pick alone"
+            f"{whole.key_place(at)}: '{key}' is the same in all trials: {SAME[steps[0]]}"
         )
 
     def placed(value: Any, *where: str | int) -> Document:
@@ -282,11 +349,16 @@ def _distribution(
     def check(value: Any, *where: str | int) -> None:
         document = placed(value, *where)
         try:
-            experiment_from(document, path.parent, path.stem)
+            found = experiment_from(document, path.parent, path.stem)
         except GrammarError:
             raise
         except RuleSearchError as error:
             raise ConfigError(f"{document.place(steps)}: {key}: {error}") from None
+        if type(found.tasks) is not type(base.tasks):
+            raise ConfigError(
+                f"{document.place(steps)}: {key}: trials are judged on the configuration's own "
+                "tasks, and these are of another family"
+            )
 
     if not isinstance(over, RangeSpec):
         where = () if isinstance(over, list) else ("choices",)

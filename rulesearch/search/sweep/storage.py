@@ -28,13 +28,17 @@ from sqlalchemy.pool import NullPool
 
 from rulesearch.errors import ConfigError, RunError, did_you_mean
 
-__all__ = ["Claims", "database_errors", "open_claims", "open_storage", "shown"]
+__all__ = ["Claims", "StorageLostError", "database_errors", "open_claims", "open_storage", "shown"]
 
 KNOWN = ("journal", "postgresql")
 # A machine that vanished keeps nothing for longer than a minute, on either side of the line.
 SERVER = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
 CLIENT = {"connect_timeout": 10, "keepalives_idle": 20, "tcp_user_timeout": 30_000}
 CLIENT |= {"keepalives_interval": 5, "keepalives_count": 3}
+
+
+class StorageLostError(RunError):
+    """A database that does not answer; it may be back in a moment."""
 
 
 def open_storage(url: str, create: bool = False) -> BaseStorage:
@@ -54,7 +58,7 @@ def open_storage(url: str, create: bool = False) -> BaseStorage:
     RunError
         If there is no such journal, or the database cannot be reached.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     found = _parsed(url)
     if isinstance(found, URL):
         try:
@@ -121,23 +125,32 @@ def database_errors(url: str | None) -> Iterator[None]:
 
     Raises
     ------
+    StorageLostError
+        If a database does not answer.
     RunError
+        If a journal, or another file of the sweep, cannot be written.
     """
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = getattr(error, "orig", None) or error.__cause__ or error
         line = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
-        raise RunError(
+        raise StorageLostError(
             f"{shown(url or '')} does not answer ({line}); see that the server runs and lets this "
             "user into this database, then start again; nothing is lost"
         ) from None
     except OSError as error:
-        journal = shown(url) if url else "the sweep's journal"
         raise RunError(
-            f"{journal} cannot be written ({error.strerror or error}); mend that, then start "
-            "again; nothing is lost"
+            f"{error.filename or _file_of(url)} cannot be written ({error.strerror or error}); "
+            "mend that, then start again; nothing is lost"
         ) from None
+
+
+def _file_of(url: str | None) -> str:
+    """What an error that names no file is about: a database has none, a journal is one."""
+    if url is None:
+        return "the sweep's journal"
+    return "a file of the sweep" if isinstance(_parsed(url), URL) else shown(url)
 
 
 class _JournalLock(JournalFileOpenLock):

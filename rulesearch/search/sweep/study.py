@@ -21,19 +21,21 @@ from optuna.trial import FrozenTrial, TrialState
 from rulesearch.errors import ConfigError, RunError, did_you_mean
 from rulesearch.files import write_atomically
 from rulesearch.report.result import Result
-from rulesearch.search.sweep.outcome import Score, StudyResult, run_folder, study_content
-from rulesearch.search.sweep.spec import Sweep, sweep_from
+from rulesearch.search.sweep.checks import JOURNAL, check_free, check_same
+from rulesearch.search.sweep.outcome import Score, run_folder, study_content
+from rulesearch.search.sweep.spec import LAM, Sweep, sweep_from
 from rulesearch.search.sweep.storage import Claims, open_claims, open_storage, shown
 
 __all__ = ["REPORTS", "Study"]
 
-JOURNAL = "journal.log"
 KEY = "rulesearch"  # of the study's user attributes
 REPORTS = 20  # times that a trial tells the pruner how it does
+WARM_UP = REPORTS // 4  # of them, before which no trial is hopeless
+DEATHS = 5  # of its process at the same place, after which a trial has failed
 LAYOUT = 2**31 - 1  # the claim on the table itself, beyond any trial
 PRUNERS: dict[str, Callable[[], BasePruner]] = {
     "none": lambda: NopPruner(),
-    "median": lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=REPORTS // 4),
+    "median": lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=WARM_UP),
     "hyperband": lambda: HyperbandPruner(min_resource=1, max_resource=REPORTS),
 }
 
@@ -81,7 +83,7 @@ class Study:
         """
         place = (folder or Path("runs") / sweep.name).absolute()
         url = str(place / JOURNAL) if url is None else url
-        _check_free(place, sweep.name, shown(url))
+        check_free(place, sweep.name, shown(url))
         storage = open_storage(url, create=True)
         study = optuna.create_study(
             storage=storage,
@@ -101,7 +103,7 @@ class Study:
         if before is not None:
             if folder is None:
                 content["folder"] = before["folder"]
-            _check_same(sweep, before, content)
+            check_same(sweep, before, content)
         try:
             Path(content["folder"]).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -184,38 +186,93 @@ class Study:
             self._claims.release(number)
 
     def unproven(self) -> list[int]:
-        """Number of the pick, once there is one whose stability is asked for and not yet known."""
-        if self.sweep.config.get("stability") is None or self.unfinished():
+        """Number of the pick, once there is one whose run has not had its last word.
+
+        It has that once it tells of the pick's lambda, and of its stability if that is asked for.
+        """
+        asked = self.sweep.config.get("stability") is not None
+        if not (asked or self.sweep.spec.batch > 1) or self.unfinished():
             return []
-        pick = self._content()["pick"]
-        known = pick is None or "stability" in Result.load(self.run_folder(pick)).content
+        pick = self.pick()
+        if pick is None or self._given_up(pick) or not self.run_folder(pick).is_dir():
+            return []
+        found = Result.load(self.run_folder(pick)).content
+        known = found["pick"]["lam"] == self.lam(pick) and ("stability" in found or not asked)
         return [] if known else [pick]
+
+    def pick(self) -> int | None:
+        """Number of the trial that is picked; None while none is done."""
+        found: int | None = self._content()["pick"]
+        return found
+
+    def lam(self, number: int) -> float:
+        """The penalty that the rule of a trial that is done was found with."""
+        score = self._storage.get_trial(self._id(number)).user_attrs["score"]
+        return float(score["lam"])
 
     def left(self) -> list[int]:
         """Numbers of the trials with something to do: the unfinished ones, at last the pick."""
         return self.unfinished() or self.unproven()
 
+    def firsts(self) -> list[int]:
+        """The same, but of each batch the first number alone."""
+        return list(dict.fromkeys(self.sweep.batch(number)[0] for number in self.left()))
+
     def take(self) -> int | None:
-        """Claim the first trial with something to do that nobody claims; None if there is none."""
-        for number in self.left():
-            if not self._claims.take(number):
+        """Claim the first trial with something to do that nobody claims; None if there is none.
+
+        Of a batch it is the first number, which stands for all.
+        """
+        for first in self.firsts():
+            if not self._claims.take(first):
                 continue
-            if number in self.left():  # not done by another worker since it was listed
-                return number
-            self._claims.release(number)
+            batch = self.sweep.batch(first)
+            # Not done by another worker since it was listed, nor what its workers die of.
+            if set(self.left()) & set(batch) and self._begun(first):
+                return first
+            self._claims.release(first)
         return None
 
-    def release(self, number: int) -> None:
-        """Give up a claim."""
-        self._claims.release(number)
+    def release(self, first: int) -> None:
+        """Give up a claim, alive."""
+        self._study.set_user_attr(_begun_key(first), None)
+        self._claims.release(first)
+
+    def _begun(self, first: int) -> bool:
+        """Write down that a trial is taken up, unless its workers died of it time and again.
+
+        Whoever dies does not release it, so the next to take it up knows. A checkpoint more, and
+        the deaths before it do not count.
+        """
+        at = sorted(p.name for p in self.run_folder(first).glob("checkpoint-*.json"))
+        before = self._study.user_attrs.get(_begun_key(first)) or {}
+        times = before["times"] + 1 if before.get("at") == at else 1
+        if times <= DEATHS:
+            self._study.set_user_attr(_begun_key(first), {"at": at, "times": times})
+            return True
+        reason = (
+            f"its process died {DEATHS} times with no checkpoint between, as for want of memory; "
+            "see what ended the workers"
+        )
+        for number in sorted(set(self.unfinished()) & set(self.sweep.batch(first))):
+            self.fail(number, reason)
+        self._study.set_user_attr(_given_up_key(first), reason)
+        self._study.set_user_attr(_begun_key(first), None)
+        self.record()
+        return False
+
+    def _given_up(self, number: int) -> str | None:
+        """Why no worker goes on with a trial, if none does."""
+        found: str | None = self._study.user_attrs.get(_given_up_key(self.sweep.batch(number)[0]))
+        return found
 
     def check(self) -> None:
         """Raise where the claim may have been lost."""
         self._claims.check()
 
     def run_folder(self, number: int) -> Path:
-        """Where a trial runs."""
-        return run_folder(self.folder, number)
+        """Where a trial runs, or its batch."""
+        return run_folder(self.folder, number, self.sweep.spec.batch)
 
     # -- a trial's life; only for whoever holds its claim --
 
@@ -223,7 +280,8 @@ class Study:
         """Return a trial's parameters, decided now if they are not yet.
 
         They follow from the seed, the trial's number and, for ``tpe``, from the trials that are
-        finished, so that one worker alone repeats the same sweep.
+        finished, so that one worker alone repeats the same sweep. In a batch all but lambda are
+        those of its first trial, which is started first.
         """
         trial_id = self._id(number)
         trial = self._storage.get_trial(trial_id)
@@ -242,19 +300,29 @@ class Study:
     def _sample(self, number: int) -> dict[str, Any]:
         trial = self._storage.get_trial(self._id(number))
         sampler = _sampler(self.sweep, number)
+        first = self.sweep.batch(number)[0]
+        params: dict[str, Any] = {}
+        if number != first:
+            params |= self._storage.get_trial(self._id(first)).system_attrs["fixed_params"]
+            del params[LAM]
         space = sampler.infer_relative_search_space(self._study, trial)
-        params = sampler.sample_relative(self._study, trial, space)
+        asked = {key: space[key] for key in space if key not in params}
+        params |= sampler.sample_relative(self._study, trial, asked)
         for key, distribution in self.sweep.distributions.items():
             if key not in params:
                 params[key] = sampler.sample_independent(self._study, trial, key, distribution)
         return params
 
     def report(self, number: int, step: int, loss: float) -> bool:
-        """Tell how a trial does at one of ``REPORTS`` steps; True if it is hopeless."""
+        """Tell the pruner how a trial does at one of ``REPORTS`` steps; True if it is hopeless.
+
+        A loss that is not finite, most of the lifetimes having diverged, is not told: after the
+        warm-up it is hopeless whatever the others do.
+        """
+        if not np.isfinite(loss):
+            return step > WARM_UP
         trial_id = self._id(number)
         self._storage.set_trial_intermediate_value(trial_id, step, loss)
-        if self.sweep.spec.pruner == "none":
-            return False
         return self._study.pruner.prune(self._study, self._storage.get_trial(trial_id))
 
     def finish(self, number: int, score: Score, seconds: Mapping[str, float]) -> None:
@@ -269,7 +337,8 @@ class Study:
         self._study.tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
-        """Write down why a trial has no result."""
+        """Write down why a trial has no result, begun or not."""
+        self.start(number)
         self._storage.set_trial_user_attr(self._id(number), "reason", reason)
         self._study.tell(number, state=TrialState.FAIL)
 
@@ -282,10 +351,17 @@ class Study:
         content = None
         while content != (now := self._content()):
             content = now
-            write_atomically(self.folder / "study.json", json.dumps(content, indent=1) + "\n")
+            try:
+                write_atomically(self.folder / "study.json", json.dumps(content, indent=1) + "\n")
+            except RunError as error:
+                again = "mend that, then start again; nothing is lost"
+                raise RunError(f"{error}; {again}") from None
 
     def _content(self) -> dict[str, Any]:
-        return study_content(self.sweep, shown(self.url), self.trials())
+        content = study_content(self.sweep, shown(self.url), self.trials())
+        pick = content["pick"]
+        reason = None if pick is None else self._given_up(pick)
+        return content if reason is None else {**content, "given_up": reason}
 
     def _id(self, number: int) -> int:
         """The storage's name for a trial, which never changes: asked for once."""
@@ -296,44 +372,18 @@ class Study:
         return self._ids[number]
 
 
-def _check_free(folder: Path, name: str, storage: str) -> None:
-    """A folder holds one study of one storage, and nothing else."""
-    if (folder / "study.json").is_file():
-        held = StudyResult.load(folder).content
-        if (held["name"], held["storage"]) != (name, storage):
-            raise RunError(
-                f"{folder} holds the study '{held['name']}' of {held['storage']}; go on with that, "
-                "or choose another folder with --out"
-            )
-    # A study that was killed as it began has left its journal, and files with a dot.
-    elif folder.exists() and any(p.name[0] != "." and p.name != JOURNAL for p in folder.iterdir()):
-        raise RunError(f"{folder} exists and is no study; choose another folder with --out")
+def _begun_key(first: int) -> str:
+    return f"begun-{first:04d}"
 
 
-def _check_same(sweep: Sweep, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A study goes on with what it began with; it may only get more trials."""
-
-    def comparable(content: Mapping[str, Any]) -> dict[str, Any]:
-        config = content["config"]
-        swept = {**config["sweep"], "trials": None}
-        return {**config, "sweep": swept, "grammars": content["grammars"]}
-
-    old, new = comparable(before), comparable(now)
-    for key in {**old, **new}:
-        if old.get(key) != new.get(key):
-            raise ConfigError(
-                f"'{key}' is not what the study '{sweep.name}' began with; give it back, or "
-                "another name with --set name=NAME"
-            )
-    if (before["config"]["sweep"].get("trials") or 0) > sweep.trials:
-        raise ConfigError(f"the study '{sweep.name}' has more trials already; there are no fewer")
-    if before["folder"] != now["folder"]:
-        raise ConfigError(
-            f"the study '{sweep.name}' has its runs in {before['folder']}; leave --out"
-        )
+def _given_up_key(first: int) -> str:
+    return f"given-up-{first:04d}"
 
 
 def _sampler(sweep: Sweep, number: int) -> BaseSampler:
     """A sampler for one trial, so that nothing depends on which process asks, and how often."""
     seed = int(np.random.SeedSequence([sweep.spec.seed, number]).generate_state(1)[0])
-    return TPESampler(seed=seed) if sweep.spec.kind == "tpe" else RandomSampler(seed)
+    if sweep.spec.kind != "tpe":
+        return RandomSampler(seed)
+    # In a batch, lambdas asked for before stand for bad ones, so that the next keeps away.
+    return TPESampler(seed=seed, constant_liar=sweep.spec.batch > 1)
