@@ -104,7 +104,7 @@ class RidgeErrors:
         self._sums["error"] += error
         self._sums["delta"] += (found.phi["W"] - exact.phi["W"]).norm(dim=1)
         self.updates += 1
-        return UpdateRecord(error, ~found.finite)
+        return UpdateRecord(error, ~found.accepted)
 
     @property
     def _sums(self) -> dict[str, Tensor]:
