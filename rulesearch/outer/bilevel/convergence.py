@@ -1,7 +1,7 @@
 r"""Whether learning settled, or went astray: what explodes teaches nothing, finite or not.
 
-A phase of learning is accepted where its solution has stayed within a bound c of the start of learning,
-:math:`\phi_s`,
+A phase of learning is accepted where its solution has stayed within a bound c of where learning
+started, :math:`\phi_s`,
 
 .. math:: \mathrm{rms}(\phi - \phi_s) \le c \max(1, \mathrm{rms}(\phi_s))
           \quad\text{and}\quad
