@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rulesearch.errors import DataError
+from rulesearch.errors import DataError, GrammarError
 from rulesearch.outer.bilevel import MetaParameters
 from rulesearch.outer.seeds import NETWORK, TEST, generators
 from rulesearch.reproduce import make_plan, reproduce
@@ -129,3 +129,21 @@ def test_a_contrast_of_long_learning_comes_near_the_unrolled_gradient() -> None:
     )
     assert float(long["error"]) < 0.01 < float(short["error"])
     assert float(long["cosine"]) > 0.9999
+
+
+PHASE = '{"shots": 1, "steps": 2, "nudged_steps": 2, "beta": 1, "strength": 0, "meta_rate": 1}'
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("cml-table2", f"one_shot={PHASE}"),
+        ("cml-table3", f"five_shot={PHASE}"),
+        ("cml-table4", "strength=0"),
+        ("cml-rules", "strength=0"),
+        ("cml-continual", "strength=0"),
+    ],
+)
+def test_states_that_would_never_be_learnt_are_refused(name: str, change: str) -> None:
+    with pytest.raises(GrammarError, match="'strength': should be above 0"):
+        make_plan(name, "small", [change])
