@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_reproduction import left
+from tiny_search import interrupt_after
 
 from rulesearch.errors import DataError, GrammarError
 from rulesearch.outer.bilevel import MetaParameters
@@ -109,10 +112,51 @@ def test_sines_are_descended_one_after_another() -> None:
 @pytest.mark.parametrize(("name", "settings"), [("cml-rules", DIGITS), ("cml-continual", SINES)])
 def test_a_tiny_run_fills_its_table(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
     changes = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in settings.items()]
-    outcome = reproduce(make_plan(name, "small", changes), tmp_path / name)
-    table = (tmp_path / name / "table.md").read_text()
+    plan, run = make_plan(name, "small", changes), tmp_path / name
+    outcome = reproduce(plan, run)
+    table, found = (run / "table.md").read_text(), dict[str, Any]()
     for row in outcome.plan.reproduction.rows:
         assert f"| {row.title} |" in table
+    for job in plan.jobs():  # each figure is that of the meta-parameters beside it
+        model, measured, *_ = outcome.finished[job.name]
+        training = job.begin({needed: outcome.finished[needed].model for needed in job.needs})
+        born = {k: v.clone() for k, v in training.model.state_dict().items()}
+        training.model.load_state_dict(dict(model))
+        again = job.measure(training)["error"]
+        assert torch.equal(again, measured["error"])
+        moved = [float((v - born[k]).abs().max()) for k, v in model.items()]
+        if job.updates:
+            assert 0 < max(moved) <= 1.01 * job.updates * plan.settings.model_dump()["meta_rate"]
+        else:
+            assert max(moved) == 0
+        found[job.name] = measured["error"]
+    # Tasks of a condition are the same for all rows, and rows are not: to be held matters.
+    first, second = [row.key for row in outcome.plan.reproduction.rows][:2]
+    for condition in outcome.plan.reproduction.conditions:
+        pair = (found[f"{first}-{condition}"], found[f"{second}-{condition}"])
+        assert name == "cml-rules" or not torch.equal(*pair)
+
+
+def test_a_run_that_diverges_says_so_and_resumes(tmp_path: Path) -> None:
+    """At a rate of 30 nothing settles, and what it leaves is the same if it is broken off."""
+    changes = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in SINES.items()]
+    plan = make_plan("cml-continual", "small", [*changes, "rate=30", "checkpoint_every=1"])
+    reproduce(plan, tmp_path / "whole")
+    run = tmp_path / "broken"
+    for moment in (6, 3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(plan, run, [interrupt_after(moment)])
+    reproduce(plan, run)
+    assert repr(left(run)) == repr(left(tmp_path / "whole"))  # for NaN is not NaN
+    content = json.loads((run / "result.json").read_text())
+    for row in content["rows"][1:]:
+        for figure in row["ours"].values():
+            assert figure["rejected"] == 2 * 2 * 2  # updates, seeds and lifetimes of each
+    assert "8 lifetimes of meta-training diverged" in (run / "table.md").read_text()
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    for event in events:
+        if event["event"] == "update":
+            assert (event["rejected"], event["diverged"]) == ([True, True], [2, 2])
 
 
 def test_a_missing_folder_says_what_to_name(tmp_path: Path) -> None:

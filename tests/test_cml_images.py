@@ -171,14 +171,6 @@ def test_the_best_shared_strength_is_kept() -> None:
     torch.testing.assert_close(kept.detach(), torch.tensor([[0.2] * 4, [0.3] * 4]))
 
 
-def test_full_scale_is_the_papers() -> None:
-    """Strengths and their steps are twice the released code's, which has no factor 1/2."""
-    full = make_plan("cml-table1", "full").settings.model_dump()
-    assert (full["updates"], full["seeds"], full["batch"]) == (100, 10, 500)
-    assert full["cml"] == {"steps": 5000, "rate": 3e-4, "strength": 0.2, "meta_rate": 0.06}
-    assert (full["nudged_steps"], full["nudged_rate"], full["beta"]) == (200, 1e-4, 10)
-
-
 def test_data_and_settings_that_do_not_fit(cifar: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no"):
         table1(tmp_path / "nothing").jobs()
