@@ -138,3 +138,12 @@ def test_what_has_no_consolidated_weights_says_so() -> None:
         PlasticityLearner(NETWORKS["random"], PLAIN).live(
             replace(born, Omega=born.Omega[:2]), coefficients(PLAIN), x, label
         )
+
+
+def test_consolidation_is_searched_as_any_term(tmp_path: Path) -> None:
+    """A term that can move nothing at birth has a scale, and gets a coefficient."""
+    pool = POOL10.subset(["F0", "F2"]) + rs.TermPool([rs.Term.from_text("held", "Omega - W")])
+    result = tiny_search(tmp_path / "run", pool=pool, lam=0.0)
+    assert result.scales["held"] == 1
+    held = result.coefficients["held"]
+    assert held != 0
