@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lives import (
@@ -19,11 +22,14 @@ from lives import (
     loss,
     terms,
 )
+from tiny_search import POOL as POOL10
 from torch import Tensor
 
+import rulesearch as rs
 from rulesearch.errors import LearnerError
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.tasks import FewShot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -141,9 +147,17 @@ def test_what_has_no_consolidated_weights_says_so() -> None:
 
 
 def test_consolidation_is_searched_as_any_term(tmp_path: Path) -> None:
-    """A term that can move nothing at birth has a scale, and gets a coefficient."""
+    """It moves nothing at birth, where its scale is taken, and gets a coefficient all the same."""
     pool = POOL10.subset(["F0", "F2"]) + rs.TermPool([rs.Term.from_text("held", "Omega - W")])
-    result = tiny_search(tmp_path / "run", pool=pool, lam=0.0)
-    assert result.scales["held"] == 1
-    held = result.coefficients["held"]
-    assert held != 0
+    parts: dict[str, Any] = {
+        "network": rs.PlasticNetwork([64, 8, 10]),
+        "tasks": FewShot("digits", ways=3, shots=4, queries=4),
+    }
+    result = rs.search(
+        pool, out=tmp_path / "run", **parts, episodes=6, seeds=2, controls=False,
+        refit_episodes=2, rate=1e-3, lams=[0.0],
+    )  # fmt: skip
+    first = next(iter(result.history.values()))
+    held = first.theta[:, :, pool.index("held")]
+    assert np.isfinite(first.theta).all()
+    assert (held[:, -1] != 0).all()
