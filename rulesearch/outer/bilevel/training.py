@@ -80,7 +80,7 @@ class BilevelTraining(Generic[P]):
         if not 0 < self.rate < float("inf"):
             raise ConfigError(f"rate must be a positive number, not {self.rate}")
         self._adam = torch.optim.Adam(self.model.parameters(), lr=self.rate)
-        self._good = {k: t.detach().clone() for k, t in self.model.theta().items()}
+        self._good: dict[str, Tensor] = {}  # where each seed was last accepted
 
     def update(self) -> UpdateRecord:
         """Estimate the meta-gradient of a meta-batch, and take one step."""
@@ -101,7 +101,7 @@ class BilevelTraining(Generic[P]):
         with torch.no_grad():
             for name, parameter in theta.items():
                 accepted = spread(~rejected, parameter)
-                self._good[name] = torch.where(accepted, parameter, self._good[name])
+                self._good[name] = torch.where(accepted, parameter, self._good.get(name, parameter))
         back = {k: (t.detach() + self._good[k])[rejected] / 2 for k, t in theta.items()}
         kept = [(moment, moment[rejected]) for moment in self._moments()]
         self._adam.step()
@@ -156,5 +156,8 @@ class BilevelTraining(Generic[P]):
                     }
         if isinstance(self.meta_gradient, _Drawing):
             self.meta_gradient.generator.set_state(tensors["generator"].clone())
-        self._good = {name: tensors[f"good.{name}"].clone() for name in self._good}
+        part = "good."
+        self._good = {
+            k.removeprefix(part): v.clone() for k, v in tensors.items() if k.startswith(part)
+        }
         self.updates = updates
