@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_reproduction import left
+from tiny_search import interrupt_after
 from torch import Tensor
 
 from rulesearch.networks.modulated import ModulatedNetwork
@@ -17,10 +19,13 @@ from rulesearch.outer.bandit import (
     ChosenArm,
     GreedyAgent,
     NeuralLinearAgent,
-    fit_heads,
+    Statistics,
     live,
 )
+from rulesearch.outer.bandit import neural_linear as neural_linear_module
 from rulesearch.outer.bilevel import SGD, LossProblem, Named
+from rulesearch.outer.seeds import TEST
+from rulesearch.outer.seeds import generators as seeds_of
 from rulesearch.reproduce import make_plan, reproduce
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel, uniform_regret
 
@@ -43,6 +48,7 @@ class Watcher:
     def __init__(self, wheel: Wheel, *, random: bool = False) -> None:
         self.wheel, self.random, self.told = wheel, random, list[Experience]()
         (self.generator,) = generators(0)
+        self.alive = torch.ones(len(wheel.delta), dtype=torch.bool)
 
     def act(self, context: Tensor) -> Tensor:
         if self.random:
@@ -51,6 +57,12 @@ class Watcher:
 
     def learn(self, experience: Experience) -> None:
         self.told.append(experience)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, tensors: object) -> None:
+        raise AssertionError("no test resumes it")
 
 
 def test_a_life_goes_round_the_arms_and_then_pays_nothing_if_one_knows() -> None:
@@ -131,9 +143,11 @@ def test_a_greedy_agent_never_forgets_where_it_was() -> None:
 def test_heads_are_the_posteriors_of_each_arm() -> None:
     seen = experience(2, 30)
     x, action, reward = (part.numpy() for part in seen)
-    heads = fit_heads(seen.context, seen.action, seen.reward)
-    (rng, count) = np.random.default_rng(0), 40_000
-    drawn = heads.draw(count, rng)
+    statistics = Statistics(2, 2)
+    for part in (slice(0, 7), slice(7, 30)):  # whose sums are those of the whole
+        statistics.add(seen.context[:, part], seen.action[:, part], seen.reward[:, part])
+    heads, count = statistics.heads(), 40_000
+    drawn = heads.draw(count, [np.random.default_rng(life) for life in range(2)])
     for life in range(2):
         for arm in range(ARMS):
             mine = action[life] == arm
@@ -152,35 +166,93 @@ def test_heads_are_the_posteriors_of_each_arm() -> None:
             np.testing.assert_allclose(np.cov(sample.T), covariance, atol=0.05 * covariance.max())
 
 
-def test_neural_linear_learns_what_pays() -> None:
-    """On a wheel that is all rim, where one arm of five pays fifty times the others."""
-    network = ModulatedNetwork((2, 30, ARMS))
-    born = network.init(generators(0, 1))
-    head = {"head.W": torch.eye(30).expand(2, 30, 30), "head.bias": torch.zeros(2, 30)}
-    agent = NeuralLinearAgent(
+HIDDEN = 30
+
+
+def neural_linear(*lives: int) -> NeuralLinearAgent:
+    """An agent for each life, whose random numbers are its own."""
+    network = ModulatedNetwork((2, HIDDEN, ARMS))
+    born = network.init(generators(*(10 * k for k in lives)))
+    head = {
+        "head.W": torch.eye(HIDDEN).expand(len(lives), HIDDEN, HIDDEN),
+        "head.bias": torch.zeros(len(lives), HIDDEN),
+    }
+    return NeuralLinearAgent(
         network,
         lambda weights, x: network({**weights, **head}, x),
         {k: w for k, w in born.items() if not k.endswith("gain")},
         {k: w for k, w in born.items() if k.endswith("gain")},
         50,
         64,
-        generators(2, 3),
-        np.random.default_rng(4),
+        generators(*(10 * k + 1 for k in lives)),
+        [(4, k) for k in lives],
     )
-    wheel = Wheel(torch.zeros(2))
-    regret = live(agent, wheel, 800, 100, generators(5, 6))
+
+
+def seen_by(*lives: int) -> list[torch.Generator]:
+    return generators(*(10 * k + 2 for k in lives))
+
+
+def test_neural_linear_learns_what_pays() -> None:
+    """On a wheel that is all rim, where one arm of five pays fifty times the others."""
+    regret = live(neural_linear(0, 1), Wheel(torch.zeros(2)), 800, 100, seen_by(0, 1))
     early, late = regret[:, 10:101].mean(1), regret[:, -300:].mean(1)
     assert (late < 0.3 * uniform_regret(0)).all()
     assert (late < early).all()
 
 
-def test_a_tiny_run_fills_the_table(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    settings = (
-        "updates=4 seeds=2 episodes=1 hidden=8 tasks=3 learnt=20 judged=6 horizon=60 "
-        "batch=16 shorter=50 checkpoint_every=2"
+def test_a_lifetime_is_the_same_in_any_company() -> None:
+    wheel = Wheel(torch.full((3,), 0.4))
+    together = live(neural_linear(0, 1, 2), wheel, 150, 50, seen_by(0, 1, 2))
+    alone = live(neural_linear(1), Wheel(wheel.delta[:1]), 150, 50, seen_by(1))
+    torch.testing.assert_close(together[1:2], alone)
+    assert not torch.equal(together[0], together[1])
+
+
+def test_a_lifetime_that_diverges_leaves_the_others_alone() -> None:
+    wheel = Wheel(torch.full((2,), 0.4))
+    agent = neural_linear(0, 1)
+    agent.weights = {k: w.clone() for k, w in agent.weights.items()}
+    agent.weights["full0.W"][0] = torch.nan
+    regret = live(agent, wheel, 150, 50, seen_by(0, 1))
+    assert agent.alive.tolist() == [False, True]
+    assert regret[0].isnan().all()
+    torch.testing.assert_close(
+        regret[1:], live(neural_linear(1), Wheel(wheel.delta[:1]), 150, 50, seen_by(1))
     )
-    reproduce(make_plan("cml-table5", "small", settings.split()), run)
+
+
+def test_features_of_a_long_past_are_held_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never those of all its choices at once, and the posteriors are the same."""
+    wheel, sizes = Wheel(torch.full((1,), 0.4)), list[int]()
+    whole = live(neural_linear(0), wheel, 150, 50, seen_by(0))
+    agent = neural_linear(0)
+    features = agent.features
+
+    def watched(weights: Named, x: Tensor) -> Tensor:
+        sizes.append(x.shape[1])
+        return features(weights, x)
+
+    agent.features = watched
+    monkeypatch.setattr(neural_linear_module, "AT_ONCE", 16)
+    agent.updates = 50
+    regret = live(agent, wheel, 150, 50, seen_by(0))
+    torch.testing.assert_close(regret, whole)
+    assert sizes.count(16) == 3 + 6  # of 1, 51 and 101 choices
+    assert max(sizes) == 50  # when it chooses
+
+
+TINY = (
+    "updates=4", "seeds=2", "episodes=1", "hidden=8", "tasks=3", "learnt=20", "judged=6",
+    "horizon=60", "batch=16", "shorter=50", "checkpoint_every=2",
+)  # fmt: skip
+
+
+def test_a_tiny_run_fills_the_table(tmp_path: Path) -> None:
+    """Regret is what choosing from the meta-parameters of the first job costs, and no less."""
+    run = tmp_path / "run"
+    plan = make_plan("cml-table5", "small", TINY)
+    reproduce(plan, run)
     content = json.loads((run / "result.json").read_text())
     assert [row["row"] for row in content["rows"]] == [
         "neural-linear",
@@ -190,10 +262,27 @@ def test_a_tiny_run_fills_the_table(tmp_path: Path) -> None:
     ]
     for row in content["rows"]:
         assert len(row["ours"]) == 5
-        for figure in row["ours"].values():
-            assert 0 < figure["value"] < 300
-            assert len(figure["seeds"]) == 2
         jobs = [load_file(run / "jobs" / f"{row['row']}-{c}.safetensors") for c in row["ours"]]
         for name, value in jobs[0].items():
             if name.startswith("model."):
                 assert all(torch.equal(value, job[name]) for job in jobs[1:])
+    # Two rounds of all arms cost what they cost, whoever lives: the rest is the agent's.
+    for place, (delta, figure) in enumerate(content["rows"][2]["ours"].items()):
+        draws = seeds_of(0, 0, TEST, [(row, 0) for row in range(2)], place)
+        wheel = Wheel(torch.full((2,), float(delta)))
+        regret = live(Watcher(wheel), wheel, 60, 50, draws).double().mean(1)
+        least = 100 * regret / uniform_regret(float(delta))
+        assert all(mine > low for mine, low in zip(figure["seeds"], least.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("row", ["neural-linear", "cml-synaptic"])
+def test_a_life_broken_off_ends_as_if_it_were_not(row: str, tmp_path: Path) -> None:
+    """In the middle of meta-training, of the first life, of the second."""
+    plan = make_plan("cml-table5", "small", [*TINY, "horizon=120"], [row])
+    reproduce(plan, tmp_path / "whole")
+    run = tmp_path / "broken"
+    for moment in (4, 4, 5, 3):
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(plan, run, [interrupt_after(moment)])
+    reproduce(plan, run)
+    assert left(run) == left(tmp_path / "whole")

@@ -356,4 +356,4 @@ def test_a_problem_that_diverges_is_told_from_the_others(ridge: Ridge) -> None:
     theta["lambda.W"][1] = 1e6  # its curvature is too large for the rate
     learner = Descent(200, SGD(0.3))
     found = Contrastive(learner, learner, 0.1)(ridge, theta)
-    assert found.finite.tolist() == [True, False, True]
+    assert found.accepted.tolist() == [True, False, True]

@@ -196,7 +196,7 @@ def test_all_meta_gradients_of_a_network_agree() -> None:
     }
     for kind, (gradient, tolerance) in others.items():
         found = gradient(problem, theta)
-        assert found.finite.all()
+        assert found.accepted.all()
         for name, value in exact.gradient.items():
             torch.testing.assert_close(
                 found.gradient[name], value, rtol=tolerance, atol=tolerance, msg=f"{kind}: {name}"
@@ -254,7 +254,7 @@ def test_parameters_of_a_module_need_no_leading_dimension() -> None:
     ).gradient
     for name, value in found.gradient.items():
         torch.testing.assert_close(value, exact[name.replace("weight", "W")], rtol=1e-5, atol=1e-8)
-    assert found.finite.shape == ()
+    assert found.accepted.shape == ()
     es = Evolution(learner, 2, 1e-3, generator())(problem, theta)
     assert es.gradient["omega.weight"].shape == (1, 3)
 
@@ -349,11 +349,31 @@ def test_contrasting_holds_as_much_for_a_long_life_as_for_a_short_one() -> None:
             {"lambda.W0": torch.ones(2, 3, 4), "log_lambda.W0": torch.ones(2, 3, 4)},
             "two strengths",
         ),
+        (
+            {"omega.W0": torch.ones(2, 3, 5), "lambda.W0": torch.ones(2, 1, 1)},
+            r"omega\.W0 has shape \(2, 3, 5\), which does not broadcast",
+        ),
+        ({"log_lambda.W0": torch.full((2, 1, 1), torch.nan)}, "logarithms of strengths"),
     ],
 )
 def test_anchors_of_nothing_are_refused(theta: Named, message: str) -> None:
     with pytest.raises(LearnerError, match=message):
         synapses().start(theta)
+
+
+def test_one_state_for_a_whole_matrix() -> None:
+    """Omega of a size that broadcasts: the same as if it were written out."""
+    problem, learner = synapses(), Descent(30, SGD(0.1))
+    narrow = {"omega.W0": normal(2, 1, 4, seed=7), "lambda.W0": normal(2, 1, 1, seed=5).abs() + 0.6}
+    wide = {name: t.expand(2, 3, 4) for name, t in narrow.items()}
+    assert problem.start(narrow)["W0"].shape == (2, 3, 4)
+    for gradient in (Contrastive(learner, learner, 0.1), UnrolledDescent(learner)):
+        found, expected = (gradient(problem, theta) for theta in (narrow, wide))
+        torch.testing.assert_close(found.phi["W0"], expected.phi["W0"])
+        for name, t in narrow.items():
+            torch.testing.assert_close(
+                found.gradient[name], expected.gradient[name].sum_to_size(t.shape)
+            )
 
 
 def test_weights_have_names() -> None:

@@ -6,13 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save
+from torch import Tensor
 
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel import (
+    SGD,
     BilevelTraining,
     ComplexSynapse,
     Contrastive,
+    Descent,
+    Evolution,
+    LeastSquares,
     MetaParameters,
+    Named,
     RidgeSolution,
     draw_ridge,
     exact_ridge_gradient,
@@ -54,10 +61,29 @@ def test_an_update_descends_the_mean_of_a_seeds_problems() -> None:
         )
 
 
-def test_meta_training_lowers_the_loss() -> None:
+def test_meta_training_lowers_the_loss_on_problems_never_met() -> None:
+    """Teachers that agree: omega should become what they have in common."""
+    common = torch.tensor([1.0, -1.0, 0.5, 2.0], dtype=torch.float64)
+
+    def alike(seed: int, count: int) -> ComplexSynapse[LeastSquares]:
+        drawn = draw_ridge(count, 4, 3, generator(seed)).inner  # too few to know four weights
+        y, y_eval = drawn.y + drawn.x @ common, drawn.y_eval + drawn.x_eval @ common
+        return ComplexSynapse(LeastSquares(drawn.x, y, drawn.x_eval, y_eval))
+
     trained = training()
-    loss = torch.stack([trained.update().loss.mean() for _ in range(60)])
-    assert loss[-10:].mean() < loss[:10].mean()
+    trained.problems = lambda update: alike(update, 6)
+    begun = {k: v.detach().clone() for k, v in trained.model.theta().items()}
+    for _ in range(60):
+        trained.update()
+    new = alike(1000, 200)
+
+    def loss(theta: Named) -> float:
+        each = {k: v.detach().repeat_interleave(100, 0) for k, v in theta.items()}
+        return float(new.eval_loss(RidgeSolution()(new, each, new.start(each)), each).mean())
+
+    assert loss(trained.model.theta()) < 0.5 * loss(begun)
+    omega = trained.model.theta()["omega.W"].detach()
+    assert (torch.cosine_similarity(omega, common.expand_as(omega)) > 0.9).all()
 
 
 def test_strengths_are_kept_from_below_zero() -> None:
@@ -68,8 +94,13 @@ def test_strengths_are_kept_from_below_zero() -> None:
     assert trained.model.theta()["lambda.W"].detach().min() == 0
 
 
-def test_a_seed_that_diverges_stays_as_it_was() -> None:
+def moments(trained: BilevelTraining[Any]) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in trained.tensors().items() if "exp_avg" in k}
+
+
+def test_a_seed_that_diverges_goes_half_way_back_and_keeps_its_moments() -> None:
     trained = training()
+    good = {k: v.detach().clone() for k, v in trained.model.theta().items()}
     trained.update()
     poisoned = trained.problems(1)
     x = poisoned.inner.x.clone()
@@ -78,13 +109,90 @@ def test_a_seed_that_diverges_stays_as_it_was() -> None:
     task = type(poisoned.inner)(x, poisoned.inner.y, poisoned.inner.x_eval, poisoned.inner.y_eval)
     trained.problems = lambda update: ComplexSynapse(task)
     before = {k: v.detach().clone() for k, v in trained.model.theta().items()}
+    kept = moments(trained)
     record = trained.update()
     assert record.rejected.tolist() == [False, True]
+    assert record.diverged is not None
+    assert record.diverged.tolist() == [1, 3]
     assert record.loss.isfinite().tolist() == [True, False]
     for name, moved in trained.model.theta().items():
-        assert torch.equal(moved[1], before[name][1])
+        assert torch.equal(moved[1], (before[name][1] + good[name][1]) / 2)
         assert moved.isfinite().all()
         assert not torch.equal(moved[0], before[name][0])
+    for name, value in moments(trained).items():
+        assert torch.equal(value[1], kept[name][1])
+        assert not torch.equal(value[0], kept[name][0])
+
+
+@pytest.mark.parametrize("phase", ["free", "nudged"])
+def test_what_explodes_and_stays_finite_teaches_nothing(phase: str) -> None:
+    """Three steps far too long make weights of 1e9, whose squares would be Adam's for ever."""
+    calm, wild = Descent(200, SGD(0.1)), Descent(4, SGD(1e3))
+    learners = (wild, calm) if phase == "free" else (calm, wild)
+    trained = training()
+    trained.update()
+    before = moments(trained)
+    trained.meta_gradient = Contrastive(*learners, 0.1)
+    record = trained.update()
+    assert record.rejected.tolist() == [True, True]
+    assert all(torch.equal(value, before[name]) for name, value in moments(trained).items())
+    each = {k: v.detach().repeat_interleave(3, 0) for k, v in trained.model.theta().items()}
+    found = Contrastive(*learners, 0.1, bound=float("inf"))(trained.problems(1), each)
+    assert found.accepted.all()  # it is the bound that tells
+    assert max(float(g.abs().max()) for g in found.gradient.values()) > 1e6
+    with pytest.raises(ConfigError, match="bound"):
+        Contrastive(*learners, 0.1, bound=0.0)
+
+
+def test_a_strength_that_overflows_is_a_rejection() -> None:
+    """exp(log_lambda) is infinite: its seed is rejected until it is back in range."""
+    trained = BilevelTraining(
+        MetaParameters({"log_lambda.W": torch.zeros(2, 4, dtype=torch.float64)}),
+        lambda update: draw_ridge(2, 4, 10, generator(update)),
+        Contrastive(Descent(300, SGD(0.1)), Descent(100, SGD(0.1)), 0.01),
+        0.1,
+    )
+    trained.update()
+    with torch.no_grad():
+        trained.model.theta()["log_lambda.W"][1, 3] = 800.0
+    rejected = [trained.update().rejected.tolist() for _ in range(12)]
+    assert rejected[0] == [False, True]
+    assert rejected[-1] == [False, False]
+
+
+def by_evolution() -> BilevelTraining[Any]:
+    """Strengths at zero and near it, where every other perturbation is below."""
+    strength = torch.tensor([[0.0, 1e-3, 0.02, 0.5]] * 2, dtype=torch.float64)
+    return BilevelTraining(
+        MetaParameters({"lambda.W": strength}),
+        lambda update: draw_ridge(6, 4, 10, generator(update)),
+        Evolution(RidgeSolution(), 4, 0.05, generator(9)),
+        0.01,
+        3,
+    )
+
+
+def test_evolution_learns_strengths_near_zero() -> None:
+    """The noisier the targets, the more it pays to be drawn to zero: strengths leave it."""
+    trained = by_evolution()
+    trained.problems = lambda update: draw_ridge(6, 4, 10, generator(update), noise=3.0)
+    for _ in range(30):
+        assert not trained.update().rejected.any()
+    strength = trained.model.theta()["lambda.W"].detach()
+    assert (strength[:, :2] > 0.05).all()
+
+
+def test_evolution_resumes_to_the_same_bits() -> None:
+    whole, begun, resumed = by_evolution(), by_evolution(), by_evolution()
+    for _ in range(4):
+        whole.update()
+    for _ in range(2):
+        begun.update()
+    resumed.load(load(save({k: v.clone() for k, v in begun.tensors().items()})), begun.updates)
+    for _ in range(2):
+        resumed.update()
+    for name, value in whole.tensors().items():
+        assert torch.equal(value, resumed.tensors()[name]), name
 
 
 def test_it_resumes_to_the_same_bits() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_reproduction import left
+from tiny_search import interrupt_after
 
-from rulesearch.errors import DataError
+from rulesearch.errors import DataError, GrammarError
 from rulesearch.outer.bilevel import MetaParameters
 from rulesearch.outer.seeds import NETWORK, TEST, generators
 from rulesearch.reproduce import make_plan, reproduce
@@ -109,10 +112,51 @@ def test_sines_are_descended_one_after_another() -> None:
 @pytest.mark.parametrize(("name", "settings"), [("cml-rules", DIGITS), ("cml-continual", SINES)])
 def test_a_tiny_run_fills_its_table(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
     changes = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in settings.items()]
-    outcome = reproduce(make_plan(name, "small", changes), tmp_path / name)
-    table = (tmp_path / name / "table.md").read_text()
+    plan, run = make_plan(name, "small", changes), tmp_path / name
+    outcome = reproduce(plan, run)
+    table, found = (run / "table.md").read_text(), dict[str, Any]()
     for row in outcome.plan.reproduction.rows:
         assert f"| {row.title} |" in table
+    for job in plan.jobs():  # each figure is that of the meta-parameters beside it
+        model, measured, *_ = outcome.finished[job.name]
+        training = job.begin({needed: outcome.finished[needed].model for needed in job.needs})
+        born = {k: v.clone() for k, v in training.model.state_dict().items()}
+        training.model.load_state_dict(dict(model))
+        again = job.measure(training)["error"]
+        assert torch.equal(again, measured["error"])
+        moved = [float((v - born[k]).abs().max()) for k, v in model.items()]
+        if job.updates:
+            assert 0 < max(moved) <= 1.01 * job.updates * plan.settings.model_dump()["meta_rate"]
+        else:
+            assert max(moved) == 0
+        found[job.name] = measured["error"]
+    # Tasks of a condition are the same for all rows, and rows are not: to be held matters.
+    first, second = [row.key for row in outcome.plan.reproduction.rows][:2]
+    for condition in outcome.plan.reproduction.conditions:
+        pair = (found[f"{first}-{condition}"], found[f"{second}-{condition}"])
+        assert name == "cml-rules" or not torch.equal(*pair)
+
+
+def test_a_run_that_diverges_says_so_and_resumes(tmp_path: Path) -> None:
+    """At a rate of 30 nothing settles, and what it leaves is the same if it is broken off."""
+    changes = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in SINES.items()]
+    plan = make_plan("cml-continual", "small", [*changes, "rate=30", "checkpoint_every=1"])
+    reproduce(plan, tmp_path / "whole")
+    run = tmp_path / "broken"
+    for moment in (6, 3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(plan, run, [interrupt_after(moment)])
+    reproduce(plan, run)
+    assert repr(left(run)) == repr(left(tmp_path / "whole"))  # for NaN is not NaN
+    content = json.loads((run / "result.json").read_text())
+    for row in content["rows"][1:]:
+        for figure in row["ours"].values():
+            assert figure["rejected"] == 2 * 2 * 2  # updates, seeds and lifetimes of each
+    assert "8 lifetimes of meta-training diverged" in (run / "table.md").read_text()
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    for event in events:
+        if event["event"] == "update":
+            assert (event["rejected"], event["diverged"]) == ([True, True], [2, 2])
 
 
 def test_a_missing_folder_says_what_to_name(tmp_path: Path) -> None:
@@ -129,3 +173,21 @@ def test_a_contrast_of_long_learning_comes_near_the_unrolled_gradient() -> None:
     )
     assert float(long["error"]) < 0.01 < float(short["error"])
     assert float(long["cosine"]) > 0.9999
+
+
+PHASE = '{"shots": 1, "steps": 2, "nudged_steps": 2, "beta": 1, "strength": 0, "meta_rate": 1}'
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("cml-table2", f"one_shot={PHASE}"),
+        ("cml-table3", f"five_shot={PHASE}"),
+        ("cml-table4", "strength=0"),
+        ("cml-rules", "strength=0"),
+        ("cml-continual", "strength=0"),
+    ],
+)
+def test_states_that_would_never_be_learnt_are_refused(name: str, change: str) -> None:
+    with pytest.raises(GrammarError, match="'strength': should be above 0"):
+        make_plan(name, "small", [change])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rulesearch.errors import ConfigError, DataError, GrammarError
 from rulesearch.outer.bilevel import (
+    SGD,
     BilevelTraining,
     Contrastive,
     Descent,
@@ -171,12 +172,28 @@ def test_the_best_shared_strength_is_kept() -> None:
     torch.testing.assert_close(kept.detach(), torch.tensor([[0.2] * 4, [0.3] * 4]))
 
 
-def test_full_scale_is_the_papers() -> None:
-    """Strengths and their steps are twice the released code's, which has no factor 1/2."""
-    full = make_plan("cml-table1", "full").settings.model_dump()
-    assert (full["updates"], full["seeds"], full["batch"]) == (100, 10, 500)
-    assert full["cml"] == {"steps": 5000, "rate": 3e-4, "strength": 0.2, "meta_rate": 0.06}
-    assert (full["nudged_steps"], full["nudged_rate"], full["beta"]) == (200, 1e-4, 10)
+def test_panel_b_of_figure_1_on_table_1s_network(cifar: Path, tmp_path: Path) -> None:
+    panel = (
+        f"cifar={{data: {json.dumps(str(cifar))}, examples: 12, judged: 8, batch: 4, shorter: 250}}"
+    )
+    plan = make_plan("cml-figure1", "full", ("updates=2", "seeds=2", panel), ("beta-1", "beta-30"))
+    jobs = {job.name: job for job in plan.jobs()}
+    training: Any = jobs["beta-1-cifar-500"].begin({})
+    contrast = training.meta_gradient
+    assert contrast.free == Descent(2, SGD(3e-4, 0.9, nesterov=True))
+    assert contrast.nudged == Descent(1, SGD(3e-4, 0.9, nesterov=True))  # for the nudge is weak
+    strong: Any = jobs["beta-30-cifar-5000"].begin({})
+    assert strong.meta_gradient.free.steps == 20
+    assert strong.meta_gradient.nudged.optimiser.rate == pytest.approx(1e-4 * 11 / 31)
+    reproduce(plan, tmp_path / "run")
+    numbers = json.loads((tmp_path / "run" / "figures" / "numbers.json").read_text())
+    assert set(numbers["loss"]) == {"500", "1500", "5000"}
+    assert numbers["betas"] == [1.0, 30.0]
+    found = left(tmp_path / "run")
+    for name, values in found.items():
+        if "cifar" in name and "model" in name:  # two steps of Adam from 0.2
+            moved = (torch.tensor(values) - 0.2).abs()
+            assert 0 < float(moved.max()) < 0.121
 
 
 def test_data_and_settings_that_do_not_fit(cifar: Path, tmp_path: Path) -> None:

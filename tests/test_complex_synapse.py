@@ -108,6 +108,48 @@ def test_the_contrastive_meta_gradient_of_a_rule() -> None:
             torch.testing.assert_close(near[f"{part}.W0"][:, 0], true, rtol=1e-4, atol=1e-6)
 
 
+def test_a_nudge_leaves_decay_as_strong_as_it_is() -> None:
+    """The exact meta-gradient of ridge regression whose rule decays: Eval has no regulariser."""
+    n, problems, decay, strength = 4, 2, 0.03, 0.05
+    x, x_eval = normal(problems, 9, n, seed=1), normal(problems, 9, n, seed=2)
+    y, y_eval = normal(problems, 9, seed=3), normal(problems, 9, seed=4)
+    network = PlasticNetwork([n, 1], output="linear")
+    born = network.init([generator(k) for k in range(problems)], torch.float64)
+    problem = rule_problem(
+        network,
+        rule(gradient=("-e_post * y_pre.T", RATE), decay=("-W", decay)),
+        born,
+        always(Examples(x, y[..., None])),
+        always(Examples(x_eval, y_eval[..., None])),
+    )
+    omega = normal(problems, n, seed=5)
+    theta = {
+        "omega.W0": omega[:, None],
+        "lambda.W0": torch.full((problems, 1, n), strength).double(),
+    }
+    learner = Descent(400, SGD(1.0))
+    found = Contrastive(learner, learner, 1e-3, "symmetric")(problem, theta)
+    # RATE l + decay |W|^2 / 2 + strength |omega - W|^2 / 2 is least where its slope is zero.
+    hessian = RATE * x.mT @ x / 9 + (decay + strength) * torch.eye(n, dtype=torch.float64)
+    phi = torch.linalg.solve(hessian, RATE * (x.mT @ y[..., None])[..., 0] / 9 + strength * omega)
+    g = (x_eval.mT @ (x_eval @ phi[..., None] - y_eval[..., None]))[..., 0] / 9
+    v = torch.linalg.solve(hessian, RATE * g)
+    torch.testing.assert_close(found.phi["W0"][:, 0], phi)
+    exact = {"omega.W0": strength * v, "lambda.W0": (omega - phi) * v}
+    for name, gradient in exact.items():
+        torch.testing.assert_close(found.gradient[name][:, 0], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_rule_that_sees_no_examples_is_refused() -> None:
+    network = PlasticNetwork([2, 2])
+    born = network.init([generator(0)])
+    source = always(Examples(torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.int64)))
+    with pytest.raises(LearnerError, match="no term of the rule depends on examples"):
+        rule_problem(
+            network, rule(decay=("-W", 0.1), held=("Omega - W", 0.1)), born, source, source
+        )
+
+
 def test_meta_learning_around_a_discovered_rule() -> None:
     """Oja's rule beside random feedback has no loss of its own, and consolidation still helps."""
     network = PlasticNetwork([4, 6, 2], activation="tanh", feedback="random")

@@ -220,7 +220,5 @@ def test_choices_that_do_not_exist() -> None:
         PlasticNetwork([5])
     with pytest.raises(ConfigError, match="beta"):
         PlasticNetwork(SIZES, beta=float("nan"))
-    with pytest.raises(LearnerError, match="Omega"):
-        PlasticityLearner(GOOD, terms("Omega - W"))
     with pytest.raises(LearnerError, match="direct feedback does not have"):
         PlasticityLearner(PlasticNetwork(SIZES, feedback="direct"), terms("B - W"))

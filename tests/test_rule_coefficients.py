@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -23,11 +25,14 @@ from rulesearch.outer.bilevel.networks import Examples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-POOL = TermPool([Term.from_text("gradient", "-e_post * y_pre.T"), Term.from_text("decay", "-W")])
+POOL = TermPool(
+    Term.from_text(name, text)
+    for name, text in (("gradient", "-e_post * y_pre.T"), ("decay", "-W"), ("held", "Omega - W"))
+)
 NETWORK = PlasticNetwork([4, 5, 3], activation="tanh", feedback="symmetric")
 CONVEX = PlasticNetwork([4, 3], feedback="symmetric")
 LIVES = 2
-THETA = {"theta": torch.tensor([[0.8, 0.05], [0.6, 0.08]], dtype=torch.float64)}
+THETA = {"theta": torch.tensor([[0.8, 0.03, 0.02], [0.6, 0.04, 0.05]], dtype=torch.float64)}
 
 
 def generator(seed: int) -> torch.Generator:
@@ -41,20 +46,27 @@ def examples(seed: int, count: int) -> Examples:
     return Examples(x, (x @ teacher).argmax(-1))
 
 
+def omega(weights: list[Tensor]) -> list[Tensor]:
+    return [torch.linspace(-1, 1, w.numel(), dtype=w.dtype).view_as(w) for w in weights]
+
+
 def problem(pool: TermPool = POOL, network: PlasticNetwork = NETWORK) -> CoefficientProblem:
     born = network.init([generator(10), generator(11)], torch.float64)
+    born = replace(born, Omega=omega(born.W))
     return CoefficientProblem(network, pool, born, always(examples(1, 12)), always(examples(2, 9)))
 
 
 def augmented(W: list[Tensor], theta: Tensor, beta: float) -> Tensor:
-    """Losses and decay, written out."""
+    """Losses, decay and distance from Omega, written out."""
 
     def loss(seen: Examples) -> Tensor:
         logits = torch.tanh(seen.x @ W[0].mT) @ W[1].mT
         return -logits.log_softmax(-1).gather(-1, seen.label[..., None]).mean((1, 2))
 
     length = sum(w.square().sum((1, 2)) for w in W) / 2
-    return theta[:, 0] * loss(examples(1, 12)) + theta[:, 1] * length + beta * loss(examples(2, 9))
+    away = sum((w - o).square().sum((1, 2)) for w, o in zip(W, omega(W), strict=True)) / 2
+    held = theta[:, 1] * length + theta[:, 2] * away
+    return theta[:, 0] * loss(examples(1, 12)) + held + beta * loss(examples(2, 9))
 
 
 def test_the_rule_descends_its_energies() -> None:
@@ -87,6 +99,18 @@ def test_contrasting_energies_gives_the_gradient_of_the_coefficients() -> None:
         coarse, fine = error(4e-3, scheme), error(2e-3, scheme)
         assert fine < 0.1
         assert coarse / fine == pytest.approx(2**order, rel=0.15)
+
+
+def test_without_other_weights_omega_is_the_weights_at_birth() -> None:
+    found = problem()
+    at_birth = replace(found, born=replace(found.born, Omega=[]))
+    phi = {k: w + 0.1 for k, w in found.start(THETA).items()}
+    count = sum(w[0].numel() for w in phi.values())
+    energy = at_birth.partial(phi, THETA, 0.0)["theta"][:, 2]
+    torch.testing.assert_close(energy, torch.full((2,), 0.005 * count, dtype=torch.float64))
+    pull = at_birth.slope(phi, {"theta": torch.tensor([[0.0, 0.0, 1.0]] * 2).double()}, 0.0, 0)
+    for slope in pull.values():
+        torch.testing.assert_close(slope, torch.full_like(slope, 0.1))
 
 
 def test_what_descends_nothing_is_refused() -> None:

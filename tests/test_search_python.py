@@ -123,9 +123,12 @@ def test_settings_that_make_no_sense(
         ({"pool": POOL[1:]}, ConfigError, "every term starts at zero"),
         ({"pool": rs.TermPool()}, ConfigError, "every term starts at zero"),
         (
-            {"pool": POOL + rs.TermPool([rs.Term.from_text("O", "Omega")])},
+            {
+                "pool": POOL + rs.TermPool([rs.Term.from_text("b", "B - W")]),
+                "network": rs.PlasticNetwork([64, 8, 10], feedback="direct"),
+            },
             LearnerError,
-            "a term needs Omega",
+            "a term needs B",
         ),
     ],
 )

@@ -27,7 +27,7 @@ def plastic_matrices(network: PlasticNetwork, state: NetworkState) -> list[Tenso
 
 
 def constant_matrices(network: PlasticNetwork, state: NetworkState) -> list[Tensor]:
-    """B, fixed biases, what learnt feedback has besides, rates: in the order of a tape."""
+    """B, fixed biases, what learnt feedback has besides, rates, Omega: in a tape's order."""
     return _matrices(network, state, _constant(network, state))
 
 
@@ -78,7 +78,7 @@ def _plastic(network: PlasticNetwork, state: NetworkState) -> list[str]:
 
 
 def _constant(network: PlasticNetwork, state: NetworkState) -> list[str]:
-    names = ["B", "bias", "feedback_bias", "mixing", "rate", "bias_rate", "feedback_rate"]
+    names = ["B", "bias", "feedback_bias", "mixing", "rate", "bias_rate", "feedback_rate", "Omega"]
     absent = {*_plastic(network, state), *(["B"] if network.feedback == "symmetric" else [])}
     return [name for name in names if name not in absent]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -173,7 +174,8 @@ class PlasticityLearner:
         -------
         NetworkState
             Weights at the end of life, biases if they learn and B if it is plastic; all else
-            as it was.
+            as it was. Where the rule speaks of Omega and the state has none, it is that of the
+            weights at birth, so that to go on with a life is to be drawn to the same.
 
         Raises
         ------
@@ -183,7 +185,19 @@ class PlasticityLearner:
             wanted, or the gradient of a table of inputs or of targets is.
         """
         self.network.check(state)
-        theta = self._coefficients(state, theta)
+        kept, state = state.Omega, self._consolidated(state)
+        moved = self._live(state, self._coefficients(state, theta), x, label)
+        return moved if moved.Omega else replace(moved, Omega=kept)
+
+    def _consolidated(self, state: NetworkState) -> NetworkState:
+        """The state with Omega if the rule reads it, and without if not."""
+        if "Omega" not in self.program.matrices:
+            return replace(state, Omega=[])
+        return state if state.Omega else replace(state, Omega=list(state.W))
+
+    def _live(
+        self, state: NetworkState, theta: Tensor, x: Tensor | Indexed, label: Tensor
+    ) -> NetworkState:
         if state.W[0].dtype not in _TOLERANCE:
             raise LearnerError(f"lifetimes run in float32 or float64, not {state.W[0].dtype}")
         x, label = check_examples(self.network, state.W[0], x, label)
@@ -263,8 +277,11 @@ class PlasticityLearner:
         return set().union(*(term.normal_form.symbols for term in self.pool))
 
     def _check_signals(self) -> None:
-        if "Omega" in self._needed:
-            raise LearnerError("a term needs Omega, which a plastic network does not carry")
+        if "Omega" in self._needed and self.network.plastic_feedback:
+            raise LearnerError(
+                "a term needs Omega, which the synapses of plastic feedback do not have: leave it "
+                "out, or set plastic=False in LearntFeedback"
+            )
         if "B" in self._needed and not self.network.has_own_feedback:
             raise LearnerError(
                 f"a term needs B of its own connection, which {self.network.feedback} feedback "
@@ -298,8 +315,12 @@ class PlasticityLearner:
     def _check_state(
         self, state: NetworkState, theta: Tensor, x: Tensor | Indexed, label: Tensor
     ) -> None:
-        if state.bias_rate and "B" in self._needed:
-            raise LearnerError("a term needs B, which biases do not have: leave bias_rate empty")
+        absent = sorted({"B", "Omega"} & self._needed)
+        if state.bias_rate and absent:
+            raise LearnerError(
+                f"a term needs {' and '.join(absent)}, which biases do not have: leave bias_rate "
+                "empty"
+            )
         inputs = x.table if isinstance(x, Indexed) else x
         if not torch.is_grad_enabled():
             return

@@ -57,6 +57,8 @@ def connection_signals(
             signals.update(e_pre=backs[k], e_post=es[layer + 1])
         if network.has_own_feedback and k < count:
             signals["B"] = feedback[k].unsqueeze(1)
+        if "Omega" in wanted and k < count:
+            signals["Omega"] = (state.Omega or state.W)[k].unsqueeze(1)
         if "z_post" in wanted:
             signals["z_post"] = matvec(weight.unsqueeze(1), pre)  # which biases are no part of
         signals = {name: value for name, value in signals.items() if name in wanted}

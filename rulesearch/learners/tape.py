@@ -93,6 +93,7 @@ class _Step:
         self.rates += matrices(columns, form.plastic_bias)
         if network.plastic_feedback:
             self.rates += matrices(back, form.rated_feedback) or none
+        self.omegas = matrices(shapes, "Omega" in program.matrices)
 
         self.target = builder.value(sizes[-1], varies=False)
         self.x = builder.input(sizes[0], form.input_gradient)
@@ -197,6 +198,8 @@ class _Step:
             matrices = {"W": weight}
             if self.network.has_own_feedback:
                 matrices["B"] = self.feedback[k]
+            if self.omegas:
+                matrices["Omega"] = self.omegas[k]
             sides = {"post": self.ones[k + 1], "pre": self.ones[k]}
             found.append(_Connection(builder, signals, matrices, sides))
         for k, bias in enumerate(self.biases):

@@ -209,6 +209,7 @@ class PlasticNetwork:
             "feedback_rate": (
                 self.feedback_shapes if state.feedback_rate and self.plastic_feedback else []
             ),
+            "Omega": self.connections if state.Omega else [],
         }
         if self.feedback != "symmetric":
             expected["B"] = self.feedback_shapes

@@ -38,6 +38,9 @@ class NetworkState:
     feedback_rate : list of Tensor, as B
         :math:`\eta` of plastic feedback: what the rule wants of B is multiplied by it.
         Empty: by 1.
+    Omega : list of Tensor (lifetimes, n_post, n_pre)
+        Consolidated weights, which a lifetime reads and does not change. Empty: for a rule that
+        speaks of them, the forward weights at birth.
     """
 
     W: list[Tensor]
@@ -48,6 +51,7 @@ class NetworkState:
     rate: list[Tensor] = field(default_factory=list, repr=False)
     bias_rate: list[Tensor] = field(default_factory=list, repr=False)
     feedback_rate: list[Tensor] = field(default_factory=list, repr=False)
+    Omega: list[Tensor] = field(default_factory=list, repr=False)
 
     @property
     def lifetimes(self) -> int:

@@ -79,6 +79,7 @@ class MetaModel(nn.Module):
     rate: nn.ParameterList
     bias_rate: nn.ParameterList
     feedback_rate: nn.ParameterList
+    Omega: nn.ParameterList
 
     def __init__(
         self,

@@ -55,10 +55,13 @@ class UpdateRecord:
     rejected : Tensor (seeds,) bool
         Whose loss or gradient was not finite: they stay as they were, but with a tenth off the
         rates that are learnt, for they would diverge again.
+    diverged : Tensor (seeds,) int64, optional
+        How many of a seed's lifetimes were left out, where they are judged one by one.
     """
 
     loss: Tensor
     rejected: Tensor
+    diverged: Tensor | None = None
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ from torch import Tensor
 from rulesearch.learners.bptt import BPTT
 from rulesearch.learners.eprop import EProp
 from rulesearch.outer.bilevel import Bilevel, Descent, Estimate, Named, UnrolledDescent
+from rulesearch.outer.bilevel.convergence import BOUND, Settled
 from rulesearch.tasks.spiking_sines import SpikingExamples, SpikingTasks
 
 __all__ = ["LastWindow", "SpikingProblem"]
@@ -95,5 +96,7 @@ class LastWindow:
     def __call__(self, problem: Bilevel, theta: Named) -> Estimate:
         """Learn, and differentiate the window."""
         with torch.no_grad():
-            phi = self.before(problem, theta, problem.start(theta))
-        return UnrolledDescent(self.window)(problem, phi)
+            start = problem.start(theta)
+            phi = self.before(problem, theta, start)
+        found = UnrolledDescent(self.window)(problem, phi)
+        return replace(found, settled=Settled(problem, theta, start, BOUND)(found.phi, found.loss))

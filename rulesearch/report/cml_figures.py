@@ -81,7 +81,7 @@ def _error(data: Nudging, ax: Axes) -> None:
 
 
 def _loss(data: Nudging, ax: Axes) -> None:
-    ax.set_title(r"$\mathbf{B}$  digits: loss after meta-learning")
+    ax.set_title(r"$\mathbf{B}$  loss after meta-learning")
     ax.set_ylabel("validation loss")
     ends = []
     for (steps, rows), colour in zip(data.loss.items(), _colours(data.loss), strict=True):

@@ -27,7 +27,8 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples, LossOn, named_weights
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.search.settings import Count, Size
+from rulesearch.reproduce.strength import Strength
+from rulesearch.search.settings import Count
 from rulesearch.tasks import IncrementalSines, TaskFamily
 
 __all__ = ["CML_CONTINUAL", "ContinualSettings"]
@@ -64,7 +65,7 @@ class ContinualSettings(RunSettings):
     rate: Rate = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta: Rate = 0.3
-    strength: Size = 0.1
+    strength: Strength = 0.1
     meta_rate: Rate = 1e-3
 
 

@@ -31,7 +31,8 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, RunSettings, Training
-from rulesearch.search.settings import Count, Size, Spec
+from rulesearch.reproduce.strength import Strength
+from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
 
 __all__ = [
@@ -72,7 +73,7 @@ class PhaseSettings(Spec):
     steps: Count
     nudged_steps: Count
     beta: Rate
-    strength: Size
+    strength: Strength
     meta_rate: Rate
 
 

@@ -28,8 +28,9 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.strength import Strength
 from rulesearch.rules import Rule
-from rulesearch.search.settings import Count, Size, Spec
+from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import FewShot, TaskFamily, load
 
 __all__ = ["CML_RULES", "Coefficients", "RuleSettings"]
@@ -78,7 +79,7 @@ class RuleSettings(RunSettings):
     steps: Count = 30
     nudged_steps: Count = 10
     beta: Rate = 1.0
-    strength: Size = 0.05
+    strength: Strength = 0.05
     meta_rate: Rate = 3e-3
 
 

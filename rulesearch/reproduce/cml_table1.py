@@ -47,7 +47,7 @@ from rulesearch.reproduce.base import (
 from rulesearch.search.settings import Count, Size, Spec
 from rulesearch.tasks import ImageData, load
 
-__all__ = ["CML_TABLE1", "CifarSettings", "MethodSettings"]
+__all__ = ["CML_TABLE1", "Cifar", "CifarSettings", "MethodSettings", "load_cifar"]
 
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 REFERENCE = 2000  # images learnt whose statistics normalise what is judged
@@ -217,7 +217,7 @@ class SharedStrength:
         self.best, self.updates = tensors["best"], updates
 
 
-def _cifar(settings: CifarSettings) -> Cifar:
+def load_cifar(settings: CifarSettings) -> Cifar:
     """Load the images, and draw networks and images for each seed."""
 
     def images(split: str) -> ImageData:
@@ -279,7 +279,7 @@ def _meta_gradients(
 
 
 def _jobs(settings: CifarSettings) -> Sequence[Job]:
-    cifar = _cifar(settings)
+    cifar = load_cifar(settings)
 
     def begin(
         method: MethodSettings, gradient: BilevelGradient[Synapses] | None, trained: object

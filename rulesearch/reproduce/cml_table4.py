@@ -36,6 +36,7 @@ from rulesearch.reproduce.base import (
     RunSettings,
     Training,
 )
+from rulesearch.reproduce.strength import Strength
 from rulesearch.search.settings import Count, Size
 from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
 
@@ -74,7 +75,7 @@ class SpikingSettings(RunSettings):
     free_rate: Size = 1e-3
     nudged_rate: Size = 3e-3
     beta: Size = 3.0
-    strength: Size = 1e-3
+    strength: Strength = 1e-3
     meta_rate: Size = 3e-3
     unrolled_steps: Count = 10
     truncated_steps: Count = 500

@@ -8,220 +8,35 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rulesearch.networks.modulated import ModulatedNetwork
-from rulesearch.outer.bandit import Agent, ChosenArm, GreedyAgent, NeuralLinearAgent, live
-from rulesearch.outer.bilevel import (
-    SGD,
-    Adam,
-    Bilevel,
-    BilevelGradient,
-    BilevelTraining,
-    ComplexSynapse,
-    Contrastive,
-    Descent,
-    LossProblem,
-    MetaParameters,
-    Named,
-    Optimiser,
-    UnrolledDescent,
-    fast_and_slow,
+from rulesearch.outer.bandit import (
+    Agent,
+    GreedyAgent,
+    Life,
+    NeuralLinearAgent,
+    TrainedLife,
+    blocks,
 )
-from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
-from rulesearch.reproduce.base import (
-    Job,
-    Measured,
-    Published,
-    Reproduction,
-    Row,
-    RunSettings,
-    Training,
-)
-from rulesearch.search.settings import Count
-from rulesearch.tasks.wheel import ARMS, Experience, Wheel, WheelLogs, uniform_regret
+from rulesearch.outer.bilevel import Bilevel, BilevelTraining, MetaParameters
+from rulesearch.outer.seeds import TASK, TEST, generators
+from rulesearch.reproduce.base import Job, Measured, Published, Reproduction, Row, Training
+from rulesearch.reproduce.cml_wheel import METHODS, Method, Source, WheelSettings, copied
+from rulesearch.tasks.wheel import Experience, Wheel, WheelLogs, uniform_regret
 
 __all__ = ["CML_TABLE5", "WheelSettings"]
 
 DELTAS = (0.5, 0.7, 0.9, 0.95, 0.99)
-EPS_ROOT = float(np.finfo(np.float32).eps)
-PENALTY = 1000.0  # on the mean of squared distances from the anchor
 ONLINE = 3  # a stream of random numbers, next to those of outer.seeds
 
 
-class WheelSettings(RunSettings):
-    """Settings of the bandits; the defaults are the released code's.
-
-    Attributes
-    ----------
-    updates, episodes : int
-        Of CML (synaptic), and tasks of a seed in an update. CML (modulatory) has twice as many
-        tasks and MAML four times, and so many updates fewer.
-    lifetimes : int
-        Online lives of a seed for each delta.
-    hidden : int
-        Units of both hidden layers.
-    tasks : int
-        Wheels that a seed's meta-training draws from, with replacement.
-    learnt, judged : int
-        Logged choices of each, of the learning and of the evaluation loss.
-    horizon : int
-        Choices of an online life.
-    batch : int
-        Choices of a step when learning online.
-    shorter : int
-        Divides all numbers of learning steps but MAML's ten and NeuralLinear's.
-    """
-
-    updates: Count = 800
-    episodes: Count = 8
-    lifetimes: Count = 1
-    hidden: Count = 100
-    tasks: Count = 64
-    learnt: Count = 512
-    judged: Count = 50
-    horizon: Count = 80_000
-    batch: Count = 512
-    shorter: Count = 1
-
-
-Source = Callable[[int | None], Experience]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row: what learns, what is meta-learnt, and how it learns online.
-
-    Attributes
-    ----------
-    fast, anchored : tuple of str, bool
-        The weights that learn, by the ends of their names; and whether they are complex synapses.
-    tanh : bool
-        Units are modulated hyperbolic tangents rather than rectified ones.
-    share : int
-        Times as many tasks in an update, and so many updates fewer, as the first row.
-    rate : float
-        Of Adam on the meta-parameters.
-    meta_gradient : callable
-        Of the divisor of steps.
-    online : Optimiser
-    every, steps : int
-        Choices between two times of learning, and steps of each.
-    """
-
-    fast: tuple[str, ...]
-    anchored: bool
-    tanh: bool
-    share: int
-    rate: float
-    meta_gradient: Callable[[int], BilevelGradient[Any]]
-    online: Optimiser
-    every: int
-    steps: int
-
-    def network(self, settings: WheelSettings) -> ModulatedNetwork:
-        """A network of rewards. Rectified units of gain 1 are the usual ones."""
-        sizes = (2, settings.hidden, settings.hidden, ARMS)
-        return ModulatedNetwork(sizes, "tanh" if self.tanh else "linear-threshold")
-
-    def born(self, settings: WheelSettings) -> tuple[Named, Named]:
-        """Draw weights of all seeds: those that learn, and those that do not."""
-        draws = [(row, 0) for row in range(settings.seeds)]
-        drawn = self.network(settings).init(generators(settings.seed, 0, NETWORK, draws))
-        return fast_and_slow(drawn, self.fast)
-
-    def theta(self, settings: WheelSettings) -> Named:
-        """Meta-parameters at first: anchors, slow weights, or where learning starts."""
-        fast, slow = self.born(settings)
-        if self.anchored:
-            return {f"omega.{name}": w for name, w in fast.items()}
-        return slow if self.tanh else fast
-
-    def problem(
-        self, settings: WheelSettings, copies: int, learn: Source, judge: Source
-    ) -> Bilevel:
-        """Regressions, so many of each seed."""
-        fast, slow = (
-            {k: _copied(w, copies) for k, w in part.items()} for part in self.born(settings)
-        )
-        constant = {} if self.tanh else slow
-        network = self.network(settings)
-
-        def start(theta: Named) -> Named:
-            return {name: theta.get(name, w) for name, w in fast.items()}
-
-        inner = LossProblem(
-            ChosenArm(network, learn, constant), ChosenArm(network, judge, constant), start
-        )
-        if not self.anchored:
-            return inner
-        count = sum(w[0].numel() for w in fast.values())
-        strength = torch.tensor(2 * PENALTY / count)
-        return ComplexSynapse(inner, {f"lambda.{name}": strength for name in fast})
-
-
-def _copied(w: Tensor, copies: int) -> Tensor:
-    return w.repeat_interleave(copies, 0)
-
-
-def _contrast(
-    free: tuple[int, Optimiser], nudged: tuple[int, Optimiser], beta: float, shorter: int
-) -> BilevelGradient[Any]:
-    first, second = (Descent(max(1, n // shorter), opt) for n, opt in (free, nudged))
-    contrast: Contrastive[Any] = Contrastive(first, second, beta)
-    return contrast
-
-
-def _adam(rate: float) -> Adam:
-    return Adam(rate, eps_root=EPS_ROOT)
-
-
-PLAIN = ("W", "shift", "bias")
-METHODS = {
-    "cml-synaptic": Method(
-        PLAIN,
-        True,
-        False,
-        1,
-        0.03,
-        partial(_contrast, (250, _adam(1e-4)), (100, _adam(3e-2)), 0.3),
-        _adam(1e-4),
-        50,
-        250,
-    ),
-    "cml-modulatory": Method(
-        ("gain", "shift", "head"),
-        False,
-        True,
-        2,
-        0.03,
-        partial(_contrast, (1000, SGD(3e-4)), (100, SGD(1e-4)), 10.0),
-        SGD(1e-4, 0.9, nesterov=True),
-        100,
-        500,
-    ),
-    "maml": Method(
-        PLAIN,
-        False,
-        False,
-        4,
-        0.1,
-        lambda shorter: UnrolledDescent(Descent(10, SGD(1e-2))),
-        SGD(1e-3),
-        100,
-        100,
-    ),
-}
-
-
-def _begin(
+def _training(
     method: Method,
     settings: WheelSettings,
     source: str | None,
     trained: Mapping[str, Mapping[str, Tensor]],
-) -> Training:
+) -> BilevelTraining[Any]:
     model = MetaParameters(method.theta(settings))
     if source is not None:
         model.load_state_dict(dict(trained[source]))
@@ -247,12 +62,35 @@ def _begin(
     return BilevelTraining(model, problems, gradient, method.rate, episodes)
 
 
-def _greedy(
-    method: Method, settings: WheelSettings, training: Training, draws: Sequence[torch.Generator]
-) -> Agent:
-    assert isinstance(training, BilevelTraining)
+@dataclass(frozen=True, eq=False)
+class _Online:
+    """Whose life begins: a member of each seed's lifetimes for each of its random numbers."""
+
+    settings: WheelSettings
+    delta: float
+
+    @property
+    def members(self) -> list[tuple[int, int]]:
+        """Seed and number of every lifetime, those of a seed together."""
+        s = self.settings
+        return [(row, k) for row in range(s.seeds) for k in range(s.lifetimes)]
+
+    @property
+    def keys(self) -> list[tuple[int, ...]]:
+        """What each lifetime's Thompson sampling draws from."""
+        place = DELTAS.index(self.delta)
+        return [(self.settings.seed, ONLINE, row, place, k) for row, k in self.members]
+
+    def generators(self, stream: int) -> list[torch.Generator]:
+        """Of a stream of random numbers: the agent's, or the wheel's."""
+        place = DELTAS.index(self.delta)
+        return generators(self.settings.seed, 0, stream, self.members, place)
+
+
+def _greedy(method: Method, online: _Online, training: BilevelTraining[Any]) -> Agent:
+    settings = online.settings
     copies, network = settings.lifetimes, method.network(settings)
-    theta = {k: _copied(w.detach(), copies) for k, w in training.model.theta().items()}
+    theta = {k: copied(w.detach(), copies) for k, w in training.model.theta().items()}
 
     def problem(source: Source) -> Bilevel:
         return method.problem(settings, copies, source, source)
@@ -260,7 +98,7 @@ def _greedy(
     def never(step: int | None) -> Experience:
         raise AssertionError("nothing is learnt before life begins")
 
-    slow = {k: _copied(w, copies) for k, w in method.born(settings)[1].items()}
+    slow = {k: copied(w, copies) for k, w in method.born(settings)[1].items()}
     return GreedyAgent(
         lambda phi, x: network({**slow, **theta, **phi}, x),
         problem(never).start(theta),
@@ -269,14 +107,13 @@ def _greedy(
         method.online,
         max(1, method.steps // settings.shorter),
         settings.batch,
-        draws,
+        online.generators(ONLINE),
     )
 
 
-def _neural_linear(
-    method: Method, settings: WheelSettings, training: Training, draws: Sequence[torch.Generator]
-) -> Agent:
+def _neural_linear(method: Method, online: _Online, training: BilevelTraining[Any]) -> Agent:
     """The features are the answers of a network whose head is the identity."""
+    settings = online.settings
     fast, slow = method.born(settings)
     network, hidden, copies = method.network(settings), settings.hidden, settings.lifetimes
     head = {"head.W": torch.eye(hidden), "head.bias": torch.zeros(hidden)}
@@ -284,30 +121,59 @@ def _neural_linear(
     return NeuralLinearAgent(
         network,
         lambda weights, x: network({**weights, **shown}, x),
-        {k: _copied(w, copies) for k, w in fast.items()},
-        {k: _copied(w, copies) for k, w in slow.items()},
+        {k: copied(w, copies) for k, w in fast.items()},
+        {k: copied(w, copies) for k, w in slow.items()},
         method.steps,
         settings.batch,
-        draws,
-        np.random.default_rng([settings.seed, ONLINE]),
+        online.generators(ONLINE),
+        online.keys,
     )
 
 
-Maker = Callable[[Method, WheelSettings, Training, Sequence[torch.Generator]], Agent]
+Maker = Callable[[Method, _Online, BilevelTraining[Any]], Agent]
 
 
-def _measure(
-    maker: Maker, method: Method, delta: float, settings: WheelSettings, training: Training
-) -> Measured:
-    rows = range(settings.seeds)
-    members = [(row, k) for row in rows for k in range(settings.lifetimes)]
-    place = DELTAS.index(delta)
-    agent = maker(method, settings, training, generators(settings.seed, 0, ONLINE, members, place))
-    wheel = Wheel(torch.full((len(members),), delta))
-    draws = generators(settings.seed, 0, TEST, members, place)
-    regret = live(agent, wheel, settings.horizon, method.every, draws).double().mean(1)
-    share = 100 * regret / uniform_regret(delta)
-    return {"error": share.reshape(settings.seeds, -1)}
+@dataclass(frozen=True)
+class _Row:
+    """A row's jobs: meta-training if nothing has it yet, and a life on a wheel."""
+
+    maker: Maker
+    method: Method
+    updates: int
+    settings: WheelSettings
+
+    def begin(
+        self, delta: float, source: str | None, trained: Mapping[str, Mapping[str, Tensor]]
+    ) -> Training:
+        """Meta-train, or take what `source` has trained; then live."""
+        return TrainedLife(
+            _training(self.method, self.settings, source, trained),
+            0 if source else self.updates,
+            partial(self.life, delta),
+            uniform_regret(delta) / 100,
+        )
+
+    def life(self, delta: float, training: BilevelTraining[Any]) -> Life:
+        """Lives side by side, those of a seed together."""
+        online = _Online(self.settings, delta)
+        return Life(
+            self.maker(self.method, online, training),
+            Wheel(torch.full((len(online.members),), delta)),
+            self.settings.horizon,
+            self.method.every,
+            online.generators(TEST),
+        )
+
+    @property
+    def blocks(self) -> int:
+        """Of a life."""
+        return blocks(self.settings.horizon, self.method.every)
+
+    def measure(self, delta: float, training: Training) -> Measured:
+        """Regret over the life in percent of that of choosing at random, ``(seeds, lifetimes)``."""
+        assert isinstance(training, TrainedLife)
+        share = 100 * training.life.regret().double().mean(1) / uniform_regret(delta)
+        return {"error": share.reshape(self.settings.seeds, -1)}
 
 
 def _condition(delta: float) -> str:
@@ -315,26 +181,27 @@ def _condition(delta: float) -> str:
 
 
 def _jobs(settings: WheelSettings) -> Sequence[Job]:
-    """A row's first job trains; the others only live on another wheel."""
+    """A row's first job trains and lives; the others only live, on another wheel."""
 
-    def jobs(row: str, method: Method, updates: int, maker: Maker) -> list[Job]:
-        first = f"{row}-{_condition(DELTAS[0])}"
+    def jobs(key: str, row: _Row) -> list[Job]:
+        first = f"{key}-{_condition(DELTAS[0])}"
         return [
             Job(
-                row,
+                key,
                 _condition(delta),
-                0 if k else updates,
-                partial(_begin, method, settings, first if k else None),
-                partial(_measure, maker, method, delta, settings),
+                (0 if k else row.updates) + row.blocks,
+                partial(row.begin, delta, first if k else None),
+                partial(row.measure, delta),
                 needs=(first,) if k else (),
             )
             for k, delta in enumerate(DELTAS)
         ]
 
     baseline = replace(METHODS["maml"], every=20, steps=50)
-    found = jobs("neural-linear", baseline, 0, _neural_linear)
-    for row, method in METHODS.items():
-        found += jobs(row, method, math.ceil(settings.updates / method.share), _greedy)
+    found = jobs("neural-linear", _Row(_neural_linear, baseline, 0, settings))
+    for key, method in METHODS.items():
+        updates = math.ceil(settings.updates / method.share)
+        found += jobs(key, _Row(_greedy, method, updates, settings))
     return found
 
 

@@ -19,17 +19,29 @@ from rulesearch.reproduce.base import Published
 from rulesearch.reproduce.plan import Plan
 from rulesearch.reproduce.tables import latex, markdown
 
-__all__ = ["SECONDS", "Finished", "Outcome", "read_finished"]
+__all__ = ["REJECTED", "SECONDS", "Finished", "Outcome", "read_finished"]
 
 SECONDS = "seconds"  # a job's word for the time that it took, and a checkpoint's for that so far
+REJECTED = "rejected"  # and for the lifetimes of its updates that taught nothing
 
 
 class Finished(NamedTuple):
-    """What a finished job left: meta-parameters, what was measured, and how long it took."""
+    """What a finished job left.
+
+    Attributes
+    ----------
+    model, measured : mapping
+        Meta-parameters, and what was measured.
+    seconds : float
+        That it took.
+    rejected : int
+        Lifetimes of its updates that diverged, and taught nothing.
+    """
 
     model: Mapping[str, Tensor]
     measured: Mapping[str, Tensor]
     seconds: float
+    rejected: int
 
 
 def read_finished(file: Path) -> Finished:
@@ -42,7 +54,7 @@ def read_finished(file: Path) -> Finished:
     """
     try:
         tensors = load(file.read_bytes())
-        seconds = float(tensors.pop(SECONDS))
+        seconds, rejected = float(tensors.pop(SECONDS)), int(tensors.pop(REJECTED, 0))
     except (OSError, KeyError, SafetensorError) as error:
         raise RunError(
             f"{file} cannot be read ({error}); remove it, and its job is run anew"
@@ -51,7 +63,7 @@ def read_finished(file: Path) -> Finished:
     def part(name: str) -> dict[str, Tensor]:
         return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
 
-    return Finished(part("model."), part("measured."), seconds)
+    return Finished(part("model."), part("measured."), seconds, rejected)
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,7 @@ class Outcome:
             "seeds": means,
             "lifetimes": error.shape[1],
             "diverged": int((~alive).sum()),
+            "rejected": done.rejected,
             "episodes": settings.updates * settings.episodes,
             "minutes": round(done.seconds / 60, 2),
         }

@@ -61,7 +61,7 @@ class JobProgress:
         self._losses += [loss for loss in event["loss"] if loss is not None]
         done = event["update"] + 1
         if self._bars.worth_telling(done):
-            lost = sum(event["rejected"])
+            lost = sum(event.get("diverged", event["rejected"]))
             mean = sum(self._losses) / len(self._losses) if self._losses else float("nan")
             self._show(done, f"loss {mean:.4g}" + (f"  rejected {lost}" if lost else ""))
 

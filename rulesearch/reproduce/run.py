@@ -16,7 +16,7 @@ from rulesearch.errors import RunError
 from rulesearch.files import write_atomically
 from rulesearch.outer.meta_training import UpdateRecord
 from rulesearch.reproduce.base import Job, Training
-from rulesearch.reproduce.outcome import SECONDS, Finished, Outcome, read_finished
+from rulesearch.reproduce.outcome import REJECTED, SECONDS, Finished, Outcome, read_finished
 from rulesearch.reproduce.plan import Plan, load_plan
 from rulesearch.reproduce.trained import trained_elsewhere
 from rulesearch.search.events import EventSink
@@ -88,6 +88,7 @@ class _Run:
     sinks: tuple[EventSink, ...]
     checkpoint: Checkpoint | None
     finished: dict[str, Finished] = field(default_factory=dict)
+    rejected: int = 0  # lifetimes of the job that runs
 
     def run(self) -> Outcome:
         path = self.folder.path
@@ -129,7 +130,7 @@ class _Run:
         return reached.update if reached is not None and reached.phase == job.name else 0
 
     def _run_job(self, job: Job, file: Path) -> None:
-        started = time.perf_counter()
+        started, self.rejected = time.perf_counter(), 0
         needed = {name: self.finished[name].model for name in job.needs}
         training = job.begin(needed)
         if job.name in self.given:
@@ -139,12 +140,14 @@ class _Run:
             if done and self.checkpoint is not None:
                 tensors = dict(self.checkpoint.tensors)
                 started -= float(tensors.pop(SECONDS))
+                self.rejected = int(tensors.pop(REJECTED, 0))
                 training.load(tensors, done)
             self._train(job, training, started)
         self._tell({"event": "measuring", "job": job.name})
         measured = job.measure(training)
         content = {
             SECONDS: _seconds_since(started),
+            REJECTED: torch.tensor(self.rejected),
             **{f"model.{k}": v.detach() for k, v in training.model.state_dict().items()},
             **{f"measured.{k}": v for k, v in measured.items()},
         }
@@ -159,6 +162,7 @@ class _Run:
                 # Copies, for an interrupt may come in the middle of the next update.
                 tensors = {k: v.clone() for k, v in training.tensors().items()}
                 tensors[SECONDS] = _seconds_since(started)
+                tensors[REJECTED] = torch.tensor(self.rejected)
                 reached = Checkpoint(job.name, training.updates, self.folder.size, tensors)
                 if training.updates % every == 0 or training.updates == job.updates:
                     self.folder.save(reached)
@@ -177,6 +181,11 @@ class _Run:
             "loss": [loss if finite else None for loss, finite in losses],
             "rejected": record.rejected.tolist(),
         }
+        lost = record.rejected * self.plan.settings.episodes
+        if record.diverged is not None:
+            lost = record.diverged
+            event["diverged"] = lost.tolist()
+        self.rejected += int(lost.sum())
         self.folder.append(event)
         self._tell(event)
 

@@ -113,6 +113,11 @@ def _remarks(content: Content) -> Iterable[str]:
                     f"* {row['title']}, {content['conditions'][condition]}: {ours['diverged']} of "
                     f"{lived} test lifetimes diverged and are left out of the mean."
                 )
+            if ours is not None and ours["rejected"]:
+                yield (
+                    f"{row['title']}, {content['conditions'][condition]}: {ours['rejected']} "
+                    "lifetimes of meta-training diverged and taught nothing."
+                )
 
 
 def _escaped(text: str) -> str:

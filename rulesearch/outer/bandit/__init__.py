@@ -1,16 +1,20 @@
 """Contextual bandits: agents that learn rewards from what they chose, online."""
 
 from rulesearch.outer.bandit.greedy import ChosenArm, GreedyAgent, RewardNetwork
-from rulesearch.outer.bandit.neural_linear import Heads, NeuralLinearAgent, fit_heads
-from rulesearch.outer.bandit.online import Agent, live
+from rulesearch.outer.bandit.neural_linear import Heads, NeuralLinearAgent, Statistics
+from rulesearch.outer.bandit.online import Agent, Life, blocks, live
+from rulesearch.outer.bandit.trained import TrainedLife
 
 __all__ = [
     "Agent",
     "ChosenArm",
     "GreedyAgent",
     "Heads",
+    "Life",
     "NeuralLinearAgent",
     "RewardNetwork",
-    "fit_heads",
+    "Statistics",
+    "TrainedLife",
+    "blocks",
     "live",
 ]

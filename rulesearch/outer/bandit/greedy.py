@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rulesearch.outer.bandit.agents import finite, set_states, states_of
 from rulesearch.outer.bilevel import Bilevel, Named, Optimiser
 from rulesearch.tasks.wheel import Experience
 
@@ -107,3 +108,32 @@ class GreedyAgent:
             self.phi = {name: value + moves[name][0] for name, value in self.phi.items()}
             self._memory = {name: memory for name, (_, memory) in moves.items()}
             self._steps += 1
+
+    @property
+    def alive(self) -> Tensor:
+        """Whose weights are finite."""
+        return finite(self.phi)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, what the optimiser remembers, and where the generators stand."""
+        memory = {
+            f"memory.{k}.{name}": value
+            for name, values in self._memory.items()
+            for k, value in enumerate(values)
+        }
+        return {
+            **{f"phi.{name}": value for name, value in self.phi.items()},
+            **memory,
+            "steps": torch.tensor(self._steps),
+            "generators": states_of(self.generators),
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from them."""
+        kept = sum(name.startswith("memory.") for name in tensors) // len(self.phi)
+        self._memory = {
+            name: tuple(tensors[f"memory.{k}.{name}"] for k in range(kept)) for name in self.phi
+        }
+        self.phi = {name: tensors[f"phi.{name}"] for name in self.phi}
+        self._steps = int(tensors["steps"])
+        set_states(self.generators, tensors["generators"])

@@ -11,24 +11,26 @@ and a reward is thought to be :math:`x^T w` with :math:`w \sim N(\mu, \sigma^2 P
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rulesearch.outer.bandit.agents import finite, set_states, states_of
 from rulesearch.outer.bandit.greedy import ChosenArm, RewardNetwork
 from rulesearch.outer.bilevel import Named
 from rulesearch.outer.bilevel.named import gradient, leaves, spread
 from rulesearch.tasks.wheel import ARMS, Experience
 
-__all__ = ["Heads", "NeuralLinearAgent", "fit_heads"]
+__all__ = ["Heads", "NeuralLinearAgent", "Statistics"]
 
 PRECISION, A0, B0 = 23.0, 12.0, 30.0
 RATE, DECAY, CLIP = 0.01, 0.5, 5.0
 SMOOTHING, EPS = 0.9, 1e-8
+AT_ONCE = 4096  # choices whose features are held at once
 
 
 class Heads(NamedTuple):
@@ -48,12 +50,22 @@ class Heads(NamedTuple):
     a: Tensor
     b: Tensor
 
-    def draw(self, steps: int, rng: np.random.Generator) -> Tensor:
-        """Draw weights for so many choices, ``(lifetimes, steps, arms, n)``."""
-        shape = (len(self.a), steps, ARMS)
-        gamma = torch.from_numpy(rng.standard_gamma(self.a[:, None].expand(shape).numpy()))
+    def draw(self, steps: int, rngs: Sequence[np.random.Generator]) -> Tensor:
+        """Draw weights for so many choices, ``(lifetimes, steps, arms, n)``.
+
+        Parameters
+        ----------
+        rngs : sequence of numpy.random.Generator
+            One a lifetime.
+        """
+        shape = (steps, ARMS)
+        pairs = zip(rngs, self.a.numpy(), strict=True)
+        drawn_of = [
+            (rng.standard_gamma(a, shape), rng.standard_normal((*shape, self.mean.shape[-1])))
+            for rng, a in pairs
+        ]
+        gamma, noise = (torch.from_numpy(np.stack(part)) for part in zip(*drawn_of, strict=True))
         deviation = (self.b[:, None] / gamma).sqrt()
-        noise = torch.from_numpy(rng.standard_normal((*shape, self.mean.shape[-1])))
         # L^T w = noise, so that w has the covariance (L L^T)^-1.
         columns = noise.permute(0, 2, 3, 1)
         away = torch.linalg.solve_triangular(self.root.mT, columns, upper=True)
@@ -61,26 +73,57 @@ class Heads(NamedTuple):
         return drawn
 
 
-def fit_heads(features: Tensor, action: Tensor, reward: Tensor) -> Heads:
-    """Posteriors of what was seen.
+@dataclass(eq=False)
+class Statistics:
+    """Sums over choices, from which posteriors follow; as many choices as one likes, by parts.
 
     Parameters
     ----------
-    features : Tensor (lifetimes, steps, n)
-    action, reward : Tensor (lifetimes, steps)
+    lifetimes, features : int
     """
-    x, y = features.double(), reward.double()
-    chosen = (action[..., None] == torch.arange(ARMS)).double()
-    mine = chosen.mT[..., None] * x[:, None]  # lifetimes, arms, steps, n
-    eye = torch.eye(x.shape[-1], dtype=torch.float64)
-    precision = PRECISION * eye + mine.mT @ x[:, None]
-    root = torch.linalg.cholesky(precision)
-    moment = mine.mT @ y[:, None, :, None]
-    mean = torch.cholesky_solve(moment, root)
-    explained = (mean * moment).sum((-2, -1))
-    total = (chosen * y[..., None] ** 2).sum(1)
-    b = B0 + 0.5 * (total - explained)
-    return Heads(mean.squeeze(-1), root, A0 + 0.5 * chosen.sum(1), b)
+
+    lifetimes: int
+    features: int
+
+    def __post_init__(self) -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(self.lifetimes, ARMS, *shape, dtype=torch.float64)
+
+        n = self.features
+        self._gram, self._moment, self._square, self._count = (
+            zeros(n, n),
+            zeros(n),
+            zeros(),
+            zeros(),
+        )
+
+    def add(self, features: Tensor, action: Tensor, reward: Tensor) -> None:
+        """Take more choices, of each arm those that chose it.
+
+        Parameters
+        ----------
+        features : Tensor (lifetimes, steps, n)
+        action, reward : Tensor (lifetimes, steps)
+        """
+        lives = zip(features.double(), action, reward.double(), strict=True)
+        for life, (x, chosen, y) in enumerate(lives):
+            for arm in range(ARMS):
+                mine = chosen == arm
+                x_arm, y_arm = x[mine], y[mine]
+                self._gram[life, arm] += x_arm.T @ x_arm
+                self._moment[life, arm] += x_arm.T @ y_arm
+                self._square[life, arm] += y_arm @ y_arm
+                self._count[life, arm] += len(y_arm)
+
+    def heads(self) -> Heads:
+        """Posteriors; not a number where features were not."""
+        precision = PRECISION * torch.eye(self.features, dtype=torch.float64) + self._gram
+        root, failed = torch.linalg.cholesky_ex(precision)
+        root = torch.where((failed > 0)[..., None, None], torch.nan, root)
+        mean = torch.cholesky_solve(self._moment[..., None], root).squeeze(-1)
+        explained = (mean * self._moment).sum(-1)
+        b = B0 + 0.5 * (self._square - explained)
+        return Heads(mean, root, A0 + 0.5 * self._count, b)
 
 
 @dataclass(eq=False)
@@ -104,8 +147,8 @@ class NeuralLinearAgent:
         Steps when it learns, and choices of each, drawn with replacement.
     generators : sequence of torch.Generator
         One a lifetime.
-    rng : numpy.random.Generator
-        Of Thompson sampling.
+    keys : sequence of tuples of int
+        One a lifetime; what Thompson sampling draws follows from it and from how often it chose.
     """
 
     network: RewardNetwork
@@ -115,20 +158,18 @@ class NeuralLinearAgent:
     updates: int
     batch: int
     generators: Sequence[torch.Generator]
-    rng: np.random.Generator
-
-    def __post_init__(self) -> None:
-        self._heads: Heads | None = None
+    keys: Sequence[tuple[int, ...]]
+    _heads: Heads | None = field(init=False, default=None)
+    _times: int = field(init=False, default=0)
 
     @torch.no_grad()
     def act(self, context: Tensor) -> Tensor:
         """Choose what is best under the weights drawn."""
         x = self.features({**self.constant, **self.weights}, context).double()
-        if self._heads is None:
-            nothing = x[:, :0]
-            action = torch.zeros(nothing.shape[:2], dtype=torch.int64)
-            self._heads = fit_heads(nothing, action, nothing[..., 0])
-        drawn = self._heads.draw(context.shape[1], self.rng)
+        heads = self._heads or Statistics(len(x), x.shape[-1]).heads()
+        rngs = [np.random.default_rng([*key, self._times]) for key in self.keys]
+        self._times += 1
+        drawn = heads.draw(context.shape[1], rngs)
         return (drawn @ x[..., None]).squeeze(-1).argmax(-1)
 
     def learn(self, experience: Experience) -> None:
@@ -151,9 +192,43 @@ class NeuralLinearAgent:
                 mean_square[name] = SMOOTHING * mean_square[name] + (1 - SMOOTHING) * g**2
                 moved[name] = self.weights[name] - rate * g / (mean_square[name] + EPS).sqrt()
             self.weights = moved
-        with torch.no_grad():
-            x = self.features({**self.constant, **self.weights}, experience.context)
-            self._heads = fit_heads(x, experience.action, experience.reward)
+        self._heads = self._fit(experience)
+
+    @torch.no_grad()
+    def _fit(self, experience: Experience) -> Heads:
+        """Posteriors under the features as they are now: all of the past has new ones."""
+        statistics: Statistics | None = None
+        for context, action, reward in zip(
+            *(part.split(AT_ONCE, 1) for part in experience), strict=True
+        ):
+            x = self.features({**self.constant, **self.weights}, context)
+            statistics = statistics or Statistics(len(x), x.shape[-1])
+            statistics.add(x, action, reward)
+        assert statistics is not None
+        return statistics.heads()
+
+    @property
+    def alive(self) -> Tensor:
+        """Whose weights and posteriors are finite."""
+        return finite({**self.weights, **(self._heads._asdict() if self._heads else {})})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, posteriors, and where random numbers stand."""
+        heads = {} if self._heads is None else self._heads._asdict()
+        return {
+            **{f"weights.{name}": value for name, value in self.weights.items()},
+            **{f"heads.{name}": value for name, value in heads.items()},
+            "times": torch.tensor(self._times),
+            "generators": states_of(self.generators),
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from them."""
+        self.weights = {name: tensors[f"weights.{name}"] for name in self.weights}
+        if "heads.mean" in tensors:
+            self._heads = Heads(*(tensors[f"heads.{name}"] for name in Heads._fields))
+        self._times = int(tensors["times"])
+        set_states(self.generators, tensors["generators"])
 
 
 def _clipped(slope: Named) -> Named:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor
 
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel
 
-__all__ = ["Agent", "live"]
+__all__ = ["Agent", "Life", "blocks", "live"]
 
 
 class Agent(Protocol):
-    """Agents side by side, one a lifetime."""
+    """Agents side by side, one a lifetime; what becomes of one depends on no other."""
 
     def act(self, context: Tensor) -> Tensor:
         """Choose arms, ``(lifetimes, steps)``, for contexts ``(lifetimes, steps, n_in)``."""
@@ -23,6 +24,99 @@ class Agent(Protocol):
     def learn(self, experience: Experience) -> None:
         """Learn from everything that happened so far."""
         ...
+
+    @property
+    def alive(self) -> Tensor:
+        """Whose knowledge is finite, ``(lifetimes,)`` bool: others choose nothing by it."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the rest of a life depends on."""
+        ...
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what ``tensors`` gave."""
+        ...
+
+
+def blocks(steps: int, every: int) -> int:
+    """Into how many blocks a life falls: the first choice, and every so many more."""
+    return 1 + -(-(steps - 1) // every)
+
+
+@dataclass(eq=False)
+class Life:
+    """Agents that live block by block, and can be broken off after any.
+
+    What an agent knows changes only when it learns, so that all choices in between are made at
+    once: they are a block, and so is the learning after them. The first ones go round the arms.
+
+    Parameters
+    ----------
+    agent : Agent
+    wheel : Wheel
+    steps, every : int
+        Choices of a life; it learns after the first and after every so many more.
+    generators : sequence of torch.Generator
+        One a lifetime, of contexts and rewards; agents draw from others.
+    pulls : int
+        Of each arm before the agent chooses.
+    """
+
+    agent: Agent
+    wheel: Wheel
+    steps: int
+    every: int
+    generators: Sequence[torch.Generator]
+    pulls: int = 2
+    lived: int = 0
+    _action: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._context = self.wheel.contexts(self.generators, self.steps)
+        self._rewards = self.wheel.rewards(self._context, self.generators)
+        self._action = self._context.new_zeros(self._context.shape[:2], dtype=torch.int64)
+        forced = min(self.pulls * ARMS, self.steps)
+        self._action[:, :forced] = torch.arange(forced) % ARMS
+
+    @property
+    def blocks(self) -> int:
+        """How many there are."""
+        return blocks(self.steps, self.every)
+
+    def go_on(self) -> Tensor:
+        """Live a block, and return the regret of its choices, ``(lifetimes, choices)``."""
+        begin, end = self._end(self.lived), self._end(self.lived + 1)
+        free = max(begin, self.pulls * ARMS)
+        if free < end:
+            self._action[:, free:end] = self.agent.act(self._context[:, free:end])
+        seen, action = self._context[:, :end], self._action[:, :end]
+        if end < self.steps:
+            got = self._rewards[:, :end].gather(-1, action[..., None]).squeeze(-1)
+            self.agent.learn(Experience(seen, action, got))
+        self.lived += 1
+        return self.wheel.regret(seen[:, begin:], action[:, begin:])
+
+    def regret(self) -> Tensor:
+        """Of every choice so far, of mean rewards; NaN for a lifetime whose agent diverged."""
+        end = self._end(self.lived)
+        found = self.wheel.regret(self._context[:, :end], self._action[:, :end])
+        return torch.where(self.agent.alive[:, None], found, torch.nan)
+
+    def _end(self, blocks: int) -> int:
+        return min(1 + (blocks - 1) * self.every, self.steps) if blocks else 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was chosen, and the agent; contexts and rewards follow from their generators."""
+        agent = {f"agent.{name}": value for name, value in self.agent.tensors().items()}
+        return {"action": self._action.to(torch.uint8), "lived": torch.tensor(self.lived), **agent}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what ``tensors`` gave."""
+        self._action, self.lived = tensors["action"].long(), int(tensors["lived"])
+        part = "agent."
+        own = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+        self.agent.load(own)
 
 
 def live(
@@ -33,39 +127,14 @@ def live(
     generators: Sequence[torch.Generator],
     pulls: int = 2,
 ) -> Tensor:
-    """Let agents live.
-
-    What an agent knows changes only when it learns, so that all choices in between are made at
-    once. The first ones go round the arms.
-
-    Parameters
-    ----------
-    steps, every : int
-        Choices of a life; it learns after the first and after every so many more.
-    generators : sequence of torch.Generator
-        One a lifetime, of contexts and rewards; agents draw from others.
-    pulls : int
-        Of each arm before the agent chooses.
+    """Let agents live, from the first choice to the last; parameters are those of :class:`Life`.
 
     Returns
     -------
     Tensor (lifetimes, steps)
-        Regret of every choice, of mean rewards.
+        Regret of every choice, of mean rewards; NaN for a lifetime whose agent diverged.
     """
-    context = wheel.contexts(generators, steps)
-    rewards = wheel.rewards(context, generators)
-    forced = min(pulls * ARMS, steps)
-    action = context.new_zeros(context.shape[:2], dtype=torch.int64)
-    action[:, :forced] = torch.arange(forced) % ARMS
-    begin = 0
-    for last in range(0, steps + every, every):
-        end = min(last + 1, steps)
-        free = max(begin, forced)
-        if free < end:
-            action[:, free:end] = agent.act(context[:, free:end])
-        if end == steps:
-            break
-        got = rewards[:, :end].gather(-1, action[:, :end, None]).squeeze(-1)
-        agent.learn(Experience(context[:, :end], action[:, :end], got))
-        begin = end
-    return wheel.regret(context, action)
+    life = Life(agent, wheel, steps, every, generators, pulls)
+    for _ in range(life.blocks):
+        life.go_on()
+    return life.regret()

@@ -26,7 +26,9 @@ from rulesearch.outer.bilevel.networks import Source
 __all__ = ["ENERGIES", "THETA", "CoefficientProblem"]
 
 THETA = "theta"
-GRADIENT, DECAY = (Term.from_text("term", text) for text in ("-e_post * y_pre.T", "-W"))
+GRADIENT, DECAY, CONSOLIDATION = (
+    Term.from_text("term", text) for text in ("-e_post * y_pre.T", "-W", "Omega - W")
+)
 
 Energy = Callable[[PlasticNetwork, NetworkState, Source], Tensor]
 
@@ -43,8 +45,15 @@ def _length(network: PlasticNetwork, state: NetworkState, source: Source) -> Ten
     return squares.sum(0) / 2
 
 
-ENERGIES: Mapping[Term, Energy] = {GRADIENT: _loss, DECAY: _length}
-"""Of the terms that descend one: the pseudo-gradient, if feedback is symmetric, and decay."""
+def _distance(network: PlasticNetwork, state: NetworkState, source: Source) -> Tensor:
+    """Half the sum of squared distances from the consolidated weights."""
+    pairs = zip(state.W, state.Omega, strict=True)
+    return torch.stack([(omega - w).square().sum((1, 2)) for w, omega in pairs]).sum(0) / 2
+
+
+ENERGIES: Mapping[Term, Energy] = {GRADIENT: _loss, DECAY: _length, CONSOLIDATION: _distance}
+"""Of the terms that descend one: the pseudo-gradient, if feedback is symmetric, decay, and
+consolidation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +69,7 @@ class CoefficientProblem:
         With symmetric feedback.
     pool : TermPool
     born : NetworkState
+        Its consolidated weights, if it has none, are the weights.
     learn, evaluate : Source
 
     Raises
@@ -128,4 +138,5 @@ class CoefficientProblem:
         return torch.stack(found, -1)
 
     def _state(self, phi: Named) -> NetworkState:
-        return replace(self.born, W=list(phi.values()))
+        omega = self.born.Omega or self.born.W
+        return replace(self.born, W=list(phi.values()), Omega=list(omega))

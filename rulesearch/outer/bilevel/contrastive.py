@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
 
@@ -56,11 +57,13 @@ class Contrastive(Generic[P]):
         Whether the solution at beta = 0 is the free one after a nudged phase of strength 0. It
         costs another phase, and cancels how far a free phase that has not converged would have
         gone on.
+    bound : float
+        How far a phase may go astray, see :mod:`rulesearch.outer.bilevel.convergence`.
 
     Raises
     ------
     ConfigError
-        For a strength that is not a positive number, or an unknown scheme.
+        For a strength or bound that is not a positive number, or an unknown scheme.
     """
 
     free: BilevelLearner[P]
@@ -68,10 +71,12 @@ class Contrastive(Generic[P]):
     beta: float
     scheme: str = "forward"
     continued: bool = False
+    bound: float = BOUND
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise ConfigError(f"beta, the nudging strength, must be positive, not {self.beta}")
+        check_bound(self.bound)
         if self.scheme not in SCHEMES:
             hint = did_you_mean(self.scheme, SCHEMES)
             raise ConfigError(f"scheme is one of {', '.join(SCHEMES)}, not '{self.scheme}'{hint}")
@@ -80,12 +85,17 @@ class Contrastive(Generic[P]):
     def __call__(self, problem: P, theta: Named) -> Estimate:
         """Learn once free and once for each strength of the scheme."""
         theta = detached(theta)
-        free = self.free(problem, theta, problem.start(theta))
+        start = problem.start(theta)
+        watch = Settled(problem, theta, start, self.bound)
+        free = self.free(problem, theta, start)
+        loss = problem.eval_loss(free, theta)
+        settled = watch(free, loss)
         total: dict[str, Tensor] = {name: torch.zeros_like(t) for name, t in theta.items()}
         for multiple, weight in SCHEMES[self.scheme].items():
             beta, phi = multiple * self.beta, free
             if multiple or self.continued:
                 phi = self.nudged(problem, theta, free, beta, self.free.steps)
+                settled = settled & watch(phi)
             for name, slope in problem.partial(phi, theta, beta).items():
                 total[name] += weight / self.beta * slope
-        return Estimate(total, problem.eval_loss(free, theta), free)
+        return Estimate(total, loss, free, settled)

@@ -3,24 +3,41 @@ r"""Evolution strategies: the meta-gradient from losses alone.
 .. math:: \nabla_\theta \approx \frac{1}{N} \sum_k \epsilon_k
           \frac{L(\theta + \sigma\epsilon_k) - L(\theta - \sigma\epsilon_k)}{2\sigma},
           \quad \epsilon \sim \mathcal N(0, 1)
+
+Strengths of complex synapses are not allowed below zero, where perturbations of small ones
+would put them: the loss is taken at what is nearest, :math:`\max(\lambda + \sigma\epsilon, 0)`.
+That is the estimate for another loss, constant below zero, and as unbiased for it smoothed. Where
+:math:`\lambda \gg \sigma` nothing is different; at zero the expected slope is half of that on the
+right, shorter but never of another sign. Mirrored perturbations would be unbiased as well, but
+for a loss that is even, whose slope at zero is none: what was clamped there would stay there.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
+from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.named import Named, detached, spread
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
+from rulesearch.outer.bilevel.synapse import allowed
 
 __all__ = ["Evolution"]
 
 P = TypeVar("P", bound=Bilevel)
+
+
+class _Life(NamedTuple):
+    """What came of learning: the loss, whether it settled, and the solution."""
+
+    loss: Tensor
+    settled: Tensor
+    phi: Named
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,20 +54,25 @@ class Evolution(Generic[P]):
     sigma : float
         Size of the perturbations.
     generator : Generator
-        Moves on with every call.
+        Moves on with every call; checkpoints of :class:`BilevelTraining` hold where it is.
+    bound : float
+        How far learning may go astray, see :mod:`rulesearch.outer.bilevel.convergence`; that of
+        the perturbed lives as well.
 
     Raises
     ------
     ConfigError
-        If there are no pairs, or sigma is not positive.
+        If there are no pairs, or sigma or the bound is not positive.
     """
 
     learner: BilevelLearner[P]
     pairs: int
     sigma: float
     generator: torch.Generator
+    bound: float = BOUND
 
     def __post_init__(self) -> None:
+        check_bound(self.bound)
         if self.pairs < 1 or not (math.isfinite(self.sigma) and self.sigma > 0):
             raise ConfigError(
                 f"pairs must be one or more, and sigma positive: {self.pairs}, {self.sigma}"
@@ -60,19 +82,25 @@ class Evolution(Generic[P]):
     def __call__(self, problem: P, theta: Named) -> Estimate:
         """Learn from theta, and from both ends of every pair."""
         theta = detached(theta)
-        free = self.learner(problem, theta, problem.start(theta))
+        loss, settled, free = self._live(problem, theta)
         total = {name: torch.zeros_like(t) for name, t in theta.items()}
         for _ in range(self.pairs):
             noise = {k: torch.randn(t.shape, generator=self.generator, dtype=t.dtype)
                      for k, t in theta.items()}  # fmt: skip
             higher, lower = (
-                self._loss(problem, theta, noise, s) for s in (self.sigma, -self.sigma)
+                self._live(problem, {k: t + s * noise[k] for k, t in theta.items()})
+                for s in (self.sigma, -self.sigma)
             )
-            rise = (higher - lower) / (2 * self.sigma * self.pairs)
+            settled = settled & higher.settled & lower.settled
+            rise = (higher.loss - lower.loss) / (2 * self.sigma * self.pairs)
             for name, epsilon in noise.items():
                 total[name] += spread(rise, epsilon) * epsilon
-        return Estimate(total, problem.eval_loss(free, theta), free)
+        return Estimate(total, loss, free, settled)
 
-    def _loss(self, problem: P, theta: Named, noise: Named, sigma: float) -> Tensor:
-        moved = {name: t + sigma * noise[name] for name, t in theta.items()}
-        return problem.eval_loss(self.learner(problem, moved, problem.start(moved)), moved)
+    def _live(self, problem: P, theta: Named) -> _Life:
+        """Learn from theta, or from the nearest that is allowed."""
+        theta = allowed(theta)
+        start = problem.start(theta)
+        phi = self.learner(problem, theta, start)
+        loss = problem.eval_loss(phi, theta)
+        return _Life(loss, Settled(problem, theta, start, self.bound)(phi, loss), phi)

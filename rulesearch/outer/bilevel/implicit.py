@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.named import Named, detached, flat, gradient, leaves
 from rulesearch.outer.bilevel.problem import BilevelLearner, Estimate, Smooth
 
@@ -44,15 +45,28 @@ class Implicit(Generic[S]):
     ----------
     learner : BilevelLearner
     inverse : InverseHessian
+    bound : float
+        How far learning may go astray, see :mod:`rulesearch.outer.bilevel.convergence`.
+
+    Raises
+    ------
+    ConfigError
+        For a bound that is not positive.
     """
 
     learner: BilevelLearner[S]
     inverse: InverseHessian
+    bound: float = BOUND
+
+    def __post_init__(self) -> None:
+        check_bound(self.bound)
 
     def __call__(self, problem: S, theta: Named) -> Estimate:
         """Learn, then solve and differentiate at the solution."""
         with torch.no_grad():
-            solution = self.learner(problem, theta, problem.start(theta))
+            start = problem.start(theta)
+            solution = self.learner(problem, theta, start)
+            settled = Settled(problem, theta, start, self.bound)(solution)
         with torch.enable_grad():
             phi, at = leaves(solution), leaves(theta)
             loss = problem.eval_loss(phi, at)
@@ -66,4 +80,4 @@ class Implicit(Generic[S]):
             v = self.inverse(product, g)
             mixed = gradient(slope * v, at)
         total = {name: direct[name] - mixed[name] for name in theta}
-        return Estimate(total, loss.detach(), detached(phi))
+        return Estimate(total, loss.detach(), detached(phi), settled)

@@ -3,17 +3,22 @@ r"""A network that learns by a plasticity rule, as a bilevel problem: no gradien
 What a rule wants is taken for the descent of an objective, in units of its own: if its
 coefficients make it :math:`-\eta\,\partial l/\partial W`, the losses are :math:`\eta l`, and so
 are their meta-gradients. ``SGD(rate=1)`` is then the rule itself.
+
+What judges is a loss of examples without a regulariser: a nudge is what the terms want of the
+examples judged. Terms that speak of weights alone, such as decay, want the same of any examples.
+They belong to what is learnt, and beta leaves them as strong as they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term
+from rulesearch.grammar.symbols import VOCABULARY
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.named import Named
@@ -23,6 +28,8 @@ from rulesearch.rules import Rule
 
 __all__ = ["RuleProblem", "rule_problem"]
 
+ALWAYS = {"W", "B", "Omega", "ones_pre", "ones_post"}
+SEEN = VOCABULARY.keys() - ALWAYS  # what follows from an example
 CONSOLIDATION = Term.from_text("consolidation", "Omega - W")
 
 
@@ -30,7 +37,8 @@ CONSOLIDATION = Term.from_text("consolidation", "Omega - W")
 class RuleProblem:
     """Plasticity on the examples that are learnt, and beta times on those that judge.
 
-    The parameters are ``W0``, ``W1``, ...; feedback and biases stay as they are born.
+    Of the latter by the terms that depend on examples; a term does if any symbol in it does. The
+    parameters are ``W0``, ``W1``, ...; feedback and biases stay as they are born.
 
     Parameters
     ----------
@@ -38,12 +46,33 @@ class RuleProblem:
         With a rule.
     born : NetworkState
     learn, evaluate : Source
+
+    Raises
+    ------
+    LearnerError
+        If no term depends on examples.
     """
 
     learner: PlasticityLearner
     born: NetworkState
     learn: Source
     evaluate: Source
+    _nudge: PlasticityLearner = field(init=False)
+
+    def __post_init__(self) -> None:
+        rule = self.learner.rule
+        if rule is None:
+            raise LearnerError("a pool has no coefficients of its own: give a rule")
+        seen = {t.name: rule.coefficients[t.name] for t in rule.terms if t.symbols & SEEN}
+        if not seen:
+            raise LearnerError(
+                "no term of the rule depends on examples, and nothing would be learnt from them: "
+                f"{rule}"
+            )
+        nudge = PlasticityLearner(
+            self.learner.network, Rule(rule.pool, seen), reduction=self.learner.reduction
+        )
+        object.__setattr__(self, "_nudge", nudge)
 
     def start(self, theta: Named) -> Named:
         """Forward weights at birth."""
@@ -51,9 +80,9 @@ class RuleProblem:
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """The negative of what the rule wants."""
-        wanted = self._wanted(phi, self.learn, step)
+        wanted = self._wanted(self.learner, phi, self.learn, step)
         if beta:
-            nudge = self._wanted(phi, self.evaluate, step)
+            nudge = self._wanted(self._nudge, phi, self.evaluate, step)
             wanted = {name: w + beta * nudge[name] for name, w in wanted.items()}
         return {name: -w for name, w in wanted.items()}
 
@@ -67,9 +96,11 @@ class RuleProblem:
         network = self.learner.network
         return network.loss(network(self._state(phi), x), label)
 
-    def _wanted(self, phi: Named, source: Source, step: int) -> dict[str, Tensor]:
+    def _wanted(
+        self, learner: PlasticityLearner, phi: Named, source: Source, step: int
+    ) -> dict[str, Tensor]:
         x, label = source(step)
-        moved = self.learner.live(self._state(phi), None, x[None], label[None])
+        moved = learner.live(self._state(phi), None, x[None], label[None])
         return {name: w - phi[name] for name, w in zip(phi, moved.W, strict=True)}
 
     def _state(self, phi: Named) -> NetworkState:

@@ -91,16 +91,19 @@ class Estimate:
         The meta-objective at the free solution.
     phi : Named
         The free solution.
+    settled : Tensor ``lead`` bool
+        Whose learning stayed within bounds, see :mod:`rulesearch.outer.bilevel.convergence`.
     """
 
     gradient: Named
     loss: Tensor
     phi: Named
+    settled: Tensor
 
     @property
-    def finite(self) -> Tensor:
-        """Which problems did not diverge, ``lead``; the others teach nothing and are rejected."""
-        alive = self.loss.isfinite()
+    def accepted(self) -> Tensor:
+        """Which problems settled and are finite, ``lead``; the others teach nothing."""
+        alive = self.loss.isfinite() & self.settled
         for tensor in (*self.gradient.values(), *self.phi.values()):
             alive = alive & tensor.isfinite().reshape(*alive.shape, -1).all(-1)
         return alive

@@ -124,7 +124,8 @@ def exact_ridge_gradient(problem: Ridge, theta: Named) -> Estimate:
         LOG_LAMBDA + W: strength * away * v,
     }
     gradient = {name: known[name].sum_to_size(t.shape) for name, t in theta.items()}
-    return Estimate(gradient, problem.eval_loss(phi, theta), phi)
+    loss = problem.eval_loss(phi, theta)
+    return Estimate(gradient, loss, phi, torch.ones_like(loss, dtype=torch.bool))
 
 
 def draw_ridge(

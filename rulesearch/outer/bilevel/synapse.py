@@ -18,9 +18,15 @@ from rulesearch.errors import LearnerError
 from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.outer.bilevel.problem import Bilevel
 
-__all__ = ["LAMBDA", "LOG_LAMBDA", "OMEGA", "Anchor", "ComplexSynapse"]
+__all__ = ["LAMBDA", "LOG_LAMBDA", "OMEGA", "Anchor", "ComplexSynapse", "allowed"]
 
 OMEGA, LAMBDA, LOG_LAMBDA = "omega.", "lambda.", "log_lambda."
+
+
+def allowed(theta: Named) -> dict[str, Tensor]:
+    """The nearest meta-parameters that are allowed: strengths not below zero."""
+    return {k: t.clamp(min=0) if k.startswith(LAMBDA) else t for k, t in theta.items()}
+
 
 B_co = TypeVar("B_co", bound=Bilevel, covariant=True)
 
@@ -52,18 +58,22 @@ class ComplexSynapse(Generic[B_co]):
     Raises
     ------
     LearnerError
-        At the start of learning, if an anchor is of no parameter, or a strength is not finite or
-        below zero.
+        At the start of learning, if an anchor is of no parameter or of another shape, or a
+        strength is not finite or below zero. A logarithm so large that its strength overflows is
+        none of these: nothing is learnt there, and the problem is rejected.
     """
 
     inner: B_co
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
 
     def start(self, theta: Named) -> Named:
-        """Omega, where it is learnt; else as the task starts."""
+        """Omega as large as the parameter, where it is learnt; else as the task starts."""
         born = self.inner.start(theta)
         self._check(born, theta)
-        return {name: theta.get(OMEGA + name, value) for name, value in born.items()}
+        return {
+            name: theta[OMEGA + name].expand_as(value) if OMEGA + name in theta else value
+            for name, value in born.items()
+        }
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """The task's own, and lambda (phi - omega)."""
@@ -136,9 +146,25 @@ class ComplexSynapse(Generic[B_co]):
                 raise LearnerError(f"{key} and {LAMBDA}{name} are two strengths of one anchor")
             if f"{kind}." == OMEGA and not {LAMBDA + name, LOG_LAMBDA + name} & known.keys():
                 raise LearnerError(f"{key} has no strength: give {LAMBDA}{name}")
-        for name, (_, strength) in self.anchors(phi, theta):
-            if not (strength.isfinite() & (strength >= 0)).all():
+            if f"{kind}." in (OMEGA, LAMBDA, LOG_LAMBDA):
+                _check_shape(key, known[key], phi[name])
+        for name in phi:
+            strength = known.get(LAMBDA + name)
+            if strength is not None and not (strength.isfinite() & (strength >= 0)).all():
                 raise LearnerError(
                     f"{LAMBDA}{name}: strengths must be finite and not below zero; clamp them "
                     f"after each meta-update, or learn {LOG_LAMBDA}{name}"
                 )
+            logarithm = known.get(LOG_LAMBDA + name)
+            if logarithm is not None and not logarithm.isfinite().all():
+                raise LearnerError(f"{LOG_LAMBDA}{name}: logarithms of strengths must be finite")
+
+
+def _check_shape(key: str, part: Tensor, parameter: Tensor) -> None:
+    try:
+        part.expand_as(parameter)
+    except RuntimeError:
+        raise LearnerError(
+            f"{key} has shape {tuple(part.shape)}, which does not broadcast to the parameter's, "
+            f"{tuple(parameter.shape)}"
+        ) from None

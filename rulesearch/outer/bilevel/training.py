@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,20 @@ from torch import Tensor, nn
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.named import Named, detached, spread
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelGradient
-from rulesearch.outer.bilevel.synapse import LAMBDA
+from rulesearch.outer.bilevel.synapse import allowed
 from rulesearch.outer.meta_training import UpdateRecord
 
 __all__ = ["BilevelTraining", "MetaParameters"]
 
 P = TypeVar("P", bound=Bilevel)
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@runtime_checkable
+class _Drawing(Protocol):
+    """A meta-gradient that draws random numbers: where it stands is part of the state."""
+
+    generator: torch.Generator
 
 
 class MetaParameters(nn.Module):
@@ -39,7 +47,9 @@ class BilevelTraining(Generic[P]):
     """Meta-parameters and their optimiser; resumable after any update.
 
     Strengths of complex synapses, where they are learnt as such, are kept from below zero. What
-    diverged teaches nothing: a seed none of whose problems is finite stays as it was.
+    diverged or went astray teaches nothing (see :mod:`rulesearch.outer.bilevel.convergence`): the
+    mean over a seed's problems is that of the others. A seed without any keeps its moments, and
+    goes half-way back to where it was last accepted, for to stay could be to diverge for ever.
 
     Parameters
     ----------
@@ -70,13 +80,14 @@ class BilevelTraining(Generic[P]):
         if not 0 < self.rate < float("inf"):
             raise ConfigError(f"rate must be a positive number, not {self.rate}")
         self._adam = torch.optim.Adam(self.model.parameters(), lr=self.rate)
+        self._good: dict[str, Tensor] = {}  # where each seed was last accepted
 
     def update(self) -> UpdateRecord:
         """Estimate the meta-gradient of a meta-batch, and take one step."""
         theta = self.model.theta()
         each = {k: t.repeat_interleave(self.episodes, 0) for k, t in detached(theta).items()}
         estimate = self.meta_gradient(self.problems(self.updates), each)
-        alive = estimate.finite.reshape(-1, self.episodes)
+        alive = estimate.accepted.reshape(-1, self.episodes)
         count = alive.sum(1)
         rejected = count == 0
 
@@ -87,15 +98,31 @@ class BilevelTraining(Generic[P]):
 
         for name, parameter in theta.items():
             parameter.grad = mean(estimate.gradient[name])
-        before = {name: parameter.detach().clone() for name, parameter in theta.items()}
-        self._adam.step()
         with torch.no_grad():
             for name, parameter in theta.items():
-                if name.startswith(LAMBDA):
-                    parameter.clamp_(min=0.0)
-                parameter[rejected] = before[name][rejected]
+                accepted = spread(~rejected, parameter)
+                self._good[name] = torch.where(accepted, parameter, self._good.get(name, parameter))
+        back = {k: (t.detach() + self._good[k])[rejected] / 2 for k, t in theta.items()}
+        kept = [(moment, moment[rejected]) for moment in self._moments()]
+        self._adam.step()
+        with torch.no_grad():
+            for moment, value in kept:
+                moment[rejected] = value
+            for name, value in allowed(theta).items():
+                theta[name].copy_(value)
+                theta[name][rejected] = back[name]
         self.updates += 1
-        return UpdateRecord(torch.where(rejected, torch.nan, mean(estimate.loss)), rejected)
+        loss = torch.where(rejected, torch.nan, mean(estimate.loss))
+        return UpdateRecord(loss, rejected, self.episodes - count)
+
+    def _moments(self) -> list[Tensor]:
+        """Adam's, ``(seeds, ...)`` each; made here, as Adam would at its first step."""
+        for parameter in self.model.parameters():
+            state = self._adam.state[parameter]
+            if not state:
+                state["step"] = torch.zeros(())
+                state |= {name: torch.zeros_like(parameter) for name in MOMENTS}
+        return [self._adam.state[p][name] for p in self.model.parameters() for name in MOMENTS]
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next update needs, for a checkpoint."""
@@ -104,7 +131,9 @@ class BilevelTraining(Generic[P]):
         for parameter, moments in self._adam.state.items():
             for key, value in moments.items():
                 found[f"adam.{key}.{names[id(parameter)]}"] = torch.as_tensor(value)
-        return found
+        if isinstance(self.meta_gradient, _Drawing):
+            found["generator"] = self.meta_gradient.generator.get_state()
+        return found | {f"good.{name}": value for name, value in self._good.items()}
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Go on from a checkpoint made after so many updates.
@@ -123,6 +152,12 @@ class BilevelTraining(Generic[P]):
                 if updates:
                     self._adam.state[parameter] = {
                         moment: tensors[f"adam.{moment}.{key}"].clone()
-                        for moment in ("step", "exp_avg", "exp_avg_sq")
+                        for moment in ("step", *MOMENTS)
                     }
+        if isinstance(self.meta_gradient, _Drawing):
+            self.meta_gradient.generator.set_state(tensors["generator"].clone())
+        part = "good."
+        self._good = {
+            k.removeprefix(part): v.clone() for k, v in tensors.items() if k.startswith(part)
+        }
         self.updates = updates

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from rulesearch.errors import ConfigError
+from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.descent import Descent
 from rulesearch.outer.bilevel.named import Named, detached, gradient, leaves
 from rulesearch.outer.bilevel.problem import Bilevel, Estimate
@@ -24,17 +25,21 @@ class UnrolledDescent:
     last : int, optional
         Truncated to so many last steps; by default all of them, and the start. The optimiser's
         memory lives through.
+    bound : float
+        How far learning may go astray, see :mod:`rulesearch.outer.bilevel.convergence`.
 
     Raises
     ------
     ConfigError
-        If no step would be recorded, or more than there are.
+        If no step would be recorded, or more than there are; for a bound that is not positive.
     """
 
     learner: Descent
     last: int | None = None
+    bound: float = BOUND
 
     def __post_init__(self) -> None:
+        check_bound(self.bound)
         if self.last is not None and not 0 < self.last <= self.learner.steps:
             raise ConfigError(
                 f"last is a number of steps from 1 to {self.learner.steps}, not {self.last}"
@@ -49,4 +54,5 @@ class UnrolledDescent:
             start = detached(start)
         phi = replace(self.learner, tracked=self.last)(problem, at, start)
         loss = problem.eval_loss(phi, at)
-        return Estimate(gradient(loss, at), loss.detach(), detached(phi))
+        settled = Settled(problem, theta, start, self.bound)(phi, loss)
+        return Estimate(gradient(loss, at), loss.detach(), detached(phi), settled)

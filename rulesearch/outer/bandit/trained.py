@@ -1,0 +1,80 @@
+"""Meta-training and the life after it, as one outer loop that resumes anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rulesearch.outer.bandit.online import Life
+from rulesearch.outer.bilevel import BilevelTraining, MetaParameters
+from rulesearch.outer.meta_training import UpdateRecord
+
+__all__ = ["TrainedLife"]
+
+
+@dataclass(eq=False)
+class TrainedLife:
+    """So many updates of meta-training, then a block of life in each.
+
+    Parameters
+    ----------
+    training : BilevelTraining
+    trained : int
+        Updates of meta-training; none where its meta-parameters are another's.
+    begin : callable
+        From the training, at its end, to a life.
+    scale : float
+        What regrets are divided by in the record of an update.
+    """
+
+    training: BilevelTraining[Any]
+    trained: int
+    begin: Callable[[BilevelTraining[Any]], Life]
+    scale: float
+    updates: int = 0
+    _life: Life | None = field(init=False, default=None)
+
+    @property
+    def model(self) -> MetaParameters:
+        """The meta-parameters."""
+        return self.training.model
+
+    @property
+    def life(self) -> Life:
+        """The life, which begins when it is first asked for."""
+        if self._life is None:
+            self._life = self.begin(self.training)
+        return self._life
+
+    def update(self) -> UpdateRecord:
+        """Meta-train, or live on; what is lost by choices is the mean over a seed's lifetimes."""
+        self.updates += 1
+        if self.updates <= self.trained:
+            return self.training.update()
+        regret = self.life.go_on().double().mean(1) / self.scale
+        alive = self.life.agent.alive.reshape(len(next(self.model.parameters())), -1)
+        loss = torch.where(alive, regret.reshape(alive.shape), 0.0).sum(1) / alive.sum(1)
+        nothing = torch.zeros(len(alive), dtype=torch.int64)  # of meta-training was lost
+        return UpdateRecord(loss, ~alive.any(1), nothing)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Of the training, and of the life once it has begun."""
+        found = {f"training.{name}": value for name, value in self.training.tensors().items()}
+        if self._life is not None:
+            found |= {f"life.{name}": value for name, value in self._life.tensors().items()}
+        return found
+
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from a checkpoint made after so many updates."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+
+        self.training.load(part("training."), min(updates, self.trained))
+        if updates > self.trained:
+            self.life.load(part("life."))
+        self.updates = updates

@@ -1,0 +1,67 @@
+r"""Whether learning settled, or went astray: what explodes teaches nothing, finite or not.
+
+A phase of learning is accepted where its solution has stayed within a bound c of where learning
+started, :math:`\phi_s`,
+
+.. math:: \mathrm{rms}(\phi - \phi_s) \le c \max(1, \mathrm{rms}(\phi_s))
+          \quad\text{and}\quad
+          L^{\mathrm{eval}}(\phi) \le c \max(1, L^{\mathrm{eval}}(\phi_s)),
+
+with root mean squares over all parameters of a problem. Both parts are needed: units that
+saturate hide weights of any size from the loss, and many layers make a loss explode whose
+weights are still moderate. The one is the order of a network's weights and of its loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rulesearch.errors import ConfigError
+from rulesearch.outer.bilevel.named import Named
+from rulesearch.outer.bilevel.problem import Bilevel
+
+__all__ = ["BOUND", "Settled", "check_bound"]
+
+BOUND = 100.0
+"""What meta-gradients allow by default; infinity rejects only what is not finite."""
+
+
+def check_bound(bound: float) -> None:
+    """Raise ConfigError unless the bound is a positive number."""
+    if not bound > 0:
+        raise ConfigError(f"bound, how far learning may go astray, must be positive, not {bound}")
+
+
+class Settled:
+    """Watches the phases of one estimate.
+
+    Parameters
+    ----------
+    problem : Bilevel
+    theta, start : Named
+        Parameters before learning, from which `start` begins.
+    bound : float
+    """
+
+    @torch.no_grad()
+    def __init__(self, problem: Bilevel, theta: Named, start: Named, bound: float) -> None:
+        self.problem, self.theta, self.bound = problem, theta, bound
+        self.start = {name: tensor.detach() for name, tensor in start.items()}
+        before = problem.eval_loss(start, theta).detach()
+        self._lead = before.shape
+        self._loss = bound * before.clamp(min=1)
+        self._size = bound * self._rms(self.start).clamp(min=1)
+
+    @torch.no_grad()
+    def __call__(self, phi: Named, loss: Tensor | None = None) -> Tensor:
+        """Which problems a solution is one of, ``lead`` bool; ``loss`` is theirs, if known."""
+        loss = self.problem.eval_loss(phi, self.theta) if loss is None else loss
+        away = {name: tensor - self.start[name] for name, tensor in phi.items()}
+        return (loss.detach() <= self._loss) & (self._rms(away) <= self._size)
+
+    def _rms(self, named: Named) -> Tensor:
+        """Over all parameters of a problem; in double precision, whose squares do not overflow."""
+        parts = [t.detach().reshape(*self._lead, -1) for t in named.values()]
+        squares = torch.stack([part.double().square().sum(-1) for part in parts]).sum(0)
+        return (squares / sum(part.shape[-1] for part in parts)).sqrt()

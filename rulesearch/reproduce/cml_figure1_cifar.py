@@ -1,0 +1,100 @@
+"""Panel B of CML's Figure 1 as in the paper: the LeNet of Table 1, on CIFAR-10."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rulesearch.outer.bilevel import SGD, BilevelTraining, Contrastive, Descent, MetaParameters
+from rulesearch.outer.bilevel.named import detached
+from rulesearch.reproduce.base import Job, Measured, RunSettings, Training
+from rulesearch.reproduce.cml_table1 import Cifar, CifarSettings, load_cifar
+from rulesearch.search.settings import Count, Spec
+
+__all__ = ["CIFAR", "CifarPanel", "cifar_jobs"]
+
+CIFAR = (500, 1500, 5000)  # steps of the first phase
+AT, RATE = 10.0, 1e-4  # the strength of Table 1's nudge, and the rate of its nudged phase
+
+
+class CifarPanel(Spec):
+    """What panel B is measured on, in place of digits; the rest is as in Table 1.
+
+    Attributes
+    ----------
+    data : str
+        Folder with ``train`` and ``test``, folders or zips of class folders.
+    examples, judged, batch : int
+        Images learnt, images of the evaluation loss, and images of a step.
+    shorter : int
+        Divides all numbers of steps.
+    """
+
+    data: str = "cifar10"
+    examples: Count = 25_000
+    judged: Count = 25_000
+    batch: Count = 500
+    shorter: Count = 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Curve:
+    """A nudging strength, and a number of steps of the first phase."""
+
+    cifar: Cifar
+    beta: float
+    steps: int
+    shorter: int
+
+    def descent(self, steps: int, rate: float) -> Descent:
+        """By Nesterov's momentum."""
+        momentum = self.cifar.settings.momentum
+        return Descent(max(1, steps // self.shorter), SGD(rate, momentum, nesterov=True))
+
+    @property
+    def free(self) -> Descent:
+        """The first phase."""
+        return self.descent(self.steps, self.cifar.settings.cml.rate)
+
+    @property
+    def nudged(self) -> Descent:
+        """Its steps are shorter by 1 + beta, but never longer than those of the first phase."""
+        s = self.cifar.settings
+        rate = min(s.cml.rate, RATE * (1 + AT) / (1 + self.beta))
+        return self.descent(s.nudged_steps, rate)
+
+    def begin(self, trained: object) -> Training:
+        """Meta-learn the strength of every weight."""
+        method = self.cifar.settings.cml
+        return BilevelTraining(
+            MetaParameters(self.cifar.strengths(method.strength)),
+            self.cifar.problem,
+            Contrastive(self.free, self.nudged, self.beta),
+            method.meta_rate,
+        )
+
+    @torch.no_grad()
+    def measure(self, training: Training) -> Measured:
+        """Loss on the images judged of a network that learns with the strengths found."""
+        assert isinstance(training, BilevelTraining)
+        problem = self.cifar.problem(training.updates)
+        theta = detached(training.model.theta())
+        phi = self.free(problem, theta, problem.start(theta))
+        return {"error": problem.eval_loss(phi, theta)[:, None]}
+
+
+def cifar_jobs(panel: CifarPanel, settings: RunSettings, betas: Sequence[float]) -> list[Job]:
+    """A job for each strength and length, ``beta-1-cifar-500`` and so on."""
+    own = {k: getattr(settings, k) for k in ("updates", "seeds", "seed")}
+    # The test images are of no use here: one satisfies Table 1.
+    images = panel.model_dump(exclude={"shorter"})
+    cifar = load_cifar(CifarSettings(**own, **images, tested=1))
+    jobs = []
+    for steps in CIFAR:
+        for beta in betas:
+            curve = _Curve(cifar, beta, steps, panel.shorter)
+            name = (f"beta-{beta:g}", f"cifar-{steps}")
+            jobs.append(Job(*name, settings.updates, curve.begin, curve.measure))
+    return jobs

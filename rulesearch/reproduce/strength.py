@@ -1,0 +1,23 @@
+"""The strength of consolidation, where consolidated states are what is meta-learnt."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+__all__ = ["Strength"]
+
+
+def _pulls(strength: float) -> float:
+    if strength == 0:
+        raise PydanticCustomError(
+            "strength",
+            "should be above 0: the meta-gradient of the consolidated states is proportional to "
+            "the strength, and nothing would be meta-learnt",
+        )
+    return strength
+
+
+Strength = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_pulls)]
