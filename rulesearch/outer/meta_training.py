@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rulesearch.errors import ConfigError
 from rulesearch.outer.clipping import UsualNorm
+from rulesearch.outer.fit import check_fit
 from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
 from rulesearch.outer.seeds import TASK, generators
@@ -31,6 +33,11 @@ class MetaRates:
     of the updates, that of ``forward`` is multiplied by ``drop``. With ``clip`` a gradient is at
     most so many times its usual norm, see :class:`rulesearch.outer.clipping.UsualNorm`; the paper
     does not clip.
+
+    Raises
+    ------
+    ConfigError
+        If a number is negative or not finite.
     """
 
     forward: float = 1e-4
@@ -42,6 +49,15 @@ class MetaRates:
     clip: float | None = None
     milestones: tuple[int, ...] = ()
     drop: float = 0.3
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            several = value if isinstance(value, Sequence) else () if value is None else (value,)
+            if not all(math.isfinite(v) and v >= 0 for v in several):
+                raise ConfigError(f"meta-training: {each.name} is {value}; give numbers from 0 on")
+        if self.clip == 0:
+            raise ConfigError("meta-training: clip is 0, and nothing would be learnt")
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,7 @@ class MetaTraining:
     Parameters
     ----------
     model : MetaModel
+        On any device, to which tasks are moved; what is random is drawn on the CPU.
     tasks : TaskFamily
     rates : MetaRates
     seed : int
@@ -80,7 +97,8 @@ class MetaTraining:
     Raises
     ------
     ConfigError
-        If there are not as many rates as plastic layers.
+        If there are not as many rates as plastic layers, tasks and model do not fit together, or
+        something is to be learnt of which the meta-gradient tells nothing.
     """
 
     model: MetaModel
@@ -92,6 +110,9 @@ class MetaTraining:
     updates: int = 0
 
     def __post_init__(self) -> None:
+        check_fit(self.model, self.tasks)
+        if self.model.learner.method == "first-order":
+            self._check_first_order()
         groups = [g for name in GROUPS for g in self._groups(name)]
         learnt = [g for g in groups if g["lr"] > 0 and g["params"]]
         for group in groups:
@@ -101,6 +122,15 @@ class MetaTraining:
             raise ConfigError("meta-training: every rate is 0, and nothing would be learnt")
         self._adam = torch.optim.Adam(learnt)
         self._usual = None if self.rates.clip is None else UsualNorm(self.rates.clip)
+
+    def _check_first_order(self) -> None:
+        unseen = ["feedback", "mixing"] if self.model.learner.network.learns_feedback else []
+        for name in (*unseen, "theta"):
+            if getattr(self.rates, name):
+                raise ConfigError(
+                    f"meta-training: the first-order meta-gradient tells nothing of {name}; set "
+                    f"its rate to 0, or take method='reversible'"
+                )
 
     def _groups(self, name: str) -> list[dict[str, Any]]:
         rate, parameters = getattr(self.rates, name), self.model.group(name)
@@ -119,7 +149,8 @@ class MetaTraining:
         """Live a meta-batch, differentiate, and take one step."""
         model, seeds = self.model, self.model.seeds
         members = [(row, member) for row in range(seeds) for member in range(self.episodes)]
-        task = self.tasks.sample(generators(self.seed, 0, TASK, members, self.updates), model.dtype)
+        draws = generators(self.seed, 0, TASK, members, self.updates)
+        task = self.tasks.sample(draws, model.dtype).to(model.device)
         self._adam.zero_grad()
         loss = model(task).loss.reshape(seeds, self.episodes).mean(1)
         total = loss.sum()
@@ -211,14 +242,18 @@ class MetaTraining:
         for key, parameter in parameters.items():
             moments = ("step", "exp_avg", "exp_avg_sq")
             found = {m: tensors.get(f"adam.{key}.{m}") for m in moments}
-            if found["step"] is not None:
+            if found["step"] is not None:  # which Adam keeps on the CPU
                 self._adam.state[parameter] = {
-                    m: v.clone() for m, v in found.items() if v is not None
+                    m: v.to("cpu" if m == "step" else parameter.device, copy=True)
+                    for m, v in found.items()
+                    if v is not None
                 }
         if self._usual is not None:
             part = len("usual.")
             self._usual.usual = {
-                k[part:]: v.clone() for k, v in tensors.items() if k.startswith("usual.")
+                k[part:]: v.to(self.model.device, copy=True)
+                for k, v in tensors.items()
+                if k.startswith("usual.")
             }
         self.updates = updates
 
