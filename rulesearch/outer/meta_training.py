@@ -69,8 +69,8 @@ class UpdateRecord:
     loss : Tensor (seeds,)
         On the queries, the mean over a seed's lifetimes.
     rejected : Tensor (seeds,) bool
-        Whose loss or gradient was not finite: they stay as they were, but with a tenth off the
-        rates that are learnt, for they would diverge again.
+        Whose loss or squared gradient was not finite: they stay as they were, but with a tenth
+        off the rates that are learnt, for they would diverge again.
     """
 
     loss: Tensor
@@ -189,11 +189,14 @@ class MetaTraining:
         return [(key, g[None] if key.startswith("features.") else g) for key, g in own]
 
     def _not_finite(self, loss: Tensor) -> Tensor:
-        """Seeds whose loss or gradient is not finite; their gradients become zero."""
+        """Seeds whose loss or gradient is not finite; their gradients become zero.
+
+        Nor may its square be too large for a number, or Adam's mean of squares never is one again.
+        """
         bad = ~loss.isfinite()
         owned = [(_seeds_of(key, len(bad)), g) for key, g in self._gradients()]
         for seeds, g in owned:
-            bad[seeds] |= ~g.reshape(len(g), -1).isfinite().all(1)
+            bad[seeds] |= ~g.reshape(len(g), -1).square().sum(1).isfinite()
         for seeds, g in owned:
             g[bad[seeds]] = 0
         return bad
