@@ -60,9 +60,13 @@ def test_a_reproduction_draws_what_it_measured(run: Path) -> None:
         (anatomy["interference"]["Gradient (3)"], "gradient-3-continual", "interference", (3,)),
         (anatomy["alignment"]["FLP (3)"], "flp-3-continual", "alignment", (16, 3)),
         (anatomy["magnitude"]["Gradient (3)"], "gradient-3-iid", "magnitude", (16, 3)),
+        (
+            anatomy["interference"]["Gradient (3), first order"],
+            "gradient-3-first-order-continual", "interference", (3,),
+        ),
         (curves["iid"]["online"]["FLP (2)"], "flp-2-iid", "online", (16,)),
         (curves["continual"]["query"]["FLP (3)"], "flp-3-continual", "query", (17,)),
-    ]
+    ]  # fmt: skip
     for shown, job, quantity, shape in drawn:
         measured = done[job][quantity]
         assert measured.shape == (TINY.seeds, TINY.lifetimes, *shape)
@@ -102,6 +106,33 @@ def test_its_control_goes_on_from_feature_reuse() -> None:
     training.update()
     assert torch.equal(training.model.W[-1], reuse.W[0])
     assert not torch.equal(training.model.rate[-1], reuse.rate[0])
+
+
+def test_its_other_control_is_feature_reuse_that_is_trained_on() -> None:
+    jobs = {job.name: job for job in FLP_FIGURE2.jobs(TINY)}
+    control = jobs["feature-reuse-1-longer-iid"]
+    assert (control.needs, control.updates) == (("feature-reuse-1-iid",), TINY.updates)
+    reuse = learning_reuse()
+    training = control.begin({"feature-reuse-1-iid": reuse.state_dict()})
+    assert isinstance(training, MetaTraining)
+    assert len(training.model.W) == 1
+    before = {k: v.clone() for k, v in training.model.state_dict().items()}
+    assert all(v.equal(reuse.state_dict()[k]) for k, v in before.items())
+    training.update()
+    moved = {
+        k.split(".")[0] for k, v in training.model.state_dict().items() if v.ne(before[k]).any()
+    }
+    assert {"features", "W", "rate"} <= moved
+
+
+def test_one_condition_alone() -> None:
+    names = {
+        job.name for job in FLP_FIGURE2.jobs(TINY.model_copy(update={"conditions": ("continual",)}))
+    }
+    assert names == {
+        f"{row}-continual"
+        for row in ("feature-reuse-1", "flp-2", "flp-3", "gradient-3", "gradient-3-first-order")
+    }
 
 
 def learning_reuse() -> MetaModel:

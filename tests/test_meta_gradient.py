@@ -47,7 +47,7 @@ def test_features_learn_from_support_and_query() -> None:
     """Central differences of one weight of the convolutions, and that both paths count."""
     settings = IMAGE
     model, task = flp_model(settings, 1, dtype=WIDE), task_of(settings, 1)
-    key = "features.0.0.1.weight"
+    key = "features.0.0.0.weight"
     slope = gradients(model, task)[key]
     assert slope is not None
     weight = dict(model.named_parameters())[key]

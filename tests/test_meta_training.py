@@ -140,6 +140,21 @@ def test_a_seed_that_diverges_stays_as_it_was() -> None:
     assert all(v.isfinite().all() for v in after.values())
 
 
+@pytest.mark.parametrize("clip", [None, 2.0])
+def test_a_gradient_whose_square_is_no_number_is_rejected(clip: float | None) -> None:
+    """It is finite itself; Adam would divide by an infinite root for ever, or by none."""
+    training = training_of(replace(SINE, rates=replace(RATES, clip=clip)))
+    training.model.W[0].register_hook(lambda g: g.index_fill(0, torch.tensor([1]), 1e160))
+    before = values(training.model)
+    assert training.update().rejected.tolist() == [False, True]
+    after = values(training.model)
+    for key in ("W.0", "W.1", "B.0"):
+        assert after[key][1].equal(before[key][1])
+        assert not after[key][0].equal(before[key][0])
+    moments = {k: v for k, v in training.tensors().items() if "exp_avg" in k or "usual" in k}
+    assert all(v.isfinite().all() for v in moments.values())
+
+
 # -- clipping --
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_reproduction import ROWS, tiny, whole_run
 
-from rulesearch.errors import ConfigError, DataError
+from rulesearch.errors import ConfigError, DataError, RuleSearchError
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.reproduce import (
     REPRODUCTIONS,
@@ -144,6 +145,10 @@ def test_networks_learn_as_their_rows_say() -> None:
     assert all(rate.eq(0.006).all() and not rate.requires_grad for rate in oml.model.rate)
     assert all(rate.eq(0.002).all() and rate.requires_grad for rate in gradient.model.rate)
     assert torch.equal(gradient.model.W[1], trained["flp-3-iid"]["W.1"])
+    begun = {job.name: job for job in tiny("start=0.03", rows=()).jobs()}
+    for name, start in (("flp-3", 0.03), ("feature-reuse-1", 0.03), ("oml-3", 0.006)):
+        rates = begun[f"{name}-iid"].begin({}).model.rate
+        assert all(rate.eq(start).all() for rate in rates)
 
 
 # -- a run from start to end --
@@ -269,6 +274,9 @@ IMAGES = (
 def test_images(characters: Path, tmp_path: Path) -> None:
     plan = make_plan("flp-table2", "small", (*IMAGES, f"mini_imagenet={characters / 'mini'}"))
     check_jobs(plan)
+    trained = {job.row: job.needs for job in plan.jobs() if job.condition == "continual"}
+    from_flp = {row for row, needs in trained.items() if needs == ("flp-2-continual",)}
+    assert from_flp == {"gradient-2", "gradient-2-first-order"}
     content = reproduce(plan, tmp_path / "run").content
     assert list(content["conditions"]) == ["iid", "continual", "mini-imagenet"]
     assert [row["row"] for row in content["rows"]] == [row.key for row in plan.reproduction.rows]
@@ -293,6 +301,33 @@ def test_mini_imagenet_only_where_it_is(characters: Path) -> None:
     uneven = make_plan("flp-table2", "small", (*IMAGES, "strides=[2]"))
     with pytest.raises(ConfigError, match=r"2 convolutions \(channels\) need as many strides"):
         uneven.jobs()
+
+
+def test_mini_imagenet_asks_for_no_other_data(
+    characters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Omniglot is not, its conditions are left out, unless they are asked for."""
+    shutil.rmtree(characters / "omniglot")
+    monkeypatch.setenv("RULESEARCH_CACHE", str(characters / "cache"))
+    told = (*IMAGES, f"mini_imagenet={characters / 'mini'}")
+    jobs = make_plan("flp-table2", "small", told).jobs()
+    assert {job.condition for job in jobs} == {"mini-imagenet"}
+    assert jobs[0].begin({}).update().loss.isfinite().all()
+
+
+def test_conditions_are_chosen(characters: Path) -> None:
+    def chosen(name: str, *told: str) -> set[str]:
+        return {job.condition for job in make_plan(name, "small", told).jobs()}
+
+    mini = f"mini_imagenet={characters / 'mini'}"
+    assert chosen("flp-table1", "conditions=[continual]") == {"continual"}
+    assert chosen("flp-table2", *IMAGES, mini, "conditions=[continual]") == {"continual"}
+    assert chosen("flp-table2", *IMAGES, mini, "conditions=[mini-imagenet]") == {"mini-imagenet"}
+    with pytest.raises(ConfigError, match="condition mini-imagenet needs its images"):
+        chosen("flp-table2", *IMAGES, "conditions=[mini-imagenet]")
+    for told in ("conditions=[]", "conditions=[mixed]"):
+        with pytest.raises(RuleSearchError, match="conditions"):
+            make_plan("flp-table1", "small", (told,))
 
 
 def test_an_outcome_without_jobs_is_empty() -> None:

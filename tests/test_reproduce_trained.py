@@ -92,7 +92,7 @@ def test_resumed_it_still_takes_them(table: Path, tmp_path: Path) -> None:
 
 
 def test_test_lifetimes_may_differ(table: Path, tmp_path: Path) -> None:
-    settings = [*SETTINGS, "lifetimes=2", "checkpoint_every=1"]
+    settings = [*SETTINGS, "lifetimes=2", "checkpoint_every=1", "conditions=[iid]"]
     plan = make_plan("flp-longer", "small", settings, ("flp-3",), trained=table)
     reproduce(plan, tmp_path / "run")
     assert jobs_of(tmp_path / "run")["flp-3-iid"]["measured.error"].shape == (2, 2)

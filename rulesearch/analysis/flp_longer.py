@@ -39,7 +39,7 @@ def longer_errors(
     Tensor (seeds, lifetimes, lengths)
         Mean squared error on the queries of all sines.
     """
-    judges, found = tasks.sample(_copies(draws), model.dtype), []
+    judges, found = tasks.sample(_copies(draws), model.dtype).to(model.device), []
     for factor in times:
         *_, end = stages(model, _longer(model, tasks, draws, factor), tasks.steps)
         found.append(model.judge(end, judges).loss)
@@ -58,7 +58,7 @@ def round_errors(
     Parameters and result as of :func:`longer_errors`; one life is judged at all its lengths. It
     meets the examples of the longest of those lives, in another order.
     """
-    judges, rounds = tasks.sample(_copies(draws), model.dtype), max(times)
+    judges, rounds = tasks.sample(_copies(draws), model.dtype).to(model.device), max(times)
     task = in_rounds(_longer(model, tasks, draws, rounds), tasks.functions, rounds)
     lived = enumerate(stages(model, task, tasks.steps))
     found = {count: model.judge(state, judges).loss for count, state in lived if count in times}
@@ -75,7 +75,8 @@ def _longer(
     model: MetaModel, tasks: IncrementalSines, draws: Sequence[torch.Generator], factor: int
 ) -> TaskBatch:
     """Lives of the same sines with so many times as many batches of each."""
-    return replace(tasks, batches=factor * tasks.batches).sample(_copies(draws), model.dtype)
+    longer = replace(tasks, batches=factor * tasks.batches)
+    return longer.sample(_copies(draws), model.dtype).to(model.device)
 
 
 def _copies(draws: Sequence[torch.Generator]) -> list[torch.Generator]:

@@ -34,7 +34,7 @@ def frozen_readout_error(model: MetaModel, task: TaskBatch) -> Tensor:
     model : MetaModel
         With a linear output.
     task : TaskBatch
-        Lifetimes, those of a seed together, with floating-point targets.
+        Lifetimes, those of a seed together.
 
     Returns
     -------
@@ -46,21 +46,24 @@ def frozen_readout_error(model: MetaModel, task: TaskBatch) -> Tensor:
     LearnerError
         If the output is not linear.
     """
-    if model.learner.network.output != "linear":
+    network = model.learner.network
+    if network.output != "linear":
         raise LearnerError("a readout is fitted by least squares, which needs output='linear'")
     steps, lifetimes = task.x.shape[:2]
     products = torch.zeros(())  # of inputs and targets, h and y one after the other
     for t in range(steps):
         x, y = step(task, t)
-        both = torch.cat([_inputs(model, x, lifetimes), y.double()], dim=-1)
+        target = network.target(y, torch.float64)
+        both = torch.cat([_inputs(model, x, lifetimes), target], dim=-1)
         products = products + both.mT @ both
-    n_out = task.label.shape[-1]
+    n_out = network.sizes[-1]
     gram, cross = products[:, :-n_out, :-n_out], products[:, :-n_out, -n_out:]
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     diagonal += RIDGE * diagonal.mean(-1, keepdim=True)
     readout = torch.linalg.solve(gram, cross)
     answers = _inputs(model, task.x_query, lifetimes) @ readout
-    return by_seed(model, (answers - task.label_query).square().mean((-1, -2)))
+    wanted = network.target(task.label_query, torch.float64)
+    return by_seed(model, (answers - wanted).square().mean((-1, -2)))
 
 
 def _inputs(model: MetaModel, x: Tensor, lifetimes: int) -> Tensor:

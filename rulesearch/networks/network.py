@@ -26,6 +26,7 @@ __all__ = ["FEEDBACKS", "PlasticNetwork"]
 FEEDBACKS = ("random", "symmetric", "direct", "flp")
 OUTPUTS = ("softmax", "linear")
 INITIALISATIONS = ("uniform", "normal", "kaiming")
+_FINITE = ("mixing", "rate", "bias_rate", "feedback_rate")  # what a lifetime leaves as it is
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,10 @@ class PlasticNetwork:
         )
 
     def check(self, state: NetworkState) -> None:
-        """Raise LearnerError where shapes are not the network's, or types differ."""
+        """Raise LearnerError where shapes are not the network's, types differ, or a rate is none.
+
+        Mixing and rates have to be finite: no lifetime could make them so again.
+        """
         posts = [(post,) for post, _ in self.connections]
         expected: dict[str, Sequence[tuple[int, ...]]] = {
             "W": self.connections,
@@ -234,6 +238,8 @@ class PlasticNetwork:
                         f"state.{name}[{k}] is {tensor.dtype} on {tensor.device}, "
                         f"state.W[0] {like.dtype} on {like.device}; they should be alike"
                     )
+                if name in _FINITE and not tensor.isfinite().all():
+                    raise LearnerError(f"state.{name}[{k}] is not finite; give finite numbers")
 
     def activations(self, state: NetworkState, x: Tensor) -> list[Tensor]:
         """All layers' activations.

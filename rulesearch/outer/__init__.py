@@ -1,6 +1,7 @@
 """Outer loops: what improves what a lifetime started from."""
 
-from rulesearch.outer.flp import OMNIGLOT, SINES, FLPSettings, flp_model
+from rulesearch.outer.flp import FLPSettings, flp_model
+from rulesearch.outer.flp_presets import MINI_IMAGENET, OMNIGLOT, PRESETS, SINES
 from rulesearch.outer.meta_gradient import Evaluation, MetaGradient, Unrolled, evaluate
 from rulesearch.outer.meta_model import LifeOutcome, MetaModel
 from rulesearch.outer.meta_optimiser import MetaOptimiser, OptimiserState
@@ -11,7 +12,9 @@ from rulesearch.outer.scaling import term_scales
 __all__ = [
     "L1",
     "L2",
+    "MINI_IMAGENET",
     "OMNIGLOT",
+    "PRESETS",
     "SINES",
     "Evaluation",
     "FLPSettings",

@@ -12,31 +12,35 @@ from torch import Tensor, nn
 
 from rulesearch.errors import ConfigError
 
-__all__ = ["conv_features", "extract", "mlp_features"]
+__all__ = ["conv_features", "conv_size", "extract", "mlp_features"]
 
 ROWS = 800  # examples whose activations are held at once: about what stays in cache
 
 
-def extract(module: nn.Module, x: Tensor) -> Tensor:
+def extract(module: nn.Module, x: Tensor, image: Sequence[int] | None = None) -> Tensor:
     """Features of all examples; what many of them need for the gradient is computed again.
 
     Parameters
     ----------
     module : Module
-        From ``(examples, n_in)`` to ``(examples, n_features)``, each example by itself and
-        nothing left to chance; ``x`` has no part in the gradient.
+        From ``(examples, n_in)``, or ``(examples, *image)``, to ``(examples, ...)``, each example
+        by itself and nothing left to chance; ``x`` has no part in the gradient.
     x : Tensor (..., n_in)
+    image : sequence of int, optional
+        Shape that each example has for the module.
 
     Returns
     -------
     Tensor (..., n_features)
+        What the module gives of an example, flattened.
     """
-    flat = x.reshape(-1, x.shape[-1])
+    flat = x.reshape(-1, *(image or x.shape[-1:]))
     found: Tensor
     if len(flat) <= ROWS:
         found = module(flat)
     else:
-        found = _BySlices.apply(module, flat, *module.parameters())  # type: ignore[no-untyped-call]
+        learnt = [p for p in module.parameters() if p.requires_grad]
+        found = _BySlices.apply(module, flat, *learnt)  # type: ignore[no-untyped-call]
     return found.reshape(*x.shape[:-1], -1)
 
 
@@ -49,7 +53,7 @@ class _BySlices(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         slices = x.split(ROWS)
         first: Tensor = module(slices[0])
-        found = first.new_empty(len(x), first.shape[-1])
+        found = first.new_empty(len(x), *first.shape[1:])
         found[:ROWS] = first
         for part, target in zip(slices[1:], found.split(ROWS)[1:], strict=True):
             target.copy_(module(part))
@@ -59,12 +63,15 @@ class _BySlices(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
-        total = [torch.zeros_like(p) for p in parameters]
+        total: list[Tensor | None] = [None] * len(parameters)
         for part, bar in zip(x.split(ROWS), adjoint.split(ROWS), strict=True):
             with torch.enable_grad():
                 again = ctx.module(part)
-            for sum_, share in zip(total, torch.autograd.grad(again, parameters, bar), strict=True):
-                sum_ += share
+            shares = torch.autograd.grad(again, parameters, bar, allow_unused=True)
+            for k, share in enumerate(shares):  # None where a module does not use a parameter
+                if share is not None:
+                    before = total[k]
+                    total[k] = share if before is None else before + share
         return (None, None, *total)
 
 
@@ -76,37 +83,44 @@ def mlp_features(sizes: Sequence[int], generator: torch.Generator) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+def conv_size(shape: tuple[int, int, int], channels: Sequence[int], strides: Sequence[int]) -> int:
+    """Values that :func:`conv_features` gives of an image.
+
+    Raises
+    ------
+    ConfigError
+        If there are not as many strides as channels, or the image is too small for so many.
+    """
+    if len(channels) != len(strides):
+        raise ConfigError(
+            f"{len(channels)} convolutions (channels) need as many strides, not {len(strides)}"
+        )
+    n_out, *sides = shape
+    for count, stride in zip(channels, strides, strict=True):
+        if min(sides) < 3:
+            raise ConfigError(
+                f"convolutions of strides {tuple(strides)} need a larger image than {shape}"
+            )
+        n_out, sides = count, [(side - 3) // stride + 1 for side in sides]
+    return n_out * math.prod(sides)
+
+
 def conv_features(
-    shape: tuple[int, int, int],
-    channels: Sequence[int],
-    strides: Sequence[int],
-    generator: torch.Generator,
+    n_in: int, channels: Sequence[int], strides: Sequence[int], generator: torch.Generator
 ) -> nn.Module:
     """3x3 convolutions with relu, no padding, Kaiming-normal weights and zero biases.
 
     Parameters
     ----------
-    shape : tuple of int
-        Channels, height and width of an image, which comes flattened.
+    n_in : int
+        Channels of an image.
     channels, strides : sequence of int
         Of each convolution.
-
-    Raises
-    ------
-    ConfigError
-        If the image is too small for so many.
     """
-    layers: list[nn.Module] = [nn.Unflatten(1, shape)]
-    n_in, sides = shape[0], shape[1:]
-    for n_out, stride in zip(channels, strides, strict=True):
-        if min(sides) < 3:
-            raise ConfigError(
-                f"convolutions of strides {tuple(strides)} need a larger image than {shape}"
-            )
-        sides = ((sides[0] - 3) // stride + 1, (sides[1] - 3) // stride + 1)
-        layer = nn.Conv2d(n_in, n_out, 3, stride)
-        layers += [_kaiming(layer, 9 * n_in, generator), nn.ReLU()]
-        n_in = n_out
+    layers: list[nn.Module] = []
+    for (before, after), stride in zip(pairwise([n_in, *channels]), strides, strict=True):
+        layer = nn.Conv2d(before, after, 3, stride)
+        layers += [_kaiming(layer, 9 * before, generator), nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten())
 
 

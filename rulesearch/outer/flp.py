@@ -1,13 +1,10 @@
-"""Presets of FLP: networks with learnt feedback and local plasticity, and their baselines.
-
-Lindsey & Litwin-Kumar 2020, section 5 and appendix B, and the authors' released code where the
-paper is silent: updates are summed over a batch, feedback reaches the output in regression, the
-layer before the output learns a hundred times as fast as the output in classification.
-"""
+"""Networks of FLP, learnt feedback and local plasticity, and of its baselines, from settings."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,13 +14,13 @@ from rulesearch.errors import ConfigError
 from rulesearch.grammar import Grammar, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import LearntFeedback, PlasticNetwork
-from rulesearch.outer.features import conv_features, mlp_features
+from rulesearch.outer.features import conv_features, conv_size, mlp_features
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.outer.meta_training import MetaRates
 from rulesearch.outer.seeds import NETWORK, generators
 from rulesearch.rules import Rule
 
-__all__ = ["LEARNING", "OMNIGLOT", "SINES", "FLPSettings", "flp_model"]
+__all__ = ["LEARNING", "FLPSettings", "flp_model"]
 
 LEARNING = ("flp", "gradient", "oml")
 
@@ -35,7 +32,8 @@ class FLPSettings:
     Attributes
     ----------
     widths : tuple of int
-        Units of the fully connected layers; the first is what convolutions give, if there are any.
+        Units of the fully connected layers; the first is what the layers below them give, if there
+        are any.
     plastic_layers : int
         How many of the last layers learn within a lifetime. 1 is feature reuse.
     learning : {'flp', 'gradient', 'oml'}
@@ -43,8 +41,11 @@ class FLPSettings:
         learn too); gradient descent with one fixed rate (OML).
     method : {'reversible', 'autograd', 'first-order'}
         The meta-gradient: exact, or with what a lifetime asks for taken as a constant.
-    rule : str
-        Term of the catalogue that weights learn by under ``flp``.
+    rule : str or Rule
+        What weights learn by under ``flp``: a term of the catalogue, or a rule of one's own.
+    reduction : {'sum', 'mean'} or None
+        Of the updates that the examples of a step call for. None is what the papers' released
+        code has: the sum under ``flp``, the mean under gradient descent.
     output : {'linear', 'softmax'}
     feedback : LearntFeedback
     mixing : float
@@ -57,13 +58,19 @@ class FLPSettings:
         Channels, height and width, where the lowest layers are convolutions.
     channels, strides : tuple of int
         Of the convolutions.
+
+    Raises
+    ------
+    ConfigError
+        If something is not finite, or the parts do not fit together.
     """
 
     widths: tuple[int, ...]
     plastic_layers: int
     learning: str = "flp"
     method: str = "reversible"
-    rule: str = "oja_single"
+    rule: str | Rule = "oja_single"
+    reduction: str | None = None
     output: str = "linear"
     feedback: LearntFeedback = field(default_factory=LearntFeedback)
     mixing: float = 0.5
@@ -87,6 +94,26 @@ class FLPSettings:
             raise ConfigError(
                 f"FLP: {len(self.rate)} values of rate for {self.plastic_layers} plastic layers"
             )
+        for name, values in (("mixing", (self.mixing,)), ("rate", self.starts)):
+            if not all(map(math.isfinite, values)):
+                raise ConfigError(f"FLP: {name} is {getattr(self, name)}; give finite numbers")
+        self._check_convolutions()
+
+    def _check_convolutions(self) -> None:
+        if self.image is None and (self.channels or self.strides):
+            raise ConfigError("FLP: convolutions (channels, strides) need the image's shape")
+        if self.image is not None and (self.channels or self.strides):
+            given = conv_size(self.image, self.channels, self.strides)
+            if given != self.widths[0]:
+                raise ConfigError(
+                    f"FLP: convolutions give {given} values of an image of {self.image}, but "
+                    f"widths begins with {self.widths[0]}; make it {given}"
+                )
+
+    @property
+    def starts(self) -> tuple[float, ...]:
+        """First value of the rates of each plastic layer."""
+        return self.rate if isinstance(self.rate, tuple) else (self.rate,) * self.plastic_layers
 
     @property
     def plastic_widths(self) -> tuple[int, ...]:
@@ -108,23 +135,6 @@ class FLPSettings:
         )
 
 
-SINES = FLPSettings((11, 300, 300, 300, 300, 300, 900, 300, 300, 1), 3)
-"""Incremental sines (protocol of the paper's Table 1)."""
-
-OMNIGLOT = FLPSettings(
-    (1152, 128, 1000),
-    2,
-    output="softmax",
-    feedback=LearntFeedback(source="target", clamp_output=True),
-    mixing=1.0,
-    rates=MetaRates(mixing=0.0, rate=(1e-3, 1e-5)),
-    image=(1, 84, 84),
-    channels=(128,) * 6,
-    strides=(2, 1, 2, 1, 2, 2),
-)
-"""Omniglot, 5 ways and 5 shots (protocol of the paper's Table 2)."""
-
-
 def flp_model(
     settings: FLPSettings,
     seeds: int = 1,
@@ -133,7 +143,9 @@ def flp_model(
     like: MetaModel | None = None,
     pool: TermPool | None = None,
     theta: Sequence[float] | None = None,
+    features: nn.Module | Sequence[nn.Module] | None = None,
     dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> MetaModel:
     """Make a meta-model.
 
@@ -148,11 +160,16 @@ def flp_model(
         Take initial forward weights and features from it, as the paper's baselines do.
     pool, theta : TermPool and sequence of float, optional
         Candidate terms, in place of the settings' rule, and the coefficients they begin with.
+    features : Module or sequence of Module, optional
+        The lowest layers in place of convolutions: one for all seeds to begin with, or one a seed.
+        They are copied, see images of ``settings.image`` where it is given and else examples as
+        they are, and give ``widths[0]`` values of each, which may have several dimensions. What
+        is frozen in them (``requires_grad=False``) stays as it is.
 
     Raises
     ------
     ConfigError
-        If ``like`` has other layers.
+        If ``like`` has other layers, or features do not fit the settings.
     """
     members = [(row, 0) for row in range(seeds)]
     network = settings.network
@@ -161,14 +178,13 @@ def flp_model(
         network,
         rule,
         settings.method,
-        reduction="sum" if settings.learning == "flp" else "mean",
+        reduction=settings.reduction or ("sum" if settings.learning == "flp" else "mean"),
         almost_everywhere=True,
     )
     draws = generators(seed, 0, NETWORK, members)
-    features = [m for g in draws for m in [_features(settings, g)] if m is not None]
-    born = network.init(draws, dtype)
-
-    start = settings.rate if isinstance(settings.rate, tuple) else (settings.rate,) * len(born.W)
+    given = _own_features(settings, features, seeds)
+    lowest = [_features(settings, g, own) for g, own in zip(draws, given, strict=True)]
+    born, start = network.init(draws, dtype), settings.starts
 
     def rates(part: list[Tensor], there: bool = True) -> list[Tensor]:
         pairs = zip(part, start, strict=True)
@@ -182,23 +198,47 @@ def flp_model(
         feedback_rate=rates(born.B, network.plastic_feedback),
     )
     coefficients = None if theta is None else torch.tensor(theta, dtype=dtype)
-    model = MetaModel(learner, born, [m.to(dtype) for m in features], coefficients)
+    below = [m.to(dtype) for m in lowest if m is not None]
+    model = MetaModel(learner, born, below, coefficients, settings.image).to(device)
     return model if like is None else _start_from(model, like)
 
 
 def _rule(settings: FLPSettings) -> Rule:
     pool = Grammar.from_yaml("catalogue").enumerate()
     if settings.learning == "flp":
-        return Rule(pool, {settings.rule: 1.0})
+        rule = settings.rule
+        return rule if isinstance(rule, Rule) else Rule(pool, {rule: 1.0})
     return Rule(pool, {"pseudo_gradient": 1.0})
 
 
-def _features(settings: FLPSettings, generator: torch.Generator) -> nn.Module | None:
+def _own_features(
+    settings: FLPSettings, features: nn.Module | Sequence[nn.Module] | None, seeds: int
+) -> list[nn.Module | None]:
+    """Copies of the user's modules, one a seed."""
+    if features is None:
+        return [None] * seeds
+    if settings.channels:
+        raise ConfigError(
+            "FLP: features of one's own take the place of convolutions; leave channels and "
+            "strides empty"
+        )
+    several = [features] * seeds if isinstance(features, nn.Module) else features
+    if len(several) != seeds:
+        raise ConfigError(f"FLP: {len(several)} feature modules for {seeds} seeds")
+    return [deepcopy(module) for module in several]
+
+
+def _features(
+    settings: FLPSettings, generator: torch.Generator, own: nn.Module | None
+) -> nn.Module | None:
     """Layers below the plastic ones."""
     fixed = settings.widths[: -settings.plastic_layers]
     parts: list[nn.Module] = []
-    if settings.image is not None:
-        parts.append(conv_features(settings.image, settings.channels, settings.strides, generator))
+    if own is not None:
+        parts += [own, nn.Flatten()]
+    elif settings.image is not None:
+        colours = settings.image[0]
+        parts.append(conv_features(colours, settings.channels, settings.strides, generator))
     if len(fixed) > 1:
         parts.append(mlp_features(fixed, generator))
     return nn.Sequential(*parts) if parts else None

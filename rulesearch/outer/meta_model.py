@@ -26,6 +26,8 @@ GROUPS = {
 }
 """Meta-parameters that are learnt at a common rate."""
 
+_UNFIT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+
 
 @dataclass(frozen=True, eq=False)
 class LifeOutcome:
@@ -61,14 +63,19 @@ class MetaModel(nn.Module):
     born : NetworkState
         Where the outer loop starts, a lifetime a seed; its parts are the meta-parameters.
     features : sequence of Module
-        One a seed, from ``(examples, n_in)`` to ``(examples, network input)``; or none.
+        One a seed, from ``(examples, n_in)`` or images to what the network sees, flattened; or
+        none. Their parameters that want no gradient are frozen: no meta-parameters.
     theta : Tensor (n_terms,), optional
         Coefficients where the outer loop starts, by default the rule's own.
+    image : sequence of int, optional
+        Shape in which features see an example, as channels, height and width.
 
     Raises
     ------
     LearnerError
-        If the state is not the network's, or there are not as many modules as seeds.
+        If the state is not the network's, there are not as many modules as seeds or two of them
+        share parameters, a module mixes examples or draws at random, or theta is not one finite
+        coefficient a term.
     """
 
     W: nn.ParameterList
@@ -87,21 +94,23 @@ class MetaModel(nn.Module):
         born: NetworkState,
         features: Sequence[nn.Module] = (),
         theta: Tensor | None = None,
+        image: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         learner.network.check(born)
-        if features and len(features) != born.lifetimes:
-            raise LearnerError(
-                f"there are {len(features)} feature modules for {born.lifetimes} seeds"
-            )
+        _check_features(features, born.lifetimes)
         self.learner, self.seeds = learner, born.lifetimes
+        self.image = None if image is None else tuple(image)
         self.features = nn.ModuleList(features)
+        named = self.features.named_parameters(prefix="features")
+        self._frozen = frozenset(key for key, p in named if not p.requires_grad)
         for name, part in born.parts():
             setattr(self, name, nn.ParameterList([t.detach().clone() for t in part]))
         if theta is None:
             if learner.rule is None:
                 raise LearnerError("a pool has no coefficients of its own: give theta")
-            theta = torch.tensor(learner.rule.theta, dtype=born.W[0].dtype)
+            theta = born.W[0].new_tensor(learner.rule.theta)
+        _check_theta(theta, learner)
         self.theta = nn.Parameter(theta.detach().expand(self.seeds, -1).clone())
 
     @property
@@ -109,10 +118,16 @@ class MetaModel(nn.Module):
         """Type of the numbers."""
         return self.theta.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.theta.device
+
     def group(self, name: str) -> list[nn.Parameter]:
         """The meta-parameters of a group, see :data:`GROUPS`."""
         wanted = GROUPS[name]
-        return [p for key, p in self.named_parameters() if key.split(".")[0] in wanted]
+        named = self.named_parameters()
+        return [p for k, p in named if k.split(".")[0] in wanted and k not in self._frozen]
 
     def by_seed(self) -> list[list[Tensor]]:
         """Views of everything that belongs to a seed, a list a seed."""
@@ -135,7 +150,8 @@ class MetaModel(nn.Module):
             return x
         episodes = lifetimes // self.seeds
         parts = x.split(episodes, -3)
-        seen = [extract(module, part) for module, part in zip(self.features, parts, strict=True)]
+        pairs = zip(self.features, parts, strict=True)
+        seen = [extract(module, part, self.image) for module, part in pairs]
         return seen[0] if len(seen) == 1 else torch.cat(seen, -3)
 
     def live(self, task: TaskBatch, state: NetworkState | None = None) -> NetworkState:
@@ -159,7 +175,42 @@ class MetaModel(nn.Module):
         network = self.learner.network
         output = network(state, self.see(task.x_query, state.lifetimes))
         if network.output == "linear":
-            loss = (output - task.label_query).square().mean((-1, -2))
+            target = network.target(task.label_query, output.dtype)
+            if target.shape != output.shape:  # else one would be spread over the other
+                raise LearnerError(
+                    f"targets of queries have shape {tuple(target.shape)}, "
+                    f"the output {tuple(output.shape)}"
+                )
+            loss = (output - target).square().mean((-1, -2))
         else:
             loss = network.loss(output, task.label_query)
         return LifeOutcome(loss, output, state)
+
+
+def _check_features(features: Sequence[nn.Module], seeds: int) -> None:
+    if features and len(features) != seeds:
+        raise LearnerError(f"there are {len(features)} feature modules for {seeds} seeds")
+    owner: dict[int, int] = {}
+    for seed, module in enumerate(features):
+        for p in module.parameters():
+            if owner.setdefault(id(p), seed) != seed:
+                raise LearnerError(
+                    f"feature modules of seeds {owner[id(p)]} and {seed} share parameters, but "
+                    "seeds never mix: give each a module of its own, as copy.deepcopy makes"
+                )
+        for part in module.modules():
+            if part.training and isinstance(part, _UNFIT):
+                raise LearnerError(
+                    f"features: {type(part).__name__} in training mode mixes examples or draws at "
+                    "random; call eval() on the module, or take another kind of layer"
+                )
+
+
+def _check_theta(theta: Tensor, learner: PlasticityLearner) -> None:
+    if tuple(theta.shape) != (learner.n_terms,):
+        raise LearnerError(
+            f"theta has shape {tuple(theta.shape)}; it should be ({learner.n_terms},), "
+            f"a coefficient for each of {', '.join(learner.pool.names)}"
+        )
+    if not theta.isfinite().all():
+        raise LearnerError(f"theta is {theta.tolist()}; give finite numbers")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rulesearch.errors import ConfigError
 from rulesearch.outer.clipping import UsualNorm
+from rulesearch.outer.fit import check_fit
 from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
 from rulesearch.outer.seeds import TASK, generators
@@ -31,6 +33,11 @@ class MetaRates:
     of the updates, that of ``forward`` is multiplied by ``drop``. With ``clip`` a gradient is at
     most so many times its usual norm, see :class:`rulesearch.outer.clipping.UsualNorm`; the paper
     does not clip.
+
+    Raises
+    ------
+    ConfigError
+        If a number is negative or not finite.
     """
 
     forward: float = 1e-4
@@ -43,6 +50,15 @@ class MetaRates:
     milestones: tuple[int, ...] = ()
     drop: float = 0.3
 
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            several = value if isinstance(value, Sequence) else () if value is None else (value,)
+            if not all(math.isfinite(v) and v >= 0 for v in several):
+                raise ConfigError(f"meta-training: {each.name} is {value}; give numbers from 0 on")
+        if self.clip == 0:
+            raise ConfigError("meta-training: clip is 0, and nothing would be learnt")
+
 
 @dataclass(frozen=True)
 class UpdateRecord:
@@ -53,8 +69,8 @@ class UpdateRecord:
     loss : Tensor (seeds,)
         On the queries, the mean over a seed's lifetimes.
     rejected : Tensor (seeds,) bool
-        Whose loss or gradient was not finite: they stay as they were, but with a tenth off the
-        rates that are learnt, for they would diverge again.
+        Whose loss or squared gradient was not finite: they stay as they were, but with a tenth
+        off the rates that are learnt, for they would diverge again.
     diverged : Tensor (seeds,) int64, optional
         How many of a seed's lifetimes were left out, where they are judged one by one.
     """
@@ -71,6 +87,7 @@ class MetaTraining:
     Parameters
     ----------
     model : MetaModel
+        On any device, to which tasks are moved; what is random is drawn on the CPU.
     tasks : TaskFamily
     rates : MetaRates
     seed : int
@@ -83,7 +100,8 @@ class MetaTraining:
     Raises
     ------
     ConfigError
-        If there are not as many rates as plastic layers.
+        If there are not as many rates as plastic layers, tasks and model do not fit together, or
+        something is to be learnt of which the meta-gradient tells nothing.
     """
 
     model: MetaModel
@@ -95,6 +113,9 @@ class MetaTraining:
     updates: int = 0
 
     def __post_init__(self) -> None:
+        check_fit(self.model, self.tasks)
+        if self.model.learner.method == "first-order":
+            self._check_first_order()
         groups = [g for name in GROUPS for g in self._groups(name)]
         learnt = [g for g in groups if g["lr"] > 0 and g["params"]]
         for group in groups:
@@ -104,6 +125,15 @@ class MetaTraining:
             raise ConfigError("meta-training: every rate is 0, and nothing would be learnt")
         self._adam = torch.optim.Adam(learnt)
         self._usual = None if self.rates.clip is None else UsualNorm(self.rates.clip)
+
+    def _check_first_order(self) -> None:
+        unseen = ["feedback", "mixing"] if self.model.learner.network.learns_feedback else []
+        for name in (*unseen, "theta"):
+            if getattr(self.rates, name):
+                raise ConfigError(
+                    f"meta-training: the first-order meta-gradient tells nothing of {name}; set "
+                    f"its rate to 0, or take method='reversible'"
+                )
 
     def _groups(self, name: str) -> list[dict[str, Any]]:
         rate, parameters = getattr(self.rates, name), self.model.group(name)
@@ -122,7 +152,8 @@ class MetaTraining:
         """Live a meta-batch, differentiate, and take one step."""
         model, seeds = self.model, self.model.seeds
         members = [(row, member) for row in range(seeds) for member in range(self.episodes)]
-        task = self.tasks.sample(generators(self.seed, 0, TASK, members, self.updates), model.dtype)
+        draws = generators(self.seed, 0, TASK, members, self.updates)
+        task = self.tasks.sample(draws, model.dtype).to(model.device)
         self._adam.zero_grad()
         loss = model(task).loss.reshape(seeds, self.episodes).mean(1)
         total = loss.sum()
@@ -161,11 +192,14 @@ class MetaTraining:
         return [(key, g[None] if key.startswith("features.") else g) for key, g in own]
 
     def _not_finite(self, loss: Tensor) -> Tensor:
-        """Seeds whose loss or gradient is not finite; their gradients become zero."""
+        """Seeds whose loss or gradient is not finite; their gradients become zero.
+
+        Nor may its square be too large for a number, or Adam's mean of squares never is one again.
+        """
         bad = ~loss.isfinite()
         owned = [(_seeds_of(key, len(bad)), g) for key, g in self._gradients()]
         for seeds, g in owned:
-            bad[seeds] |= ~g.reshape(len(g), -1).isfinite().all(1)
+            bad[seeds] |= ~g.reshape(len(g), -1).square().sum(1).isfinite()
         for seeds, g in owned:
             g[bad[seeds]] = 0
         return bad
@@ -214,14 +248,18 @@ class MetaTraining:
         for key, parameter in parameters.items():
             moments = ("step", "exp_avg", "exp_avg_sq")
             found = {m: tensors.get(f"adam.{key}.{m}") for m in moments}
-            if found["step"] is not None:
+            if found["step"] is not None:  # which Adam keeps on the CPU
                 self._adam.state[parameter] = {
-                    m: v.clone() for m, v in found.items() if v is not None
+                    m: v.to("cpu" if m == "step" else parameter.device, copy=True)
+                    for m, v in found.items()
+                    if v is not None
                 }
         if self._usual is not None:
             part = len("usual.")
             self._usual.usual = {
-                k[part:]: v.clone() for k, v in tensors.items() if k.startswith("usual.")
+                k[part:]: v.to(self.model.device, copy=True)
+                for k, v in tensors.items()
+                if k.startswith("usual.")
             }
         self.updates = updates
 

@@ -47,7 +47,7 @@ class ShapeTraining:
     def __post_init__(self) -> None:
         theta = self.model.theta
         if self.kept is not None:
-            kept = self.kept.to(theta.dtype)
+            kept = self.kept.to(theta)
             with torch.no_grad():
                 theta.mul_(kept)
             theta.register_hook(lambda gradient: gradient * kept)  # so that Adam leaves it alone

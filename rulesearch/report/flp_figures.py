@@ -22,6 +22,7 @@ COLOURS = {
     "FLP (2)": LINES[2],
     "FLP (3)": LINES[0],
     "Gradient (3)": LINES[1],
+    "Gradient (3), first order": LINES[4],
 }
 FAINT: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
 ROW = 2.15  # inches

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from rulesearch.networks import LearntFeedback
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
+from rulesearch.outer.fit import usable_device
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.reproduce.base import Job, RunSettings, Training
 from rulesearch.search.settings import Size
@@ -21,8 +22,6 @@ __all__ = [
     "AT_ONCE",
     "FLPRunSettings",
     "Tasks",
-    "by_gradient",
-    "by_oml",
     "flp_job",
     "lifetime_errors",
     "restored",
@@ -38,20 +37,47 @@ class FLPRunSettings(RunSettings):
     ----------
     forward, feedback : float
         Adam's step of forward weights and of feedback.
+    reduction : {'sum', 'mean'}
+        Of FLP's updates over the examples of a step.
+    source, clamp_output, presynaptic, pathway, plastic
+        What feedback does: see :class:`rulesearch.LearntFeedback`.
+    feedback_rate : float
+        Adam's step of the rates of feedback that is plastic.
     clip : float or None
         Largest meta-gradient, as a multiple of its usual norm; the paper does not clip.
     gradient_start, gradient_rate : float
         Of the rates of gradient descent: their first value, and Adam's step.
     oml_rate : float
         Fixed rate of OML.
+    device : str
+        Where networks are trained and tested: ``cpu``, or ``cuda`` for a GPU.
     """
 
     forward: Size = 1e-4
     feedback: Size = 1e-4
+    reduction: Literal["sum", "mean"] = "sum"
+    source: Literal["error", "target"] = "error"
+    clamp_output: bool = False
+    presynaptic: Literal["before", "after"] = "before"
+    pathway: Literal["direct", "layered"] = "direct"
+    plastic: bool = False
+    feedback_rate: Size = 1e-10
     clip: Annotated[float, Field(gt=0)] | None = None
     gradient_start: Size
     gradient_rate: Size = 1e-4
     oml_rate: Size
+    device: str = "cpu"
+
+    @property
+    def learnt_feedback(self) -> LearntFeedback:
+        """What feedback does."""
+        return LearntFeedback(
+            source=self.source,
+            clamp_output=self.clamp_output,
+            presynaptic=self.presynaptic,
+            pathway=self.pathway,
+            plastic=self.plastic,
+        )
 
 
 class Tasks(NamedTuple):
@@ -61,41 +87,11 @@ class Tasks(NamedTuple):
     test: TaskFamily
 
 
-def by_gradient(flp: FLPSettings, start: float, rate: float, *, exact: bool) -> FLPSettings:
-    """The baseline: gradient descent with a learnt rate for each weight and bias.
-
-    Parameters
-    ----------
-    start, rate : float
-        Of alpha: its first value, and the step of Adam that learns it.
-    exact : bool
-        Whether the meta-gradient is exact or first-order.
-    """
-    return replace(
-        flp,
-        learning="gradient",
-        method="reversible" if exact else "first-order",
-        rate=start,
-        rates=replace(flp.rates, feedback=0.0, mixing=0.0, rate=rate),
-    )
-
-
-def by_oml(flp: FLPSettings, rate: float) -> FLPSettings:
-    """OML: gradient descent at one fixed rate, and a first-order meta-gradient."""
-    return replace(
-        flp,
-        learning="oml",
-        method="first-order",
-        rate=rate,
-        rates=replace(flp.rates, feedback=0.0, mixing=0.0, rate=0.0),
-    )
-
-
 def flp_job(
     place: tuple[str, str],
     flp: FLPSettings,
     tasks: Tasks,
-    run: RunSettings,
+    run: FLPRunSettings,
     like: tuple[str, FLPSettings] | None = None,
 ) -> Job:
     """One row under one condition.
@@ -106,7 +102,13 @@ def flp_job(
         Row and condition.
     like : (str, FLPSettings), optional
         Row, and its settings, whose meta-trained forward weights are where this one starts.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device.
     """
+    usable_device(run.device)
     row, condition = place
     source = None if like is None else (f"{like[0]}-{condition}", like[1])
     return Job(
@@ -119,9 +121,9 @@ def flp_job(
     )
 
 
-def restored(flp: FLPSettings, run: RunSettings, trained: Mapping[str, Tensor]) -> MetaModel:
+def restored(flp: FLPSettings, run: FLPRunSettings, trained: Mapping[str, Tensor]) -> MetaModel:
     """The meta-model of a finished job."""
-    model = flp_model(flp, run.seeds, run.seed)
+    model = flp_model(flp, run.seeds, run.seed, device=run.device)
     model.load_state_dict(dict(trained))
     return model
 
@@ -146,7 +148,7 @@ def lifetime_errors(model: MetaModel, tasks: TaskFamily, lifetimes: int, seed: i
     for begin in range(0, lifetimes, size):
         some = range(begin, min(begin + size, lifetimes))
         members = [(row, member) for row in range(model.seeds) for member in some]
-        task = tasks.sample(generators(seed, 0, TEST, members), model.dtype)
+        task = tasks.sample(generators(seed, 0, TEST, members), model.dtype).to(model.device)
         with torch.no_grad():
             outcome = model(task)
         if model.learner.network.output == "linear":
@@ -154,19 +156,19 @@ def lifetime_errors(model: MetaModel, tasks: TaskFamily, lifetimes: int, seed: i
         else:
             wrong = outcome.output.argmax(-1) != task.label_query
             error = 100 * wrong.to(model.dtype).mean(-1)
-        found.append(error.reshape(model.seeds, -1))
+        found.append(error.reshape(model.seeds, -1).cpu())
     return torch.cat(found, 1)
 
 
 def _begin(
     flp: FLPSettings,
     tasks: TaskFamily,
-    run: RunSettings,
+    run: FLPRunSettings,
     like: tuple[str, FLPSettings] | None,
     trained: Mapping[str, Mapping[str, Tensor]],
 ) -> MetaTraining:
     source = None if like is None else restored(like[1], run, trained[like[0]])
-    model = flp_model(flp, run.seeds, run.seed, like=source)
+    model = flp_model(flp, run.seeds, run.seed, like=source, device=run.device)
     return MetaTraining(model, tasks, flp.rates, run.seed, run.episodes)
 
 

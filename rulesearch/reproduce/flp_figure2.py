@@ -16,23 +16,26 @@ from rulesearch.analysis.flp_life import query_curve
 from rulesearch.analysis.flp_readout import frozen_readout_error
 from rulesearch.analysis.flp_updates import follow_updates
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
+from rulesearch.outer.flp_presets import by_gradient
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
 from rulesearch.report.run_data import Floats
-from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, Training
 from rulesearch.reproduce.figures import write_figures
-from rulesearch.reproduce.flp import AT_ONCE, Tasks, by_gradient, flp_job, restored
+from rulesearch.reproduce.flp import AT_ONCE, FLPRunSettings, Tasks, flp_job, restored
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
 from rulesearch.tasks import IncrementalSines
 
 __all__ = ["FLP_FIGURE2"]
 
-REUSE, CONTROL = "feature-reuse-1", "plastic-reuse-3"
+REUSE, CONTROL, TRAINED_ON = "feature-reuse-1", "plastic-reuse-3", "feature-reuse-1-longer"
 PLASTIC = {REUSE: 1, "flp-2": 2, "flp-3": 3}
-DRAWN = (*PLASTIC, "gradient-3")
+DESCENT = {"gradient-3": True, "gradient-3-first-order": False}  # is its meta-gradient exact?
+DRAWN = (*PLASTIC, *DESCENT)
 ROWS = (
     *(row for row in FLP_TABLE1.rows if row.key in DRAWN),
     Row(CONTROL, "FLP (3) on frozen feature reuse"),
+    Row(TRAINED_ON, "Feature reuse (1), trained on"),
 )
 TITLES = {row.key: row.title for row in ROWS}
 
@@ -40,25 +43,41 @@ TITLES = {row.key: row.title for row in ROWS}
 def _jobs(settings: SineSettings) -> Sequence[Job]:
     flp = {row: sine_network(settings, layers) for row, layers in PLASTIC.items()}
     deepest = flp["flp-3"]
-    descent = by_gradient(deepest, settings.gradient_start, settings.gradient_rate, exact=True)
-    jobs = []
-    for condition, tasks in sine_tasks(settings).items():
+    start, rate = settings.gradient_start, settings.gradient_rate
+    descent = {
+        row: by_gradient(deepest, start, rate, exact=exact) for row, exact in DESCENT.items()
+    }
+    jobs, everything = [], sine_tasks(settings)
+    for condition, tasks in everything.items():
         for row, network in flp.items():
             job = flp_job((row, condition), network, tasks, settings)
             jobs.append(_measured_by(job, network, tasks, settings))
-        job = flp_job(("gradient-3", condition), descent, tasks, settings, like=("flp-3", deepest))
-        jobs.append(_measured_by(job, descent, tasks, settings))
-    tasks = sine_tasks(settings)["iid"]
-    frozen = replace(deepest, rates=replace(deepest.rates, forward=0.0))
-    job = replace(
-        flp_job((CONTROL, "iid"), frozen, tasks, settings),
-        begin=partial(_begin_control, frozen, flp[REUSE], tasks, settings),
-        needs=(f"{REUSE}-iid",),
-    )
-    return [*jobs, _measured_by(job, frozen, tasks, settings)]
+        for row, network in descent.items():
+            job = flp_job((row, condition), network, tasks, settings, like=("flp-3", deepest))
+            jobs.append(_measured_by(job, network, tasks, settings))
+    if "iid" in everything:
+        jobs += _controls(flp[REUSE], deepest, everything["iid"], settings)
+    return jobs
 
 
-def _measured_by(job: Job, network: FLPSettings, tasks: Tasks, run: RunSettings) -> Job:
+def _controls(
+    reuse: FLPSettings, deepest: FLPSettings, tasks: Tasks, settings: SineSettings
+) -> list[Job]:
+    """What comes of feature reuse that is made plastic, and of as much training without."""
+    frozen = replace(deepest, rate=0.0, rates=replace(deepest.rates, forward=0.0))
+    controls = {
+        CONTROL: (frozen, partial(_begin_control, frozen, reuse, tasks, settings)),
+        TRAINED_ON: (reuse, partial(_train_on, reuse, tasks, settings)),
+    }
+    jobs = []
+    for row, (network, begin) in controls.items():
+        job = flp_job((row, "iid"), network, tasks, settings)
+        job = replace(job, begin=begin, needs=(f"{REUSE}-iid",))
+        jobs.append(_measured_by(job, network, tasks, settings))
+    return jobs
+
+
+def _measured_by(job: Job, network: FLPSettings, tasks: Tasks, run: FLPRunSettings) -> Job:
     test = tasks.test
     assert isinstance(test, IncrementalSines)
     return replace(job, measure=partial(_measure, network, test, run))
@@ -68,7 +87,7 @@ def _begin_control(
     frozen: FLPSettings,
     reuse: FLPSettings,
     tasks: Tasks,
-    run: RunSettings,
+    run: FLPRunSettings,
     trained: Mapping[str, Mapping[str, Tensor]],
 ) -> MetaTraining:
     before = restored(reuse, run, trained[f"{REUSE}-iid"])
@@ -76,21 +95,32 @@ def _begin_control(
     return MetaTraining(model, tasks.train, frozen.rates, run.seed, run.episodes)
 
 
+def _train_on(
+    reuse: FLPSettings,
+    tasks: Tasks,
+    run: FLPRunSettings,
+    trained: Mapping[str, Mapping[str, Tensor]],
+) -> MetaTraining:
+    """As the other control begins, and on the same tasks, but all that it had learns on."""
+    model = restored(reuse, run, trained[f"{REUSE}-iid"])
+    return MetaTraining(model, tasks.train, reuse.rates, run.seed, run.episodes)
+
+
 def _measure(
-    network: FLPSettings, tasks: IncrementalSines, run: RunSettings, training: Training
+    network: FLPSettings, tasks: IncrementalSines, run: FLPRunSettings, training: Training
 ) -> dict[str, Tensor]:
     """All analyses, on the lifetimes that the table's errors are from.
 
     In double precision, for updates are differences of weights that they hardly change.
     """
-    model = flp_model(network, run.seeds, run.seed, dtype=torch.float64)
+    model = flp_model(network, run.seeds, run.seed, dtype=torch.float64, device=run.device)
     model.load_state_dict(training.model.state_dict())
     size, parts = max(1, AT_ONCE // model.seeds), []
     for begin in range(0, run.lifetimes, size):
         some = range(begin, min(begin + size, run.lifetimes))
         members = [(row, member) for row in range(model.seeds) for member in some]
         parts.append(_analyses(model, tasks, generators(run.seed, 0, TEST, members)))
-    found = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+    found = {name: torch.cat([part[name] for part in parts], 1).cpu() for name in parts[0]}
     count, depth = len(model.W), len(network.widths) - 1
     return {**found, "layers": torch.arange(depth - count + 1, depth + 1)}
 
@@ -98,7 +128,7 @@ def _measure(
 def _analyses(
     model: MetaModel, tasks: IncrementalSines, draws: Sequence[torch.Generator]
 ) -> dict[str, Tensor]:
-    task = tasks.sample(draws, model.dtype)
+    task = tasks.sample(draws, model.dtype).to(model.device)
     curve = query_curve(model, task, _between(tasks.batches))
     updates = follow_updates(model, task)
     found = {
@@ -191,7 +221,8 @@ FLP_FIGURE2 = Reproduction(
         "The number of plastic layers is in parentheses.",
         "FLP (3) on frozen feature reuse begins as the meta-trained feature reuse (1), whose "
         "forward weights stay as they are; feedback, mixing and rates of all three layers are "
-        "meta-trained (section 7.1).",
+        "meta-trained (section 7.1). Feature reuse (1), trained on, is the same network trained "
+        "for as many updates more, on the same tasks, without plasticity below the readout.",
         "What the paper leaves open: in A readouts are least-squares fits with a bias, to all "
         "training examples; in B inputs are fresh; in C the gradient is of the same examples at "
         "the same weights; in D norms are Frobenius's. Biases have no part in C and D.",

@@ -16,12 +16,13 @@ from torch import Tensor
 from rulesearch.analysis.flp_longer import longer_errors, round_errors
 from rulesearch.files import write_atomically
 from rulesearch.outer import MetaModel
+from rulesearch.outer.flp_presets import by_gradient
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.report.flp_figures import longer_lives
 from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Training
 from rulesearch.reproduce.figures import write_figures
-from rulesearch.reproduce.flp import AT_ONCE, by_gradient, flp_job
+from rulesearch.reproduce.flp import AT_ONCE, flp_job
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IncrementalSines
@@ -29,7 +30,8 @@ from rulesearch.tasks import IncrementalSines
 __all__ = ["FLP_LONGER", "LongerSettings"]
 
 PLASTIC = {"feature-reuse-1": 1, "flp-2": 2, "flp-3": 3}
-ROWS = tuple(row for row in FLP_TABLE1.rows if row.key in {*PLASTIC, "gradient-3"})
+DESCENT = {"gradient-3": True, "gradient-3-first-order": False}  # is its meta-gradient exact?
+ROWS = tuple(row for row in FLP_TABLE1.rows if row.key in {*PLASTIC, *DESCENT})
 LONGER = {"batches": "more batches of each sine", "rounds": "more rounds of all sines"}
 
 
@@ -48,14 +50,19 @@ class LongerSettings(SineSettings):
 def _jobs(settings: LongerSettings) -> Sequence[Job]:
     flp = {row: sine_network(settings, layers) for row, layers in PLASTIC.items()}
     deepest = flp["flp-3"]
-    descent = by_gradient(deepest, settings.gradient_start, settings.gradient_rate, exact=True)
+    start, rate = settings.gradient_start, settings.gradient_rate
+    descent = {
+        row: by_gradient(deepest, start, rate, exact=exact) for row, exact in DESCENT.items()
+    }
     jobs = []
     for condition, tasks in sine_tasks(settings).items():
         test = tasks.test
         assert isinstance(test, IncrementalSines)
         trained = [flp_job((row, condition), net, tasks, settings) for row, net in flp.items()]
         like = ("flp-3", deepest)
-        trained.append(flp_job(("gradient-3", condition), descent, tasks, settings, like))
+        trained += [
+            flp_job((row, condition), net, tasks, settings, like) for row, net in descent.items()
+        ]
         jobs += [replace(job, measure=partial(_measure, test, settings)) for job in trained]
     return jobs
 
@@ -71,7 +78,7 @@ def _measure(
         some = range(begin, min(begin + size, settings.lifetimes))
         members = [(row, member) for row in range(model.seeds) for member in some]
         parts.append(_by_length(model, tasks, settings, members))
-    found = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+    found = {name: torch.cat([part[name] for part in parts], 1).cpu() for name in parts[0]}
     return {**found, "times": torch.tensor(settings.times)}
 
 

@@ -102,7 +102,7 @@ class _Search:
         return Job(row, self.condition, self.run.updates, begin, self.measure, names)
 
     def scales(self) -> Tensor:
-        """C of ``theta = c t``, from a network and a lifetime of each seed."""
+        """C of ``theta = c t``, from a network and a lifetime of each seed, on the CPU."""
         run = self.run
         model = flp_model(self.flp, run.seeds, run.seed, pool=self.pool, theta=self.pool.init)
         draws = generators(run.seed, 0, TASK, [(row, 0) for row in range(run.seeds)])
@@ -120,7 +120,9 @@ class _Search:
     ) -> ShapeTraining:
         """All terms, from birth or from a finished job on."""
         run, pool = self.run, in_common_units(self.pool, self.scales())
-        model = flp_model(self.flp, run.seeds, run.seed, pool=pool, theta=pool.init)
+        model = flp_model(
+            self.flp, run.seeds, run.seed, pool=pool, theta=pool.init, device=run.device
+        )
         if trained is not None:
             model.load_state_dict(dict(trained))
         rates = replace(self.flp.rates, theta=run.theta)
@@ -148,7 +150,7 @@ class _Search:
         assert isinstance(model, MetaModel)
         return {
             "error": lifetime_errors(model, self.tasks.test, self.run.lifetimes, self.run.seed),
-            "t": model.theta.detach().clone(),
+            "t": model.theta.detach().clone().cpu(),
             "scales": self.scales(),
         }
 

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rulesearch.outer import SINES, FLPSettings, MetaRates
+from rulesearch.outer.flp_presets import by_gradient, by_oml
 from rulesearch.reproduce.base import Job, Published, Reproduction, Row
-from rulesearch.reproduce.flp import FLPRunSettings, Tasks, by_gradient, by_oml, flp_job
+from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job
 from rulesearch.search.settings import Count, Size
 from rulesearch.tasks import IncrementalSines
 
@@ -27,6 +28,8 @@ class SineSettings(FLPRunSettings):
         in FLP (3).
     functions, batches, examples : int
         Sines of a lifetime, steps on each, examples of a step.
+    conditions : tuple of {'iid', 'continual'}
+        Which to run.
     order : {'iid', 'mixed'}
         Of the iid condition: whole batches of one sine in random order, as in the released
         code, or examples of all sines in every batch.
@@ -35,6 +38,8 @@ class SineSettings(FLPRunSettings):
         Test lifetimes are always of fresh ones.
     mixing, rate : float
         Adam's step of FLP's mixing and rates.
+    start : float
+        First value of FLP's rates; zero in the paper.
     milestones : tuple of int
         Updates from which on ``forward`` is 0.3 times what it was before.
     oml_rate : float
@@ -45,10 +50,15 @@ class SineSettings(FLPRunSettings):
     functions: Count = 10
     batches: Count = 40
     examples: Count = 32
+    conditions: Annotated[tuple[Literal["iid", "continual"], ...], Field(min_length=1)] = (
+        "iid",
+        "continual",
+    )
     order: Literal["iid", "mixed"] = "iid"
     pool: Count | None = None
     mixing: Size = 1e-4
     rate: Size = 1e-8
+    start: Size = 0.0
     milestones: tuple[Count, ...] = ()
     gradient_start: Size = 2e-3
     oml_rate: Size = 6e-3
@@ -88,7 +98,9 @@ def sine_tasks(settings: SineSettings) -> dict[str, Tasks]:
         )
         return Tasks(replace(test, pool=settings.pool, pool_seed=settings.seed), test)
 
-    return {"iid": tasks(settings.order), "continual": tasks("continual")}
+    orders: dict[str, Literal["continual", "iid", "mixed"]]
+    orders = {"iid": settings.order, "continual": "continual"}
+    return {c: tasks(order) for c, order in orders.items() if c in settings.conditions}
 
 
 def sine_network(settings: SineSettings, plastic_layers: int) -> FLPSettings:
@@ -98,11 +110,20 @@ def sine_network(settings: SineSettings, plastic_layers: int) -> FLPSettings:
         settings.feedback,
         settings.mixing,
         settings.rate,
+        settings.feedback_rate,
         clip=settings.clip,
         milestones=settings.milestones,
     )
     widths = (settings.functions + 1, *settings.hidden, 1)
-    return replace(SINES, widths=widths, plastic_layers=plastic_layers, rates=rates)
+    return replace(
+        SINES,
+        widths=widths,
+        plastic_layers=plastic_layers,
+        reduction=settings.reduction,
+        feedback=settings.learnt_feedback,
+        rate=settings.start,
+        rates=rates,
+    )
 
 
 def _jobs(settings: SineSettings) -> Sequence[Job]:
@@ -158,7 +179,8 @@ FLP_TABLE1 = Reproduction(
         "The number of plastic layers is in parentheses.",
         "Gradient (3) starts from the forward weights of FLP (3), as the paper's does, unless it "
         "says random. The paper's text differentiates exactly, its released code to first order.",
-        "The paper's Original OML is as published by others; ours is trained here.",
+        "The paper's Original OML is as published by others; ours is OML's learning (one fixed "
+        "rate, a first-order meta-gradient), from random weights, trained here.",
     ),
 )
 """The reproduction of the paper's Table 1."""

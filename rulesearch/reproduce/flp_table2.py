@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 
 from rulesearch.errors import ConfigError
-from rulesearch.outer import OMNIGLOT, FLPSettings, MetaRates
-from rulesearch.outer.features import conv_features
+from rulesearch.outer import MINI_IMAGENET, OMNIGLOT, FLPSettings, MetaRates
+from rulesearch.outer.features import conv_size
+from rulesearch.outer.flp_presets import by_gradient, by_oml, with_plastic_layers
 from rulesearch.reproduce.base import Job, Published, Reproduction, Row
-from rulesearch.reproduce.flp import FLPRunSettings, Tasks, by_gradient, by_oml, flp_job
+from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job
 from rulesearch.search.settings import Count, Size
-from rulesearch.tasks import IMAGENET, ImageData, OnlineFewShot, load
+from rulesearch.tasks import IMAGENET, ImageData, OnlineFewShot, data_sets, load
 
 __all__ = ["FLP_TABLE2", "ImageSettings", "image_network", "image_tasks"]
 
 Channels = tuple[Count, ...]
+MINI = "mini-imagenet"
 
 
 class ImageSettings(FLPRunSettings):
@@ -43,6 +44,9 @@ class ImageSettings(FLPRunSettings):
         Adam's step of FLP's rates: of the fully connected layer, and of the readout.
     start : (float, float)
         Their first values; zero in the paper.
+    conditions : tuple of {'iid', 'continual', 'mini-imagenet'} or None
+        Which to run. By default those whose images are there: mini-ImageNet's where its folder is
+        named, and Omniglot's, without which there have to be the others.
     mini_imagenet : str or None
         Folder with ``train`` and ``test``, folders or zips of class folders.
     mini_channels, mini_hidden, mini_rate
@@ -57,55 +61,60 @@ class ImageSettings(FLPRunSettings):
     strides: Channels = OMNIGLOT.strides
     hidden: Count = 128
     outputs: Count = 1000
+    source: Literal["error", "target"] = "target"
+    clamp_output: bool = True
     rate: tuple[Size, Size] = (1e-3, 1e-5)
     start: tuple[Size, Size] = (0.0, 0.0)
     gradient_start: Size = 1e-2
     oml_rate: Size = 1e-2
+    conditions: (
+        Annotated[tuple[Literal["iid", "continual", "mini-imagenet"], ...], Field(min_length=1)]
+        | None
+    ) = None
     mini_imagenet: str | None = None
-    mini_channels: Channels = (256,) * 6
+    mini_channels: Channels = MINI_IMAGENET.channels
     mini_hidden: Count = 1000
     mini_rate: tuple[Size, Size] = (1e-4, 1e-8)
 
 
+GRADIENT = {
+    "iid": Published(3.2, 0.1),
+    "continual": Published(3.4, 0.1),
+    MINI: Published(42.5, 0.3),
+}
 ROWS = (
     Row(
         "feature-reuse-1",
         "Feature reuse (1)",
-        {
-            "iid": Published(4.6, 0.1),
-            "continual": Published(5.0, 0.1),
-            "mini-imagenet": Published(48.2, 0.1),
-        },
+        {"iid": Published(4.6, 0.1), "continual": Published(5.0, 0.1), MINI: Published(48.2, 0.1)},
     ),
     Row(
         "flp-2",
         "FLP (2)",
-        {
-            "iid": Published(3.0, 0.1),
-            "continual": Published(2.7, 0.1),
-            "mini-imagenet": Published(42.5, 0.6),
-        },
+        {"iid": Published(3.0, 0.1), "continual": Published(2.7, 0.1), MINI: Published(42.5, 0.6)},
     ),
-    Row(
-        "gradient-2",
-        "Gradient (2)",
-        {
-            "iid": Published(3.2, 0.1),
-            "continual": Published(3.4, 0.1),
-            "mini-imagenet": Published(42.5, 0.3),
-        },
-    ),
-    Row("gradient-2-first-order", "Gradient (2), first order"),
+    Row("gradient-2", "Gradient (2)", GRADIENT),
+    Row("gradient-2-first-order", "Gradient (2), first order", GRADIENT),
+    Row("gradient-2-random", "Gradient (2), random"),
+    Row("gradient-2-random-first-order", "Gradient (2), random, first order"),
     Row(
         "oml-2",
         "Original OML (2)",
-        {"iid": Published(3.5), "continual": Published(7.0), "mini-imagenet": Published(52.0)},
+        {"iid": Published(3.5), "continual": Published(7.0), MINI: Published(52.0)},
     ),
 )
 
 
 def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
-    """Tasks of each condition; images of one data set are loaded once."""
+    """Tasks of each condition; images of one data set are loaded once.
+
+    Raises
+    ------
+    ConfigError
+        If mini-ImageNet is asked for, and its folder is not named.
+    DataError
+        If images are not there.
+    """
     ways, shots, size = settings.ways, settings.shots, settings.size
 
     def omniglot(split: str) -> ImageData:
@@ -131,62 +140,88 @@ def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
         )
         return Tasks(*made)
 
-    characters = omniglot("background"), omniglot("evaluation")
-    found = {"iid": tasks("iid", characters), "continual": tasks("continual", characters)}
-    if settings.mini_imagenet is not None:
-        found["mini-imagenet"] = tasks("iid", (mini("train"), mini("test")))
+    orders: dict[str, Literal["continual", "iid"]]
+    wanted, orders = _conditions(settings), {"iid": "iid", "continual": "continual"}
+    orders = {condition: order for condition, order in orders.items() if condition in wanted}
+    found: dict[str, Tasks] = {}
+    if orders:
+        characters = omniglot("background"), omniglot("evaluation")
+        found = {condition: tasks(order, characters) for condition, order in orders.items()}
+    if MINI in wanted:
+        found[MINI] = tasks("iid", (mini("train"), mini("test")))
     return found
+
+
+def _conditions(settings: ImageSettings) -> Sequence[str]:
+    """Those asked for, or else those whose images are there."""
+    named = settings.mini_imagenet is not None
+    if settings.conditions is not None:
+        if MINI in settings.conditions and not named:
+            raise ConfigError(
+                f"condition {MINI} needs its images: --set mini_imagenet=FOLDER, which holds "
+                "train and test"
+            )
+        return settings.conditions
+    if not named:
+        return ("iid", "continual")
+    there = any(each.name == "omniglot" and each.found for each in data_sets())
+    return ("iid", "continual", MINI) if there else (MINI,)
 
 
 def image_network(settings: ImageSettings, condition: str, plastic_layers: int) -> FLPSettings:
     """The network of FLP for the images of a condition."""
-    mini = condition == "mini-imagenet"
+    mini = condition == MINI
     channels = settings.mini_channels if mini else settings.channels
-    hidden = settings.mini_hidden if mini else settings.hidden
-    rate = settings.mini_rate if mini else settings.rate
-    if len(channels) != len(settings.strides):
-        raise ConfigError(
-            f"{len(channels)} convolutions ({'mini_' * mini}channels) need as many strides, "
-            f"not {len(settings.strides)}"
-        )
     image = (3 if mini else 1, settings.size, settings.size)
-    convolutions = conv_features(image, channels, settings.strides, torch.Generator())
-    flattened = convolutions(torch.zeros(1, image[0] * image[1] * image[2])).shape[1]
-    return replace(
-        OMNIGLOT,
-        widths=(flattened, hidden, settings.outputs),
-        plastic_layers=plastic_layers,
-        rate=settings.start[-plastic_layers:],
+    network = replace(
+        MINI_IMAGENET if mini else OMNIGLOT,
+        widths=(
+            conv_size(image, channels, settings.strides),
+            settings.mini_hidden if mini else settings.hidden,
+            settings.outputs,
+        ),
+        reduction=settings.reduction,
+        feedback=settings.learnt_feedback,
+        rate=settings.start,
         rates=MetaRates(
             settings.forward,
             settings.feedback,
             mixing=0.0,
-            rate=rate[-plastic_layers:],
+            rate=settings.mini_rate if mini else settings.rate,
+            feedback_rate=settings.feedback_rate,
             clip=settings.clip,
         ),
         image=image,
         channels=channels,
         strides=settings.strides,
     )
+    return with_plastic_layers(network, plastic_layers)
 
 
 def _jobs(settings: ImageSettings) -> Sequence[Job]:
     start, rate = settings.gradient_start, settings.gradient_rate
 
-    def networks(condition: str) -> dict[str, FLPSettings]:
+    def networks(
+        condition: str,
+    ) -> dict[str, tuple[FLPSettings, tuple[str, FLPSettings] | None]]:
         flp = image_network(settings, condition, 2)
+        exact = by_gradient(flp, start, rate, exact=True)
+        first_order = by_gradient(flp, start, rate, exact=False)
+        trained = ("flp-2", flp)
         return {
-            "feature-reuse-1": image_network(settings, condition, 1),
-            "flp-2": flp,
-            "gradient-2": by_gradient(flp, start, rate, exact=True),
-            "gradient-2-first-order": by_gradient(flp, start, rate, exact=False),
-            "oml-2": by_oml(flp, settings.oml_rate),
+            "feature-reuse-1": (image_network(settings, condition, 1), None),
+            "flp-2": (flp, None),
+            "gradient-2": (exact, trained),
+            "gradient-2-first-order": (first_order, trained),
+            "gradient-2-random": (exact, None),
+            "gradient-2-random-first-order": (first_order, None),
+            "oml-2": (by_oml(flp, settings.oml_rate), None),
         }
 
     return [
-        flp_job((row, condition), network, tasks, settings)
+        flp_job((row, condition), network, tasks, settings, like)
         for condition, tasks in image_tasks(settings).items()
-        for row, network in networks(condition).items()
+        for row, (network, like) in networks(condition).items()
     ]
 
 
@@ -199,7 +234,7 @@ FLP_TABLE2 = Reproduction(
     conditions={
         "iid": "Omniglot",
         "continual": "Omniglot (continual)",
-        "mini-imagenet": "Mini-ImageNet",
+        MINI: "Mini-ImageNet",
     },
     settings=ImageSettings,
     scales={
@@ -229,8 +264,12 @@ FLP_TABLE2 = Reproduction(
     jobs=_jobs,
     notes=(
         "The number of plastic layers is in parentheses.",
-        "The paper's Original OML is as published by others; ours is trained here, on the same "
-        "tasks as the other rows.",
+        "Gradient (2) starts from the forward weights of FLP (2), unless it says random. The "
+        "paper's text differentiates exactly, its released code to first order.",
+        "The paper's Original OML is as published by others: meta-training goes on from class to "
+        "class, and the readout's weights of the classes to be learnt are drawn anew. Ours is "
+        "OML's learning (one fixed rate for two layers, a first-order meta-gradient) on the same "
+        "tasks as the other rows, without either.",
     ),
 )
 """The reproduction of the paper's Table 2."""

@@ -14,7 +14,8 @@ from rulesearch.reproduce.plan import Plan, load_plan
 
 __all__ = ["trained_elsewhere"]
 
-AFTERWARDS = {"lifetimes", "checkpoint_every"}  # settings that a network does not depend on
+# Settings that a network does not depend on, but for rounding.
+AFTERWARDS = {"lifetimes", "checkpoint_every", "conditions", "device"}
 
 
 def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:

@@ -39,6 +39,17 @@ class TaskBatch:
     x_query: Tensor
     label_query: Tensor
 
+    def to(self, device: torch.device | str) -> TaskBatch:
+        """Return the same lifetimes on a device."""
+        x = self.x
+        moved = (
+            Indexed(x.table.to(device), x.index.to(device))
+            if isinstance(x, Indexed)
+            else x.to(device)
+        )
+        rest = (self.label, self.x_query, self.label_query)
+        return TaskBatch(moved, *(part.to(device) for part in rest))
+
 
 @runtime_checkable
 class TaskFamily(Protocol):

@@ -1,0 +1,86 @@
+"""Whether a meta-model and its tasks fit together, and where they can be: told before training."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from rulesearch.errors import ConfigError
+from rulesearch.outer.meta_model import MetaModel
+from rulesearch.tasks import ImageData, TaskFamily
+
+__all__ = ["check_fit", "usable_device"]
+
+
+def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
+    """Compare what tasks give with what a model takes, and its features with its network.
+
+    Raises
+    ------
+    ConfigError
+        If they differ.
+    """
+    network = model.learner.network
+    if tasks.n_out > network.sizes[-1] or (
+        network.output == "linear" and tasks.n_out != network.sizes[-1]
+    ):
+        raise ConfigError(
+            f"meta-training: tasks '{tasks.name}' need {tasks.n_out} outputs, "
+            f"the network has {network.sizes[-1]}"
+        )
+    if not model.features:
+        _check_inputs(tasks, network.sizes[0])
+        return
+    if model.image is not None:
+        data = getattr(tasks, "data", None)
+        shape = data.shape if isinstance(data, ImageData) else None
+        if shape is not None and (1, *shape)[-3:] != model.image:
+            raise ConfigError(
+                f"meta-training: images of '{tasks.name}' have shape {(1, *shape)[-3:]}, features "
+                f"see {model.image}"
+            )
+        _check_inputs(tasks, math.prod(model.image))
+    example = torch.zeros(1, model.seeds, 1, tasks.n_in, dtype=model.dtype, device=model.device)
+    try:
+        with torch.no_grad():
+            given = model.see(example, model.seeds).shape[-1]
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"meta-training: features cannot take an example of '{tasks.name}', "
+            f"{model.image or (tasks.n_in,)}: {error}"
+        ) from error
+    if given != network.sizes[0]:
+        raise ConfigError(
+            f"meta-training: features give {given} values of an example, the plastic layers take "
+            f"{network.sizes[0]}"
+        )
+
+
+def _check_inputs(tasks: TaskFamily, wanted: int) -> None:
+    if tasks.n_in != wanted:
+        raise ConfigError(
+            f"meta-training: examples of '{tasks.name}' have {tasks.n_in} values, the model takes "
+            f"{wanted}"
+        )
+
+
+def usable_device(name: str) -> torch.device:
+    """Return the device of a name: ``cpu``, ``cuda``, or ``cuda:1`` for one of several.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device is cpu or cuda, or one of several as cuda:1, not '{name}'")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:
+        found = f"there are {there} GPUs" if there else "torch finds no GPU"
+        raise ConfigError(f"device {name}: {found}; use device=cpu")
+    return device

@@ -1,0 +1,195 @@
+"""Layers of one's own below the plastic ones: any module, frozen in part, one a seed."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from small_flp import IMAGE, SINE, WIDE, gradients, images, sines, task_of, values
+from torch import Tensor, nn
+
+from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, features, flp_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OWN = replace(IMAGE, channels=(), strides=(), widths=(2 * 3 * 3, 6, 4))
+"""For convolutions of one's own, two channels of 3 x 3."""
+
+
+def convolutions() -> nn.Sequential:
+    """Two layers and a pool, the lower one frozen, that give (examples, 2, 3, 3)."""
+    torch.manual_seed(3)
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(3, 2, 2), nn.Tanh()
+    )
+    for p in net[0].parameters():
+        p.requires_grad_(False)
+    return net
+
+
+class Partly(nn.Module):
+    """Uses two of its three parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.used, self.shift = nn.Linear(4, 5), nn.Parameter(torch.randn(5))
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.used(x)) * self.shift
+
+
+def model_of(settings: FLPSettings, module: nn.Module, seeds: int = 2) -> MetaModel:
+    return flp_model(settings, seeds, features=module, dtype=WIDE)
+
+
+def test_a_module_of_ones_own_is_meta_trained_and_what_is_frozen_stays() -> None:
+    own = convolutions()
+    before = {k: v.clone() for k, v in own.state_dict().items()}
+    training = MetaTraining(model_of(OWN, own), images(), OWN.rates)
+    start = values(training.model)
+    losses = [training.update().loss for _ in range(2)]
+    after = values(training.model)
+    assert torch.stack(losses).isfinite().all()
+    below = {k for k in start if k.startswith("features.")}
+    moved = {k for k in below if not after[k].equal(start[k])}
+    fixed = {f"features.{seed}.0.0.{part}" for seed in (0, 1) for part in ("weight", "bias")}
+    assert below - moved == fixed < below
+    for key, value in own.state_dict().items():  # the user's module is left alone
+        assert value.equal(before[key])
+    assert [p.requires_grad for p in own.parameters()] == [False, False, True, True]
+
+
+def test_training_begun_anew_keeps_frozen_what_was() -> None:
+    """And learns again what only the rates of the first training left out."""
+    model = model_of(OWN, convolutions())
+    MetaTraining(model, images(), replace(OWN.rates, forward=0.0)).update()
+    start = values(model)
+    MetaTraining(model, images(), OWN.rates).update()
+    after = values(model)
+    moved = {k for k, old in start.items() if k.startswith("features.") and not after[k].equal(old)}
+    assert moved == {f"features.{s}.0.3.{part}" for s in (0, 1) for part in ("weight", "bias")}
+
+
+def test_everything_below_may_be_frozen() -> None:
+    own = convolutions().requires_grad_(False)
+    training = MetaTraining(model_of(OWN, own), images(), OWN.rates)
+    start = values(training.model)
+    training.update()
+    after = values(training.model)
+    assert all(after[k].equal(v) for k, v in start.items() if k.startswith("features."))
+    assert not after["W.0"].equal(start["W.0"])
+
+
+def test_the_meta_gradient_through_ones_own_is_autograds() -> None:
+    """Of the whole, with the module called by hand and lifetimes by plain autograd."""
+    own, task = convolutions().to(WIDE), task_of(IMAGE, 1)
+    found = gradients(model_of(OWN, own, 1), task)
+    plain = model_of(replace(OWN, method="autograd"), own, 1)
+    learnt = [p for p in own.parameters() if p.requires_grad]
+
+    def below(x: Tensor) -> Tensor:
+        return own(x.reshape(-1, 1, 8, 8)).reshape(*x.shape[:-1], -1)
+
+    state = plain.learner.live(plain.born(), plain.theta, below(task.x[:]), task.label)
+    output = plain.learner.network(state, below(task.x_query))
+    loss = plain.learner.network.loss(output, task.label_query).sum()
+    for k, exact in enumerate(torch.autograd.grad(loss, learnt)):
+        actual = found[f"features.0.0.3.{('weight', 'bias')[k]}"]
+        assert actual is not None
+        torch.testing.assert_close(actual, exact, rtol=1e-9, atol=1e-12)
+    assert found["features.0.0.0.weight"] is None
+
+
+@pytest.mark.parametrize("rows", [1, 4, 10_000])
+@pytest.mark.parametrize("name", ["convolutions", "partly", "bare"])
+def test_slices_give_the_same_gradient(
+    name: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen and unused parameters, and outputs of several dimensions, included."""
+    module = Partly() if name == "partly" else convolutions()
+    settings = replace(SINE, widths=(5, 4, 1), plastic_layers=2) if name == "partly" else OWN
+    model = model_of(settings, module, 1)
+    if name == "bare":  # no flatten at the end
+        model = MetaModel(model.learner, model.born(), [module.to(WIDE)], image=(1, 8, 8))
+    task = task_of(SINE if name == "partly" else IMAGE, 1)
+    whole = gradients(model, task)
+    monkeypatch.setattr(features, "ROWS", rows)
+    sliced = gradients(model, task)
+    assert sliced.keys() == whole.keys()
+    for key, g in whole.items():
+        if g is None:
+            assert sliced[key] is None, key
+        else:
+            torch.testing.assert_close(sliced[key], g, rtol=1e-10, atol=1e-13)
+    absent = {key for key, g in whole.items() if g is None and key.startswith("features")}
+    assert len(absent) == (1 if name == "partly" else 2)
+
+
+def test_fully_connected_layers_stand_on_ones_own() -> None:
+    """With one plastic layer of two, the other is a layer as any other below it."""
+    module, task = convolutions(), task_of(IMAGE, 1)
+    reuse = model_of(replace(OWN, plastic_layers=1), module, 1)
+    both = model_of(OWN, module, 1)
+    with torch.no_grad():
+        hidden = reuse.features[0][2][0]  # after the module and its flatten
+        both.W[0][0] = hidden.weight
+        both.W[1][0] = reuse.W[0][0]
+        found = reuse.learner.network(reuse.born(), reuse.see(task.x_query, 1))
+        expected = both.learner.network(both.born(), both.see(task.x_query, 1))
+    torch.testing.assert_close(found, expected)
+
+
+# -- seeds --
+
+
+def test_one_module_for_all_seeds_is_copied() -> None:
+    model = model_of(OWN, convolutions())
+    first, second = (list(m.parameters()) for m in model.features)
+    assert all(a is not b and a.equal(b) for a, b in zip(first, second, strict=True))
+    again = flp_model(OWN, 2, features=[convolutions()] * 2, dtype=WIDE)
+    assert len({id(p) for p in again.parameters()}) == len(list(model.parameters()))
+
+
+def test_modules_of_ones_own_may_differ_by_seed() -> None:
+    one, other = convolutions(), convolutions()
+    with torch.no_grad():
+        other[3].bias.add_(1)
+    model = flp_model(OWN, 2, features=[one, other], dtype=WIDE)
+    assert not model.features[0][0][3].bias.equal(model.features[1][0][3].bias)
+    with pytest.raises(ConfigError, match="3 feature modules for 2 seeds"):
+        flp_model(OWN, 2, features=[one] * 3)
+
+
+def test_a_module_of_two_seeds_is_refused() -> None:
+    model, shared = model_of(OWN, convolutions()), convolutions().to(WIDE)
+    with pytest.raises(LearnerError, match="seeds 0 and 1 share parameters"):
+        MetaModel(model.learner, model.born(), [shared, shared], image=(1, 8, 8))
+    half = deepcopy(shared)
+    half[3] = shared[3]
+    with pytest.raises(LearnerError, match="seeds 0 and 1 share parameters"):
+        MetaModel(model.learner, model.born(), [shared, half], image=(1, 8, 8))
+
+
+def test_what_mixes_examples_is_refused() -> None:
+    for layer in (nn.BatchNorm2d(1), nn.Dropout(0.5)):
+        module = nn.Sequential(layer, convolutions())
+        with pytest.raises(LearnerError, match="mixes examples or draws at random"):
+            model_of(OWN, module)
+        MetaTraining(model_of(OWN, module.eval()), images(), OWN.rates).update()
+
+
+def test_features_beside_convolutions_are_refused() -> None:
+    with pytest.raises(ConfigError, match="take the place of convolutions"):
+        flp_model(IMAGE, features=convolutions())
+
+
+def test_features_that_cannot_take_the_tasks() -> None:
+    with pytest.raises(ConfigError, match="features cannot take an example"):
+        MetaTraining(
+            model_of(replace(SINE, plastic_layers=3), nn.Linear(9, 4)), sines(), SINE.rates
+        )
