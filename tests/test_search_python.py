@@ -12,6 +12,7 @@ import torch
 from tiny_search import POOL, ends, interrupt_after, tiny_search
 
 import rulesearch as rs
+from rulesearch.compile import native
 from rulesearch.errors import ConfigError, LearnerError, RunError
 from rulesearch.search.config import Experiment, load_config
 from rulesearch.search.run import resume_search
@@ -206,3 +207,14 @@ def test_settings_have_the_documented_defaults() -> None:
     assert (settings.episodes, settings.seeds, settings.lams) == (600, 20, (10.0,))
     assert settings.ramp == (60, 120)
     assert settings_from(episodes=50).ramp == (5, 10)
+
+
+def test_a_result_says_where_lifetimes_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = tiny_search(tmp_path / "compiled")
+    if compiled.content["engine"]["path"] == "fused":
+        assert compiled.notes == ()
+    monkeypatch.setattr(native, "engine_unavailable", lambda dtype: "no compiler was found")
+    alone = tiny_search(tmp_path / "alone")
+    assert alone.content["engine"] == {"path": "torch", "reason": "no compiler was found"}
+    line = "Note: lifetimes ran without the compiled engine: no compiler was found."
+    assert line in str(alone).splitlines()

@@ -91,13 +91,16 @@ class Result:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What speaks against trusting the result, a line each."""
-        return tuple(
+        """What speaks against trusting the result, or made it slow, a line each."""
+        engine = self.content.get("engine", {"path": "fused"})
+        slow = f"Note: lifetimes ran without the compiled engine: {engine.get('reason')}."
+        diverged = (
             f"Note: {share:.0%} of the lifetimes of '{phase}' diverged at the end; lower "
             "optimiser.rate or optimiser.scale_cap."
             for phase, share in self.content.get("rejected", {}).items()
             if share > DIVERGED
         )
+        return (*diverged, *[slow] * (engine["path"] != "fused"))
 
     def summary(self, width: int = 96) -> str:
         """Return the table, the rule and the notes as text."""

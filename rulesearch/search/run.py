@@ -15,6 +15,7 @@ from torch import Tensor
 from rulesearch.analysis.stability import collinear_groups
 from rulesearch.files import sealed, write_atomically
 from rulesearch.grammar import Term, TermPool
+from rulesearch.learners import PlasticityLearner
 from rulesearch.outer import MetaOptimiser, OptimiserState
 from rulesearch.report.result import Result
 from rulesearch.rules import Rule
@@ -150,6 +151,8 @@ class _Search:
         for name in CONTROLS if settings.controls else ():
             self._run_phase(self._control_phase(name))
         result = self.outcome.result(held_out)
+        path, reason = PlasticityLearner(self.experiment.network, self.experiment.pool).path()
+        result["engine"] = {"path": path, "reason": reason}
         if self.stability is not None:
             result["stability"] = self._stability(self.stability).to_json()
         with self.folder.writing():
