@@ -24,6 +24,7 @@ from rulesearch.outer.bilevel import (
     draw_ridge,
     exact_ridge_gradient,
 )
+from rulesearch.outer.bilevel.convergence import Settled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -142,6 +143,19 @@ def test_what_explodes_and_stays_finite_teaches_nothing(phase: str) -> None:
     assert max(float(g.abs().max()) for g in found.gradient.values()) > 1e6
     with pytest.raises(ConfigError, match="bound"):
         Contrastive(*learners, 0.1, bound=0.0)
+
+
+def test_a_negative_nudge_may_make_the_loss_as_bad_as_it_likes() -> None:
+    """Weights that stay moderate are accepted, however large the loss; on the other side not."""
+    ridge = draw_ridge(2, 4, 10, generator(1)).inner
+    scaled = LeastSquares(ridge.x, ridge.y, 100 * ridge.x_eval, 100 * ridge.y_eval)
+    theta = {"lambda.W": torch.full((2, 4), 0.5, dtype=torch.float64)}
+    start = {"W": torch.zeros(2, 4, dtype=torch.float64)}
+    watch = Settled(ComplexSynapse(scaled), theta, start, 10.0)
+    driven = {"W": start["W"] - 9.0}
+    assert watch(driven, beta=-1.0).tolist() == [True, True]
+    assert watch(driven, beta=1.0).tolist() == [False, False]
+    assert watch({"W": start["W"] - 11.0}, beta=-1.0).tolist() == [False, False]
 
 
 def test_a_strength_that_overflows_is_a_rejection() -> None:

@@ -195,7 +195,8 @@ CML_CONTINUAL: Reproduction[Any] = Reproduction(
             "episodes": 2,
             "functions": 4,
             "batches": 6,
-            "hidden": [64, 64],
+            "hidden": [64, 64, 64, 192, 64, 64],
+            "rate": 5e-4,  # from 2e-3 on lifetimes of this network diverge
         },
         "full": {"updates": 20_000, "seeds": 2, "episodes": 4},
     },

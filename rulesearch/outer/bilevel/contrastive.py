@@ -95,7 +95,7 @@ class Contrastive(Generic[P]):
             beta, phi = multiple * self.beta, free
             if multiple or self.continued:
                 phi = self.nudged(problem, theta, free, beta, self.free.steps)
-                settled = settled & watch(phi)
+                settled = settled & watch(phi, beta=beta)
             for name, slope in problem.partial(phi, theta, beta).items():
                 total[name] += weight / self.beta * slope
         return Estimate(total, loss, free, settled)

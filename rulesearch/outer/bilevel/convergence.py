@@ -9,7 +9,9 @@ started, :math:`\phi_s`,
 
 with root mean squares over all parameters of a problem. Both parts are needed: units that
 saturate hide weights of any size from the loss, and many layers make a loss explode whose
-weights are still moderate. The one is the order of a network's weights and of its loss.
+weights are still moderate. The one is the order of a network's weights and of its loss. A negative
+nudge makes the loss worse on purpose, by as much as it can: of its solution the size alone is
+asked.
 """
 
 from __future__ import annotations
@@ -54,11 +56,22 @@ class Settled:
         self._size = bound * self._rms(self.start).clamp(min=1)
 
     @torch.no_grad()
-    def __call__(self, phi: Named, loss: Tensor | None = None) -> Tensor:
-        """Which problems a solution is one of, ``lead`` bool; ``loss`` is theirs, if known."""
-        loss = self.problem.eval_loss(phi, self.theta) if loss is None else loss
+    def __call__(self, phi: Named, loss: Tensor | None = None, beta: float = 0.0) -> Tensor:
+        """Which problems a solution is one of, ``lead`` bool.
+
+        Parameters
+        ----------
+        loss : Tensor, optional
+            That of the solution, if it is known.
+        beta : float
+            What the phase was nudged by.
+        """
         away = {name: tensor - self.start[name] for name, tensor in phi.items()}
-        return (loss.detach() <= self._loss) & (self._rms(away) <= self._size)
+        near = self._rms(away) <= self._size
+        if beta < 0:
+            return near
+        loss = self.problem.eval_loss(phi, self.theta) if loss is None else loss
+        return near & (loss.detach() <= self._loss)
 
     def _rms(self, named: Named) -> Tensor:
         """Over all parameters of a problem; in double precision, whose squares do not overflow."""
