@@ -80,9 +80,9 @@ def test_a_rule_that_needs_what_is_not_there() -> None:
     pool = TermPool([Term.from_text("own", "-B"), Term.from_text("kept", "Omega")])
     with pytest.raises(LearnerError, match="a term needs B of its own connection"):
         flp_model(replace(SINE, rule=Rule(pool, {"own": 1.0})))
-    with pytest.raises(LearnerError, match="a term needs Omega"):
-        flp_model(replace(SINE, rule=Rule(pool, {"kept": 1.0})))
     plastic = replace(SINE, feedback=replace(SINE.feedback, plastic=True))
+    with pytest.raises(LearnerError, match="a term needs Omega"):
+        flp_model(replace(plastic, rule=Rule(pool, {"kept": 1.0})))
     fed = TermPool([Term.from_text("fed", "e_post * y_pre.T")])
     with pytest.raises(LearnerError, match="a term needs e_post"):
         flp_model(replace(plastic, rule=Rule(fed, {"fed": 1.0})))
