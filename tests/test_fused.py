@@ -86,14 +86,15 @@ def test_programs_have_the_gradient_of_plain_autograd(
 
 @pytest.mark.parametrize("examples", [1, 3])
 @pytest.mark.parametrize("others", [[], [0], [0, 13]])
-@pytest.mark.parametrize("name", ["ten terms", "high rank"])
+@pytest.mark.parametrize("name", ["ten terms", "high rank", "two kinds of row decay"])
+@pytest.mark.parametrize("engine", ["fused", "torch"])
 def test_terms_at_zero_have_their_gradients_too(
-    name: str, others: list[int], examples: int
+    engine: str, name: str, others: list[int], examples: int
 ) -> None:
     pool, theta = program(name)
     sparse = torch.zeros_like(theta)
     sparse[[index % len(theta) for index in others]] = 0.02
-    learner = PlasticityLearner(NETWORK, pool, engine="fused", checkpoint_every=11)
+    learner = PlasticityLearner(NETWORK, pool, engine=engine, checkpoint_every=11)
     oracle = PlasticityLearner(NETWORK, pool, "autograd")
     found, expected = (adjoints(each, sparse, 25, examples) for each in (learner, oracle))
     assert_close(found, expected)

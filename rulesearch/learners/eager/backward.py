@@ -72,7 +72,6 @@ class Backward:
         lead = theta.shape[0], self.steps * self.width
         self.u, self.gv = (theta.new_zeros(*lead, plan.post.width) for _ in range(2))
         self.v, self.gu = (theta.new_zeros(*lead, plan.pre.width) for _ in range(2))
-        self.grown = torch.zeros_like(self.u) if plan.grows else self.u
         self.factor = torch.ones_like(self.G.growth[1:])
         self.shrink = torch.ones_like(self.factor)
         # sum_j G_ij M_ij after each step's update, with M before it; where that makes M grow
@@ -84,6 +83,7 @@ class Backward:
             make(self._growth_of_steps())
             self.M.settle_growth()
             self.G.settle_growth()
+        self.grown = torch.zeros_like(self.u) if self.G.grows else self.u
         self.begin = list(self._begin())
         self.calls = [list(self._step(slot)) for slot in range(self.steps)]
         self.end = list(self._end(theta_bar))
@@ -125,7 +125,7 @@ class Backward:
             yield from products(v, adjoint.mT, gv, self.values.scratch)
             grown, gu = self.plan.post.of(k, self.grown), self.plan.pre.of(k, self.gu)
             yield from products(grown, adjoint, gu, self.values.scratch)
-        if self.plan.grows:
+        if self.G.grows:
             yield partial(self._by_step(self.gv).mul_, self._growth_before)
 
     def _by_step(self, rows: Tensor) -> Tensor:
@@ -163,8 +163,9 @@ class Backward:
         """Growth between the chunk's end and each step, and what it makes of U and of G o M."""
         if not self.plan.steady:
             yield from self._growth_of_steps()
-        u, grown = (self._by_step(t) for t in (self.u, self.grown))
-        yield partial(torch.mul, u, self._growth_before, out=grown)
+        if self.G.grows:
+            u, grown = (self._by_step(t) for t in (self.u, self.grown))
+            yield partial(torch.mul, u, self._growth_before, out=grown)
         yield self.rho_bar.zero_
         for k, (adjoint, matrix) in enumerate(zip(self.G.matrices, self.M.matrices, strict=True)):
             rows = self.plan.post.of(k, self.overlap[0, :, 0])

@@ -34,7 +34,7 @@ class Deferred:
     growth : Tensor (steps + 1, lifetimes, 1, width)
         Of rows of the matrices since the chunk began: before each step, and after the last.
     grows : bool
-        Whether it can be anything but one.
+        Whether that can be anything but one.
     """
 
     def __init__(
@@ -105,19 +105,20 @@ class Deferred:
 
     def scale_rows(self, factor: Tensor, steps: int) -> Iterator[Call]:
         """Let what the first steps left pending grow."""
-        if steps:
+        if steps and self.grows:
             yield partial(self.left[:, : steps * self.rows].mul_, factor)
 
     def settle_growth(self) -> None:
         """Take note that growth stays as it is.
 
         Where all rows of a matrix grow alike in all lifetimes, it is a number, and needs no pass
-        over the matrix.
+        over the matrix. Where it is one, as with a decay at zero, it needs nothing at all.
         """
         parts = [self.post.of(k, self.growth) for k in range(len(self.matrices))]
         ends = [(part.amin((1, 2, 3)), part.amax((1, 2, 3))) for part in parts]
         if all(torch.equal(least, most) for least, most in ends):
             self._numbers = [most.tolist() for _, most in ends]
+            self.grows = any(number != 1 for numbers in self._numbers for number in numbers)
 
     def flush(self, steps: int) -> Iterator[Call]:
         """Bring the matrices up to date, which changed in so many steps."""
