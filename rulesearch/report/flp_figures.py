@@ -142,7 +142,7 @@ def longer_lives(times: Sequence[int], lives: Mapping[str, Mapping[str, Floats]]
                 continue
             end = _line(ax, times[:known], errors[:, :known], colour, marker="o")
             if known < len(times):
-                away, end = [end, top], top
+                away, end = [end, top], top / 4  # its label below the title
                 ax.plot(times[known - 1 : known + 1], away, color=colour, lw=0.9, ls=(0, (1, 2)))
             ends.append((end, name, colour))
         ax.set_xticks(times, [f"{n}x" for n in times])
