@@ -121,7 +121,7 @@ def test_a_peer_of_episodes_has_the_slope_of_every_meta_parameter(
     )
     data = EPISODE.make().to(torch.float64)
     prepared = PEERS[name].prepare(EPISODE, data)
-    loss = prepared.run().loss
+    loss = prepared.answer().loss
     with torch.no_grad():
         assert loss == pytest.approx(data.model(data.task).loss.sum().item(), rel=1e-12)
     assert len(data.learnt) == len(gradients[0]) == 4 + 6 * 3  # two fixed layers, three plastic

@@ -50,7 +50,8 @@ def _timed(prepared: Prepared, device: str) -> tuple[Answer, float]:
     start = time.perf_counter()
     found = prepared.run()
     synchronise(device)
-    return found, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return prepared.tell(found), seconds
 
 
 def _measure(peer: Peer, problem: AnyProblem, request: Mapping[str, Any]) -> Json:
@@ -79,7 +80,7 @@ def _reference(problem: AnyProblem) -> Json:
     found = exact(problem)
     steps = min(problem.steps, ORACLE_STEPS, max(2, int(ORACLE_NUMBERS / problem.numbers)))
     short = replace(problem, steps=steps, lifetimes=1)
-    oracle = PEERS["plain"].prepare(short, short.make().to(torch.float64)).run()
+    oracle = PEERS["plain"].prepare(short, short.make().to(torch.float64)).answer()
     return {
         "loss": found.loss,
         "gradient": found.gradient,

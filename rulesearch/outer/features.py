@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rulesearch.errors import ConfigError
+from rulesearch.outer.relu_layers import ReluLayers
 
 __all__ = ["conv_features", "conv_size", "extract", "mlp_features"]
 
@@ -36,12 +37,18 @@ def extract(module: nn.Module, x: Tensor, image: Sequence[int] | None = None) ->
     """
     flat = x.reshape(-1, *(image or x.shape[-1:]))
     found: Tensor
-    if len(flat) <= ROWS:
+    if len(flat) <= ROWS or _slices_itself(module):
         found = module(flat)
     else:
         learnt = [p for p in module.parameters() if p.requires_grad]
         found = _BySlices.apply(module, flat, *learnt)  # type: ignore[no-untyped-call]
     return found.reshape(*x.shape[:-1], -1)
+
+
+def _slices_itself(module: nn.Module) -> bool:
+    if type(module) is nn.Sequential and len(module) == 1:
+        return _slices_itself(module[0])
+    return isinstance(module, ReluLayers)
 
 
 class _BySlices(torch.autograd.Function):
@@ -80,7 +87,7 @@ def mlp_features(sizes: Sequence[int], generator: torch.Generator) -> nn.Module:
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes):
         layers += [_kaiming(nn.Linear(n_in, n_out), n_in, generator), nn.ReLU()]
-    return nn.Sequential(*layers)
+    return ReluLayers(*layers)
 
 
 def conv_size(shape: tuple[int, int, int], channels: Sequence[int], strides: Sequence[int]) -> int:

@@ -16,6 +16,11 @@ class Answer(NamedTuple):
     gradient: list[float]
 
 
+def as_it_is(found: Answer) -> Answer:
+    """What a run gave is its answer."""
+    return found
+
+
 def nothing() -> dict[str, Any]:
     """No remarks."""
     return {}
@@ -28,16 +33,23 @@ class Prepared:
     Attributes
     ----------
     run : callable
-        The lives and the gradient once; returns when they are done.
+        The lives and the gradient once; returns when they are done. This is what is timed.
+    tell : callable
+        The answer, from what ``run`` gave.
     compile_seconds : float or None
         What compilation took; None where there is none.
     remarks : callable
         What is worth noting after a run, as plain numbers and texts.
     """
 
-    run: Callable[[], Answer]
+    run: Callable[[], Any]
     compile_seconds: float | None = None
     remarks: Callable[[], dict[str, Any]] = nothing
+    tell: Callable[[Any], Answer] = as_it_is
+
+    def answer(self) -> Answer:
+        """Run once."""
+        return self.tell(self.run())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -45,17 +45,12 @@ def checkpointed(problem: Episode, data: EpisodeData) -> Prepared:
 
 def own(problem: Episode, data: EpisodeData) -> Prepared:
     """The library, as meta-training calls it."""
-
-    def run() -> Answer:
-        loss = data.model(data.task).loss.sum()
-        return _answer(data, loss)
-
-    return Prepared(run)
+    return _differentiated(data, lambda: data.model(data.task).loss.sum())
 
 
 def exact(problem: Episode) -> Answer:
     """Loss and gradient in float64."""
-    return own(problem, problem.make().to(torch.float64)).run()
+    return own(problem, problem.make().to(torch.float64)).answer()
 
 
 def _prepared(problem: Episode, data: EpisodeData, segment: int, *, hoist: bool) -> Prepared:
@@ -81,15 +76,22 @@ def _prepared(problem: Episode, data: EpisodeData, segment: int, *, hoist: bool)
         answer = _activations(W, plastic, _forward(task.x_query[life], fixed))[-1]
         return (answer - task.label_query[life]).square().mean()
 
-    def run() -> Answer:
-        return _answer(data, torch.stack([lose(k) for k in range(problem.lifetimes)]).sum())
-
-    return Prepared(run)
+    lifetimes = range(problem.lifetimes)
+    return _differentiated(data, lambda: torch.stack([lose(k) for k in lifetimes]).sum())
 
 
-def _answer(data: EpisodeData, loss: Tensor) -> Answer:
-    gradient = torch.autograd.grad(loss, data.learnt)
-    return Answer(loss.item(), told(data.learnt, gradient))
+def _differentiated(data: EpisodeData, lose: Callable[[], Tensor]) -> Prepared:
+    """The gradient of a loss, told by sums of its numbers once the clock has stopped."""
+
+    def run() -> tuple[Tensor, tuple[Tensor, ...]]:
+        loss = lose()
+        return loss.detach(), torch.autograd.grad(loss, data.learnt)
+
+    def tell(found: tuple[Tensor, tuple[Tensor, ...]]) -> Answer:
+        loss, gradient = found
+        return Answer(loss.item(), told(data.learnt, gradient))
+
+    return Prepared(run, tell=tell)
 
 
 def _fixed(data: EpisodeData) -> list[tuple[Tensor, Tensor]]:

@@ -57,7 +57,7 @@ def exact(problem: Problem) -> Answer:
     loss, gradient = 0.0, torch.zeros(learner.n_terms, dtype=torch.float64)
     for begin in range(0, problem.lifetimes, together):
         end = min(begin + together, problem.lifetimes)
-        part = _prepared("auto", problem, data.part(begin, end)).run()
+        part = _prepared("auto", problem, data.part(begin, end)).answer()
         loss, gradient = (
             loss + part.loss,
             gradient + torch.tensor(part.gradient, dtype=torch.float64),
