@@ -111,21 +111,33 @@ class PlasticityLearner:
         return len(self.pool)
 
     def bytes_per_lifetime(
-        self, steps: int, dtype: torch.dtype = torch.float32, examples: int = 1
+        self,
+        steps: int,
+        dtype: torch.dtype = torch.float32,
+        examples: int = 1,
+        device: torch.device | str = "cpu",
     ) -> int:
-        """Memory that one lifetime takes with a gradient, about: products, checkpoints, weights."""
+        """Memory that one lifetime takes with a gradient, about: products, checkpoints, weights.
+
+        On a GPU also its examples, and what it needs to run in step with all others.
+        """
+        device = torch.device(device)
         plastic = list(self.network.connections)
         if self.network.plastic_feedback:
             plastic += self.network.feedback_shapes
         weights = sum(rows * columns for rows, columns in plastic)
         shape = (steps, 1, examples)
-        every = self._every(shape, dtype)
+        every = self._every(shape, dtype, device)
         if not_fusible(self.program):
             kept = steps * examples * len(self.program.instructions) * sum(self.network.sizes)
         else:
             tape = build_tape(self.network, self.program)
-            stored = steps if are_stored(tape, shape, dtype) else every
+            stored = steps if are_stored(tape, shape, dtype, device) else every
             kept = stored * examples * tape.stored
+            if device.type != "cpu":
+                kept += eager.in_step(tape, examples)
+        if device.type != "cpu":
+            kept += steps * examples * (self.network.sizes[0] + 2)
         return (kept + (8 + -(-steps // every)) * weights) * dtype.itemsize
 
     def init(
@@ -212,7 +224,7 @@ class PlasticityLearner:
         form = _form(state, x)
         path, reason = self._path(x.dtype, x.device, form)
         steps, lifetimes, per_step, _ = x.shape
-        every = self._every((steps, lifetimes, per_step), x.dtype)
+        every = self._every((steps, lifetimes, per_step), x.dtype, x.device)
         tolerance = _TOLERANCE[x.dtype] if self.drift_tolerance is None else self.drift_tolerance
         self.report = report = LifetimeReport(path, reason)
         if path == "general":
@@ -226,7 +238,7 @@ class PlasticityLearner:
             if path == "torch"
             else (native.live_forward, native.live_backward)
         )
-        store = are_stored(tape, examples.shape, x.dtype)
+        store = are_stored(tape, examples.shape, x.dtype, x.device)
         problem = Problem(
             forward, backward, tape, examples, store, tolerance, self._invertible, report
         )
@@ -236,13 +248,13 @@ class PlasticityLearner:
     def _invertible(self) -> bool:
         return self.program.invertible(self.network.plastic)
 
-    def _every(self, shape: tuple[int, int, int], dtype: torch.dtype) -> int:
+    def _every(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> int:
         """Steps between checkpoints, of so many steps, lifetimes and examples."""
         if self.checkpoint_every:
             return self.checkpoint_every
         if not_fusible(self.program):
             return max(50, -(-shape[0] // 10))
-        return checkpoint_every(build_tape(self.network, self.program), shape, dtype)
+        return checkpoint_every(build_tape(self.network, self.program), shape, dtype, device)
 
     def path(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"

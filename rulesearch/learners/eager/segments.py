@@ -20,11 +20,13 @@ from rulesearch.compile.tape import Tape
 from rulesearch.learners.eager.backward import Backward
 from rulesearch.learners.eager.chunk import Chosen, Forward
 from rulesearch.learners.eager.plan import Plan, plan_of
+from rulesearch.learners.memory import limit
 
-__all__ = ["live_backward", "live_forward"]
+__all__ = ["in_step", "live_backward", "live_forward"]
 
 WORKING_MEMORY = 2**28
-"""Bytes that the frames of lifetimes in step, or a history of their weights, may take, about."""
+"""Bytes that the frames of lifetimes in step, or a history of their weights, may take, about;
+on a GPU it is what it has free that counts."""
 FEW_STEPS = 64
 """Of whose weights a history is kept, where they cannot be rebuilt backwards."""
 
@@ -150,7 +152,8 @@ class _Group:
             distance = _relative_distance(self.weights, kept)
             again = ~(distance <= self.tolerance)  # of what is not a number too
         size = FEW_STEPS * self.plan.tape.plastic_size * self.theta.itemsize
-        for some in again.nonzero().split(max(1, WORKING_MEMORY // size)) if again.any() else ():
+        several = max(1, limit(again.device, WORKING_MEMORY) // size)
+        for some in again.nonzero().split(several) if again.any() else ():
             chosen = some[:, 0]
             alone = self._alone(chosen, last, saved)
             alone._halves(begin, end, [k[chosen] for k in kept], stored[chosen])
@@ -201,6 +204,18 @@ class _Group:
             back.run(t, t + 1, stored[:, t - begin : t - begin + 1])
 
 
+def in_step(tape: Tape, examples: int) -> int:
+    """Numbers that a lifetime on its way back takes while it is in step with others, about.
+
+    The frames of a chunk with their adjoints and slopes; and vectors of the outer products that
+    it changes weights and adjoints by, as they are and times matrices.
+    """
+    plan = plan_of(tape)
+    frames = 3 * tape.frame + 2 * plan.wide_width
+    vectors = (4 * plan.rank + max(1, *map(len, plan.uses))) * (plan.post.width + plan.pre.width)
+    return plan.steps(examples) * examples * (frames + vectors)
+
+
 def _clones(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.clone() for t in tensors]
 
@@ -224,7 +239,8 @@ def _groups(plan: Plan, examples: Examples, theta: Tensor, frames: int) -> list[
     """Lifetimes that run in step: a group a thread, or more where their frames take too much."""
     _, lifetimes, per_step = examples.shape
     size = frames * plan.steps(per_step) * per_step * plan.tape.frame * theta.itemsize
-    several = max(1, min(WORKING_MEMORY // size, -(-lifetimes // _threads(theta.device))))
+    fitting = limit(theta.device, WORKING_MEMORY) // size
+    several = max(1, min(fitting, -(-lifetimes // _threads(theta.device))))
     return [slice(n, min(n + several, lifetimes)) for n in range(0, lifetimes, several)]
 
 
