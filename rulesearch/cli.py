@@ -45,6 +45,10 @@ SetOption = Annotated[
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The run's folder.")]
 LatexOption = Annotated[bool, typer.Option("--latex", help="LaTeX.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="Where lifetimes are lived: cpu, cuda, or one as cuda:1."),
+]
 TensorBoardOption = Annotated[
     bool, typer.Option("--tensorboard", help="Curves for TensorBoard, in RUN/tensorboard.")
 ]
@@ -105,11 +109,12 @@ def search(
     set_: SetOption = None,
     out: OutOption = None,
     tensorboard: TensorBoardOption = False,
+    device: DeviceOption = None,
 ) -> None:
     """Search a rule: pool, survivors, controls; ends with the table."""
     from rulesearch.search.command import run_search
 
-    raise typer.Exit(run_search(config, set_ or (), out, tensorboard))
+    raise typer.Exit(run_search(config, set_ or (), out, tensorboard, device))
 
 
 @app.command()
@@ -119,35 +124,40 @@ def sweep(
     workers: Annotated[int, typer.Option(min=0, help="Processes on this machine.")] = 1,
     set_: SetOption = None,
     out: OutOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Search over the configuration's 'sweep:', or go on with it; ends with the front."""
     from rulesearch.search.sweep.command import run_sweep
 
-    raise typer.Exit(run_sweep(config, set_ or (), storage, workers, out))
+    raise typer.Exit(run_sweep(config, set_ or (), storage, workers, out, device))
 
 
 @app.command()
 def worker(
     storage: Annotated[str, typer.Argument(metavar="URL", help="The storage of a sweep.")],
     study: Annotated[str | None, typer.Option(metavar="NAME", help="If there are several.")] = None,
+    device: DeviceOption = None,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run trials of a sweep until all are finished; start as many as you like, anywhere."""
     from rulesearch.search.sweep.command import run_worker
 
-    raise typer.Exit(run_worker(storage, study, parent))
+    raise typer.Exit(run_worker(storage, study, parent, device))
 
 
 @app.command()
-def resume(run: RunArgument, tensorboard: TensorBoardOption = False) -> None:
+def resume(
+    run: RunArgument, tensorboard: TensorBoardOption = False, device: DeviceOption = None
+) -> None:
     """Continue a run that was interrupted or killed; it ends as if it had not been."""
     from rulesearch.reproduce.plan import is_reproduction, load_plan
     from rulesearch.search.command import run_resume
 
-    if is_reproduction(run):
-        _reproduce(load_plan(run), run)
-        return
-    raise typer.Exit(run_resume(run, tensorboard))
+    if not is_reproduction(run):
+        raise typer.Exit(run_resume(run, tensorboard, device))
+    if device is not None:
+        raise RunError(f"{run} is a reproduction, which goes on where its settings say")
+    _reproduce(load_plan(run), run)
 
 
 @app.command()
@@ -216,6 +226,7 @@ def evaluate(
     baseline: Annotated[
         str | None, typer.Option(help="Whom to test against; feedback alignment if it is there.")
     ] = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let rules live the same tasks, with 98% intervals and tests; see docs/evidence.md."""
@@ -224,7 +235,7 @@ def evaluate(
     few_shot = {"ways": ways, "shots": shots, "queries": queries, "root": root}
     run_evaluate(
         targets, tasks, held_out, lifetimes, seed, vary or (), rules or (), baseline, as_json,
-        **few_shot,
+        device or "cpu", **few_shot,
     )  # fmt: skip
 
 

@@ -93,6 +93,7 @@ class Result:
     def notes(self) -> tuple[str, ...]:
         """What speaks against trusting the result, or made it slow, a line each."""
         engine = self.content.get("engine", {"path": "fused"})
+        compiled = engine["path"] == "fused" or "device" in engine  # on a GPU nobody expects it
         slow = f"Note: lifetimes ran without the compiled engine: {engine.get('reason')}."
         diverged = (
             f"Note: {share:.0%} of the lifetimes of '{phase}' diverged at the end; lower "
@@ -100,7 +101,7 @@ class Result:
             for phase, share in self.content.get("rejected", {}).items()
             if share > DIVERGED
         )
-        return (*diverged, *[slow] * (engine["path"] != "fused"))
+        return (*diverged, *[slow] * (not compiled))
 
     def summary(self, width: int = 96) -> str:
         """Return the table, the rule and the notes as text."""

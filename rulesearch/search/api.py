@@ -33,6 +33,7 @@ def search(
     resume: bool = False,
     sinks: Sequence[EventSink] = (),
     name: str = "search",
+    device: str | None = None,
     **settings: Any,
 ) -> Result:
     """Find the few terms of a pool that make a network learn.
@@ -57,6 +58,9 @@ def search(
         Continue ``out`` rather than begin it.
     sinks : sequence of EventSink
         Called with every event.
+    device : str, optional
+        Where lifetimes are lived: ``cpu``, the default, ``cuda``, or one of several as
+        ``cuda:1``. A run that is resumed is by default where it was.
     **settings
         Further fields of :class:`Settings` and of its optimiser, as ``meta_batch=5``.
 
@@ -68,12 +72,12 @@ def search(
     Raises
     ------
     ConfigError, RunError
-        If the parts do not fit together, or the folder is not free.
+        If the parts do not fit together, the device is not here, or the folder is not free.
     """
     chosen = settings_from(penalty, lams, episodes=episodes, seeds=seeds, **settings)
-    experiment = Experiment(pool, network, tasks, chosen, name)
+    experiment = Experiment(pool, network, tasks, chosen, name, device=device or "cpu")
     if resume:
-        return resume_search(out or free_folder(name), sinks, experiment)
+        return resume_search(out or free_folder(name), sinks, experiment, device=device)
     return start_search(experiment, out or free_folder(name), sinks)
 
 

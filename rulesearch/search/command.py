@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -24,9 +25,16 @@ __all__ = ["follow_run", "interrupted", "print_run", "run_resume", "run_search"]
 INTERRUPTED = 3
 
 
-def run_search(config: Path, overrides: Sequence[str], out: Path | None, tensorboard: bool) -> int:
+def run_search(
+    config: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    tensorboard: bool,
+    device: str | None,
+) -> int:
     """Run a search in a new folder, and print its table; returns the exit status."""
     experiment = load_config(config, overrides)
+    experiment = replace(experiment, device=device or experiment.device)
     run = out or free_folder(experiment.name)
 
     def search(sinks: Sequence[EventSink], ranks: Ranks) -> Result:
@@ -35,9 +43,13 @@ def run_search(config: Path, overrides: Sequence[str], out: Path | None, tensorb
     return _watched(run, tensorboard, search)
 
 
-def run_resume(run: Path, tensorboard: bool) -> int:
+def run_resume(run: Path, tensorboard: bool, device: str | None) -> int:
     """Continue a search, and print its table; returns the exit status."""
-    return _watched(run, tensorboard, lambda sinks, ranks: resume_search(run, sinks, None, ranks))
+
+    def search(sinks: Sequence[EventSink], ranks: Ranks) -> Result:
+        return resume_search(run, sinks, None, ranks, device=device)
+
+    return _watched(run, tensorboard, search)
 
 
 def _watched(

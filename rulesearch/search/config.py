@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -9,7 +10,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 
 from rulesearch.errors import ConfigError, GrammarError, Place
@@ -43,6 +45,12 @@ __all__ = [
 WHAT = "a configuration is a mapping with 'grammar:', 'network:' and 'tasks:'"
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise PydanticCustomError("device", "should be cpu or cuda, or one of several as cuda:1")
+    return name
+
+
 class Config(Settings):
     """What a configuration may hold."""
 
@@ -50,11 +58,14 @@ class Config(Settings):
     grammar: str | dict[str, Any]
     network: NetworkSpec = NetworkSpec()
     tasks: Tasks = FewShotSpec()
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
 
 
 @dataclass(frozen=True)
 class Experiment:
     """A search, ready to run: what is searched, in which network, on which tasks, and how.
+
+    ``device`` is where it begins to run: no part of what is found, for it may go on on another.
 
     Raises
     ------
@@ -68,6 +79,7 @@ class Experiment:
     settings: Settings
     name: str = "search"
     grammar: str = "pool"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         network, tasks = self.network, self.tasks
@@ -102,6 +114,7 @@ class Experiment:
             "grammar": grammar_content(self.grammar, self.pool),
             "network": network,
             "tasks": tasks_content(self.tasks),
+            "device": self.device,
             **self.settings.model_dump(mode="json"),
         }
         text = StringIO()
@@ -170,7 +183,9 @@ def experiment_from(document: Document, folder: Path, name: str) -> Experiment:
     settings = Settings(**{name: getattr(config, name) for name in Settings.model_fields})
     network = config.network.build(tasks)
     name = config.name or name
-    return Experiment(grammar.enumerate(), network, tasks, settings, name, grammar.name)
+    return Experiment(
+        grammar.enumerate(), network, tasks, settings, name, grammar.name, config.device
+    )
 
 
 def grammar_of(grammar: str | dict[str, Any], folder: Path, document: Document) -> Grammar:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from rulesearch.outer.fit import usable_device
 from rulesearch.report.result import Result
 from rulesearch.report.run_data import RunData
 from rulesearch.rules import Rule
@@ -31,9 +32,11 @@ def run_evaluate(
     rules: Sequence[str],
     baseline: str | None,
     as_json: bool,
+    device: str,
     **few_shot: Any,
 ) -> None:
     """Compare rules and print the table; tasks and network are those of the first run, if any."""
+    usable_device(device)
     results = [Result.load(target) if target.is_dir() else None for target in targets]
     first = next((t for t, result in zip(targets, results, strict=True) if result), None)
     run = None if first is None else RunData.load(first)
@@ -52,7 +55,7 @@ def run_evaluate(
         print(f"{tasks!r}: {lifetimes} lifetimes of {tasks.steps} steps, {list(network.sizes)}")
     usual = "feedback alignment" if "feedback alignment" in found else None
     against = baseline.replace("feedback-alignment", "feedback alignment") if baseline else usual
-    told = evidence(list(found.values()), where, lifetimes, seed, against, _tracked)
+    told = evidence(list(found.values()), where, lifetimes, seed, against, _tracked, device)
     print(json.dumps(told.to_json(), indent=1) if as_json else told.table())
 
 

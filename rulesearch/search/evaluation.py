@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
-from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.networks import PlasticNetwork
 from rulesearch.outer import evaluate
 from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.report.result import Result
@@ -21,7 +22,8 @@ from rulesearch.report.run_data import RunData
 from rulesearch.rules import Rule
 from rulesearch.search.config import load_config
 from rulesearch.search.settings import NetworkSpec
-from rulesearch.tasks import FewShot, TaskBatch, TaskFamily
+from rulesearch.search.workers import batches, fitting
+from rulesearch.tasks import FewShot, TaskFamily
 
 __all__ = ["Score", "contenders", "evaluate_rules", "fitted", "network_for", "tasks_for"]
 
@@ -126,6 +128,7 @@ def evaluate_rules(
     lifetimes: int = 200,
     seed: int = 0,
     stream: int = STREAM,
+    device: torch.device | str = "cpu",
 ) -> list[Score]:
     """Let each rule live the same lifetimes.
 
@@ -137,22 +140,30 @@ def evaluate_rules(
     lifetimes : int
     seed, stream : int
         Tasks and networks of one stream have nothing in common with those of another.
+    device : torch.device or str
+        Where they live; tasks and networks are the same on every one.
     """
+    device = torch.device(device)
     if lifetimes < 1:
         raise ConfigError(f"lifetimes must be at least 1, not {lifetimes}")
     scores = []
     for name, (rule, network) in rules.items():
         learner = PlasticityLearner(network, rule)
-        parts = []
-        for begin in range(0, lifetimes, BATCH):
-            some = range(begin, min(begin + BATCH, lifetimes))
-            task: TaskBatch = tasks.sample(generators(seed, stream, TASK, [(k, 0) for k in some]))
-            state: NetworkState = learner.init(
-                generator=generators(seed, stream, NETWORK, [(k, 0) for k in some])
-            )
-            theta = torch.tensor(rule.theta, dtype=torch.float32)
-            parts.append(evaluate(learner, state, theta, task))
-        loss = torch.cat([p.loss for p in parts]).double().numpy()
-        accuracy = torch.cat([p.accuracy for p in parts]).double().numpy()
+        theta = torch.tensor(rule.theta, dtype=torch.float32).to(device)
+
+        def live(
+            some: slice, learner: PlasticityLearner = learner, theta: Tensor = theta
+        ) -> tuple[Tensor, Tensor]:
+            who = [(k, 0) for k in range(some.start, some.stop)]
+            task = tasks.sample(generators(seed, stream, TASK, who)).to(device)
+            draws = generators(seed, stream, NETWORK, who)
+            found = evaluate(learner, learner.init(generator=draws, device=device), theta, task)
+            return found.loss, found.accuracy
+
+        size = BATCH
+        if device.type != "cpu":
+            each = learner.bytes_per_lifetime(tasks.steps, device=device)
+            size = fitting(device, lifetimes, each)
+        loss, accuracy = (p.double().cpu().numpy() for p in batches(live, lifetimes, size))
         scores.append(Score(name, np.where(np.isfinite(loss), accuracy, np.nan), loss))
     return scores

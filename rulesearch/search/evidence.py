@@ -13,6 +13,7 @@ from rulesearch.analysis import bootstrap_interval, holm, mann_whitney
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.grammar import Grammar, Term, TermPool
 from rulesearch.networks import PlasticNetwork
+from rulesearch.outer.fit import usable_device
 from rulesearch.rules import Rule
 from rulesearch.search.conditions import Condition
 from rulesearch.search.evaluation import Score, evaluate_rules
@@ -52,7 +53,7 @@ class Contender:
         network = condition.network
         return replace(network, feedback="symmetric") if self.symmetric else network
 
-    def settled(self, condition: Condition, seed: int) -> Rule:
+    def settled(self, condition: Condition, seed: int, device: str = "cpu") -> Rule:
         """The rule, its rate tuned on tasks that have nothing in common with those of the test."""
         if self.rule is not None:
             return self.rule
@@ -63,7 +64,7 @@ class Contender:
             for sign in self.signs
             for rate in sign * np.array(RATES)
         }
-        scores = evaluate_rules(tried, condition.tasks, TUNING, seed, TUNING_STREAM)
+        scores = evaluate_rules(tried, condition.tasks, TUNING, seed, TUNING_STREAM, device)
         return tried[min(scores, key=_badness).name][0]
 
 
@@ -216,6 +217,7 @@ def evidence(
     seed: int = 0,
     baseline: str | None = None,
     track: Callable[[Sequence[Condition]], Iterable[Condition]] = iter,
+    device: str = "cpu",
 ) -> Evidence:
     """Let every contender live the same lifetimes under every condition.
 
@@ -230,12 +232,16 @@ def evidence(
         The contender that all others are tested against, within each condition.
     track : callable
         Passes the conditions on, one after the other, to whoever shows how far it is.
+    device : str
+        Where lifetimes are lived: ``cpu``, ``cuda``, or one of several as ``cuda:1``.
 
     Raises
     ------
     ConfigError
-        If there is no contender of the baseline's name, or two have one name.
+        If there is no contender of the baseline's name, two have one name, or the device is not
+        here.
     """
+    usable_device(device)
     names = [contender.name for contender in contenders]
     if len(set(names)) < len(names):
         raise ConfigError(f"two rules are called '{max(names, key=names.count)}'; name one alone")
@@ -244,8 +250,11 @@ def evidence(
         raise ConfigError(f"--baseline: no rule is called '{baseline}'{hint}")
     rows: list[Row] = []
     for condition in track(where):
-        rules = {c.name: (c.settled(condition, seed), c.network(condition)) for c in contenders}
-        scores = {s.name: s for s in evaluate_rules(rules, condition.tasks, lifetimes, seed)}
+        rules = {
+            c.name: (c.settled(condition, seed, device), c.network(condition)) for c in contenders
+        }
+        found = evaluate_rules(rules, condition.tasks, lifetimes, seed, device=device)
+        scores = {score.name: score for score in found}
         for name, score in scores.items():
             p = None
             if baseline not in (None, name):

@@ -93,8 +93,7 @@ class RunFolder:
             if (path / "manifest.json").exists():  # of a process that began between the two looks
                 raise _occupied(path)
             write_atomically(path / "config.yaml", config)
-            content = json.dumps(sealed(manifest), indent=1) + "\n"
-            write_atomically(path / "manifest.json", content)
+            cls._write_manifest(path, manifest)
         except RunError:
             folder.close()
             if not (path / "manifest.json").exists():  # so that the same command may be tried again
@@ -129,6 +128,22 @@ class RunFolder:
                 "the file back, or begin a new run"
             )
         return content
+
+    def on(self, device: str | None) -> str:
+        """Name the device that the run goes on on, by default that it was on, and write it down."""
+        manifest = self.manifest
+        devices = manifest["machine"].setdefault("devices", ["cpu"])
+        if device in (None, devices[-1]):
+            return str(devices[-1])
+        devices.append(device)
+        with self.writing():
+            self._write_manifest(self.path, manifest)
+        return str(device)
+
+    @staticmethod
+    def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+        content = json.dumps(sealed(manifest), indent=1) + "\n"
+        write_atomically(path / "manifest.json", content)
 
     def __enter__(self) -> RunFolder:
         return self

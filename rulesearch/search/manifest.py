@@ -39,7 +39,11 @@ def manifest_of(experiment: Experiment) -> dict[str, Any]:
             "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "devices": [experiment.device],
+        },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -22,12 +21,10 @@ from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer import Evaluation, MetaGradient, MetaOptimiser, OptimiserState, Unrolled
 from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.search.ranks import ALONE, Ranks
-from rulesearch.search.workers import worker_threads
+from rulesearch.search.workers import Crew, crew
 from rulesearch.tasks import TaskBatch, TaskFamily
 
 __all__ = ["History", "Phase"]
-
-MEMORY = 600e6  # bytes that the lifetimes of one batch may take
 
 
 @dataclass
@@ -83,6 +80,9 @@ class Phase:
         Random stream; phases that share one are compared on the same tasks and networks.
     ranks : Ranks
         Processes that share the lifetimes.
+    device : torch.device
+        Where they are lived. What they are born with is drawn on the CPU, and what comes of them
+        returns there.
     """
 
     name: str
@@ -101,6 +101,7 @@ class Phase:
     probe_every: int = 10
     meta_gradient: MetaGradient = field(default_factory=Unrolled)
     ranks: Ranks = ALONE
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def run(
         self,
@@ -122,10 +123,10 @@ class Phase:
         """
         learner = PlasticityLearner(self.network, self.pool)
         state = state or OptimiserState.start(self.t, self.alive)
-        with worker_threads() as workers:
+        with crew(self.device) as lived:
             for update in range(len(history.loss), self.optimiser.updates):
                 theta = (state.t * self.scales).to(torch.float32)
-                evaluation, probe = self._evaluate(learner, theta, update, workers)
+                evaluation, probe = self._evaluate(learner, theta, update, lived)
                 state, rejected = self.optimiser.update(state, evaluation, self.scales, update)
                 if not self.optimiser.reject and rejected.any():
                     raise DivergedError(
@@ -149,28 +150,25 @@ class Phase:
         return state
 
     def _evaluate(
-        self, learner: PlasticityLearner, theta: Tensor, update: int, workers: ThreadPoolExecutor
+        self, learner: PlasticityLearner, theta: Tensor, update: int, lived: Crew
     ) -> tuple[Evaluation, dict[str, Any] | None]:
-        """Live one meta-batch of every row, some lifetimes at a time on each worker."""
+        """Live one meta-batch of every row."""
         lifetimes = [(seed, member) for seed in self.seeds for member in range(self.meta_batch)]
         share = self.ranks.share(len(lifetimes))
         mine, theta = lifetimes[share], theta.repeat_interleave(self.meta_batch, 0)[share]
         probing = update % self.probe_every == 0 or update == self.optimiser.updates - 1
 
-        def live(begin: int) -> tuple[Tensor, ...]:
-            some = mine[begin : begin + size]
-            tasks = self._draw(some, update)
-            born = learner.init(generator=generators(self.seed, self.stream, NETWORK, some, update))
-            one = self.meta_gradient(learner, born, theta[begin : begin + size], tasks)
+        def live(some: slice) -> tuple[Tensor, ...]:
+            tasks = self._draw(mine[some], update).to(self.device)
+            draws = generators(self.seed, self.stream, NETWORK, mine[some], update)
+            born = learner.init(generator=draws, device=self.device)
+            one = self.meta_gradient(learner, born, theta[some].to(self.device), tasks)
             probe = _probe(self.network, one.state, tasks) if probing and one.state else ()
             return one.loss[:, None], one.accuracy[:, None], one.gradient, *probe
 
-        threads = torch.get_num_threads()
-        fitting = int(MEMORY // threads // learner.bytes_per_lifetime(self.tasks.steps))
-        size = max(1, min(fitting, -(-len(mine) // (2 * threads))))
-        found = zip(*workers.map(live, range(0, len(mine), size)), strict=True)
-        whole = self.ranks.gather([torch.cat(parts) for parts in found], len(lifetimes))
-        loss, accuracy, gradient, *probes = whole
+        each = learner.bytes_per_lifetime(self.tasks.steps, device=self.device)
+        whole = self.ranks.gather(lived(live, len(mine), each), len(lifetimes))
+        loss, accuracy, gradient, *probes = (part.cpu() for part in whole)
         evaluation = Evaluation(loss[:, 0], accuracy[:, 0], gradient)
         if not probes:
             return evaluation, None

@@ -4,6 +4,9 @@ Lifetimes share nothing, so what processes exchange is what came of them: a loss
 meta-gradient each. With those of all, every process clips, rejects, averages and steps as one
 process alone would, to the bit on machines of one kind; no coefficients are ever sent. A launcher
 such as torchrun says in the environment who is who.
+
+What is exchanged goes from where it is: by gloo from the memory of the CPU, by NCCL from that of
+GPUs, where lifetimes are lived on them.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ class Ranks:
         Parameters
         ----------
         mine : sequence of Tensor (share, columns)
-            What came of this process's share.
+            What came of this process's share; on its GPU where all have one.
 
         Raises
         ------
@@ -129,7 +132,9 @@ ALONE = Ranks()
 def joined() -> Iterator[Ranks]:
     """Meet the other processes that a launcher started; alone where there was none.
 
-    The exchange goes by gloo, through the memory of the CPU, for it is a few kilobytes.
+    The group speaks gloo for what is in the memory of the CPU, as the run's files, and NCCL too
+    where there are GPUs. It connects them with the first tensor that is sent from one, so that a
+    search on the CPU has nothing to do with it.
 
     Raises
     ------
@@ -141,7 +146,7 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     try:
-        dist.init_process_group("gloo")
+        dist.init_process_group(_backends())
     except (RuntimeError, ValueError) as error:
         line = str(error).strip().splitlines()[0]
         raise RunError(f"the other processes cannot be met ({line}); start them all") from None
@@ -149,6 +154,14 @@ def joined() -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
+
+
+def _backends() -> str:
+    if not (torch.cuda.is_available() and dist.is_nccl_available()):
+        return "gloo"
+    # Else a lost process would be noticed by a thread of NCCL, which ends this one without a word.
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+    return "cpu:gloo,cuda:nccl"
 
 
 def _packed(run: Path) -> bytes:

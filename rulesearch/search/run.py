@@ -20,6 +20,7 @@ from rulesearch.outer import MetaOptimiser, OptimiserState
 from rulesearch.report.result import Result
 from rulesearch.rules import Rule
 from rulesearch.search.config import Experiment, load_config
+from rulesearch.search.device import device_here
 from rulesearch.search.evaluation import evaluate_rules
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder
@@ -58,11 +59,14 @@ def start_search(
 
     Raises
     ------
+    ConfigError
+        If the experiment's device is not here.
     RunError
         If the folder holds anything, or cannot be written.
     KeyboardInterrupt
         After a checkpoint: the run resumes where it was.
     """
+    device = device_here(experiment.device, ranks.size)
 
     def create() -> RunFolder:
         return RunFolder.create(out, experiment.to_yaml(), manifest_of(experiment))
@@ -71,7 +75,7 @@ def start_search(
         if ranks.rank:  # another machine's files and data
             check_same(folder.manifest, experiment, str(out))
         chosen = experiment.settings.stability if stability else None
-        return _Search(experiment, folder, tuple(sinks), None, ranks, chosen).run()
+        return _Search(experiment, folder, tuple(sinks), None, ranks, device, chosen).run()
 
 
 def resume_search(
@@ -81,6 +85,7 @@ def resume_search(
     ranks: Ranks = ALONE,
     stability: bool = True,
     lam: float | None = None,
+    device: str | None = None,
 ) -> Result:
     """Continue a run from its newest whole checkpoint; it ends in the same bits.
 
@@ -94,9 +99,13 @@ def resume_search(
         As in :func:`start_search`.
     lam : float, optional
         The lambda to pick, of several, where that is not for this search to decide.
+    device : str, optional
+        By default that which the run was on; on another it ends the same to rounding.
 
     Raises
     ------
+    ConfigError
+        If the device is not here.
     RunError
         If it is no run, is being written, or began with something else.
     """
@@ -104,7 +113,11 @@ def resume_search(
         experiment = experiment or load_config(folder.path / "config.yaml")
         check_same(folder.manifest, experiment, str(run))
         chosen = experiment.settings.stability if stability else None
-        search = _Search(experiment, folder, tuple(sinks), folder.restore(), ranks, chosen, lam)
+        here = device_here(device or folder.on(None), ranks.size)
+        experiment = replace(experiment, device=folder.on(device))
+        search = _Search(
+            experiment, folder, tuple(sinks), folder.restore(), ranks, here, chosen, lam
+        )
         return search.run()
 
 
@@ -115,6 +128,7 @@ class _Search:
     sinks: tuple[EventSink, ...]
     checkpoint: Checkpoint | None
     ranks: Ranks
+    device: torch.device
     stability: StabilitySpec | None
     lam: float | None = None  # the pick, decided elsewhere
 
@@ -151,8 +165,11 @@ class _Search:
         for name in CONTROLS if settings.controls else ():
             self._run_phase(self._control_phase(name))
         result = self.outcome.result(held_out)
-        path, reason = PlasticityLearner(self.experiment.network, self.experiment.pool).path()
+        learner = PlasticityLearner(self.experiment.network, self.experiment.pool)
+        path, reason = learner.path(device=self.device)
         result["engine"] = {"path": path, "reason": reason}
+        if self.device.type != "cpu":
+            result["engine"]["device"] = self.experiment.device
         if self.stability is not None:
             result["stability"] = self._stability(self.stability).to_json()
         with self.folder.writing():
@@ -211,9 +228,8 @@ class _Search:
             return []
         experiment, network = self.experiment, self.experiment.network
         distinct = {json.dumps(rule.to_json()): (rule, network) for rule in rules}
-        scores = evaluate_rules(
-            distinct, experiment.tasks, HELD_OUT, experiment.settings.seed, HELD_OUT_STREAM
-        )
+        seed, stream = experiment.settings.seed, HELD_OUT_STREAM
+        scores = evaluate_rules(distinct, experiment.tasks, HELD_OUT, seed, stream, self.device)
         losses = {score.name: group_losses(score.loss) for score in scores}
         return [losses[json.dumps(rule.to_json())] for rule in rules]
 
@@ -230,6 +246,7 @@ class _Search:
             "seed": settings.seed,
             "probe_every": settings.probe_every,
             "ranks": self.ranks,
+            "device": self.device,
         }
         return Phase(name=name, pool=pool, t=t, **{**defaults, **fields})
 

@@ -30,11 +30,15 @@ def check_free(folder: Path, name: str, storage: str) -> None:
 
 
 def check_same(sweep: Sweep, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ConfigError where a study would go on with something else; more trials are welcome."""
+    """Raise ConfigError where a study would go on with something else; more trials are welcome.
+
+    So is another device, which workers have each for themselves.
+    """
 
     def comparable(content: Mapping[str, Any]) -> dict[str, Any]:
         config = content["config"]
         swept = {**config["sweep"], "trials": None}
+        config = {key: value for key, value in config.items() if key != "device"}
         return {**config, "sweep": swept, "grammars": content["grammars"]}
 
     old, new = comparable(before), comparable(now)

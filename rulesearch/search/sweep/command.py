@@ -14,6 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from rulesearch.errors import RunError
+from rulesearch.outer.fit import usable_device
+from rulesearch.search.device import dealt_out
 from rulesearch.search.sweep.outcome import StudyResult, is_study
 from rulesearch.search.sweep.progress import StudyProgress
 from rulesearch.search.sweep.spec import load_sweep
@@ -28,7 +30,12 @@ MISTAKE, INTERRUPTED = 2, 3
 
 
 def run_sweep(
-    config: Path, overrides: Sequence[str], url: str | None, workers: int, out: Path | None
+    config: Path,
+    overrides: Sequence[str],
+    url: str | None,
+    workers: int,
+    out: Path | None,
+    device: str | None,
 ) -> int:
     """Begin or continue a study with some workers, and print what it found.
 
@@ -47,6 +54,9 @@ def run_sweep(
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep = load_sweep(config, overrides)
+    device = device or sweep.config.get("device", "cpu")
+    if workers:
+        usable_device(device)
     with database_errors(url), Study.begin(sweep, out, url) as study:
         _say(
             f"{study.folder}: {len(study.unfinished())} of {sweep.trials} trials to run; "
@@ -57,7 +67,7 @@ def run_sweep(
         why = "interrupted"
         try:
             with (
-                _Team(study, min(workers, len(study.firsts()))) as team,
+                _Team(study, min(workers, len(study.firsts())), device) as team,
                 StudyProgress(sweep.trials) as progress,
             ):
                 while team.busy():
@@ -112,13 +122,15 @@ def follow_study(folder: Path) -> int:
     return 0
 
 
-def run_worker(url: str, name: str | None, parent: int | None) -> int:
+def run_worker(url: str, name: str | None, parent: int | None, device: str | None) -> int:
     """Run trials until all are finished; SIGTERM is an interrupt too.
 
     Parameters
     ----------
     parent : int or None
         Of a process whose end is an interrupt as well.
+    device : str or None
+        Where its lifetimes are lived; None: where the configuration says.
 
     Returns
     -------
@@ -126,8 +138,12 @@ def run_worker(url: str, name: str | None, parent: int | None) -> int:
         The exit status: 0 if all trials are finished, 3 after an interrupt.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def wanted() -> bool:
+        return parent is None or os.getppid() == parent
+
     try:
-        folder = work(url, name, _say, lambda: parent is None or os.getppid() == parent)
+        folder = work(url, name, _say, wanted, device)
     except KeyboardInterrupt:
         _say("interrupted; any worker goes on with the trial")
         return INTERRUPTED
@@ -160,8 +176,8 @@ class _Team:
     Leaving stops those that are left, each at a checkpoint.
     """
 
-    def __init__(self, study: Study, size: int) -> None:
-        self._study = study
+    def __init__(self, study: Study, size: int, device: str) -> None:
+        self._study, self._device = study, device
         self._deaths, self._size, self._left = 0, size, len(study.unfinished())
         threads = str(max(1, (os.cpu_count() or 1) // max(1, size)))
         self._environment = {"OMP_NUM_THREADS": threads, **os.environ}
@@ -170,6 +186,7 @@ class _Team:
     def _start(self, k: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "rulesearch.cli", "worker", self._study.url]
         command += ["--study", self._study.sweep.name, "--parent", str(os.getpid())]
+        command += ["--device", dealt_out(self._device, k)]
         with self._log(k).open("ab") as log:
             # A group of its own: Ctrl-C comes here alone, and is passed on once.
             return subprocess.Popen(

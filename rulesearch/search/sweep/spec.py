@@ -42,6 +42,7 @@ LAM = "penalty.lam"  # what trials of a batch differ in
 
 SAME = {  # in all trials
     "stability": "stability is asked of the pick alone",
+    "device": "each worker has its own, and it should not matter to what is found",
     "seed": "trials are compared on the same tasks, which follow from it; 'seeds' is how many "
     "searches each makes",
 }

@@ -6,7 +6,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rulesearch.errors import (
     LearnerError,
     RunError,
 )
+from rulesearch.outer.fit import usable_device
 from rulesearch.report.result import Result
 from rulesearch.report.run_data import RunData
 from rulesearch.rules import Rule
@@ -47,6 +49,7 @@ def work(
     name: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     wanted: Callable[[], bool] = lambda: True,
+    device: str | None = None,
 ) -> Path:
     """Run trials until all are finished; those of workers that died go on from their checkpoints.
 
@@ -63,6 +66,8 @@ def work(
         Gets a line for each trial that begins or ends.
     wanted : callable
         Asked after every update; the worker stops as if interrupted once it says no.
+    device : str, optional
+        Where this worker's lifetimes are lived; by default where the configuration says.
 
     Returns
     -------
@@ -72,7 +77,8 @@ def work(
     Raises
     ------
     ConfigError, DataError, RunError
-        If there is no such study, this machine lacks its folder or data, or the storage is gone.
+        If there is no such study, this machine lacks its folder, data or device, or the storage
+        is gone.
     KeyboardInterrupt
         After a checkpoint; the trial goes on with the next worker.
     """
@@ -80,7 +86,7 @@ def work(
     while True:
         try:
             with database_errors(url), Study.open(url, name) as study:
-                return _work(study, say, wanted, pauses)
+                return _work(study, say, wanted, pauses, device)
         except StorageLostError:
             if not pauses:
                 raise
@@ -91,11 +97,17 @@ def work(
 
 
 def _work(
-    study: Study, say: Callable[[str], None], wanted: Callable[[], bool], pauses: list[float]
+    study: Study,
+    say: Callable[[str], None],
+    wanted: Callable[[], bool],
+    pauses: list[float],
+    device: str | None,
 ) -> Path:
     """Run trials for as long as the storage answers."""
     clock = _Clock()
-    study.sweep.check_data()  # what this machine lacks is no fault of a trial
+    device = device or study.sweep.base.device
+    usable_device(device)  # what this machine lacks is no fault of a trial
+    study.sweep.check_data()
     while study.left():
         first = study.take()
         pauses[:] = PATIENCE
@@ -106,9 +118,9 @@ def _work(
             continue
         try:
             if set(study.unfinished()) & set(study.sweep.batch(first)):
-                _run(study, first, say, _Watch(study, first, clock, wanted))
+                _run(study, first, say, _Watch(study, first, clock, wanted), device)
             else:
-                _settle(study, say, _Watch(study, first, clock, wanted))
+                _settle(study, say, _Watch(study, first, clock, wanted), device)
         except RunBusyError:  # by a worker whose claim went with the database: it will notice
             time.sleep(PAUSE)
         finally:
@@ -123,7 +135,7 @@ def _stop_unless(wanted: Callable[[], bool]) -> None:
         raise KeyboardInterrupt
 
 
-def _run(study: Study, first: int, say: Callable[[str], None], watch: _Watch) -> None:
+def _run(study: Study, first: int, say: Callable[[str], None], watch: _Watch, device: str) -> None:
     """Run a claimed trial, or the rest of it, with those of its batch."""
     points = {number: study.start(number) for number in study.sweep.batch(first)}
     for number, point in points.items():
@@ -134,7 +146,7 @@ def _run(study: Study, first: int, say: Callable[[str], None], watch: _Watch) ->
     left = [number for number in study.unfinished() if number in points]
     try:
         with watch.clock.running():
-            experiment = study.sweep.experiment(*points.values())
+            experiment = replace(study.sweep.experiment(*points.values()), device=device)
             result = _search(experiment, study.run_folder(first), [watch])
             scores = _scores(study, experiment, result, points)
     except TrialPruned:
@@ -163,7 +175,7 @@ def _told(study: Study, number: int, score: Score, seconds: Mapping[str, float])
     return f"loss {score.loss:.4g} with {len(score.terms)} terms"
 
 
-def _settle(study: Study, say: Callable[[str], None], watch: _Watch) -> None:
+def _settle(study: Study, say: Callable[[str], None], watch: _Watch, device: str) -> None:
     """Let the picked trial's run go on with searches on halves of the tasks, if asked for.
 
     The run of a batch also gets to know which of its lambdas was picked.
@@ -173,7 +185,8 @@ def _settle(study: Study, say: Callable[[str], None], watch: _Watch) -> None:
         experiment = study.sweep.experiment(*(study.start(member) for member in batch))
         lam = study.lam(number) if len(batch) > 1 else None
         say(f"trial {number}: picked")
-        result = resume_search(study.run_folder(number), [watch], experiment, lam=lam)
+        run = study.run_folder(number)
+        result = resume_search(run, [watch], experiment, lam=lam, device=device)
         if "stability" in result.content:
             found = [row["name"] for row in result.content["stability"]["terms"] if row["stable"]]
             say(f"trial {number}: stable are {' '.join(found) or 'none'}")
@@ -181,13 +194,16 @@ def _settle(study: Study, say: Callable[[str], None], watch: _Watch) -> None:
 
 def _search(experiment: Experiment, folder: Path, sinks: Sequence[EventSink]) -> Result:
     """Begin a run, or continue it wherever a worker before left it; halves are the pick's alone."""
+    again = partial(
+        resume_search, folder, sinks, experiment, stability=False, device=experiment.device
+    )
     if (folder / "result.json").is_file():
         try:
             return Result.load(folder)
         except RunError:  # damaged: what it follows from is there, and has checksums of its own
-            return resume_search(folder, sinks, experiment, stability=False)
+            return again()
     if (folder / "manifest.json").is_file():
-        return resume_search(folder, sinks, experiment, stability=False)
+        return again()
     if folder.exists():  # killed while it was being made
         with RunFolder(folder):  # which nobody does now
             shutil.rmtree(folder)
@@ -213,6 +229,7 @@ def _scores(
         study.sweep.spec.lifetimes,
         base.settings.seed,
         STREAM,
+        own.device,
     )
     return {
         number: Score.of(rules[number], entries[number]["lam"], one.loss, one.accuracy)
