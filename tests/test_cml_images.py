@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, DataError, GrammarError
+from rulesearch.networks import ConvNet
 from rulesearch.outer.bilevel import (
     SGD,
     BilevelTraining,
@@ -22,10 +23,11 @@ from rulesearch.outer.bilevel import (
     MetaParameters,
     UnrolledDescent,
 )
+from rulesearch.outer.seeds import NETWORK, TEST, generators
 from rulesearch.reproduce import make_plan, reproduce, resume_reproduction
 from rulesearch.reproduce.cml_few_shot import rotated
 from rulesearch.reproduce.cml_table1 import Cifar, CifarSettings, SharedStrength
-from rulesearch.tasks import ImageData
+from rulesearch.tasks import ImageData, OnlineFewShot
 
 
 @pytest.fixture(autouse=True)
@@ -258,7 +260,8 @@ def test_a_tiny_run_of_table_3(tmp_path: Path) -> None:
 
 
 def check_few_shot(content: dict[str, Any], conditions: tuple[str, ...]) -> None:
-    assert [row["row"] for row in content["rows"]] == ["synaptic", "modulatory"]
+    rows = ["synaptic", "synaptic-untrained", "modulatory", "modulatory-untrained"]
+    assert [row["row"] for row in content["rows"]] == rows
     for row in content["rows"]:
         for condition in conditions:
             ours = row["ours"][condition]
@@ -323,3 +326,34 @@ def test_learning_few_shots_is_that_of_anchored_descent() -> None:
         optimiser.step()
     for value, expected in zip(found.values(), at, strict=True):
         torch.testing.assert_close(value[1], expected[1].detach())
+
+
+@pytest.mark.usefixtures("omniglot")
+def test_the_control_learns_the_same_tasks_from_birth() -> None:
+    """By hand: the weights as drawn, which are also what they are drawn to."""
+    plan = make_plan("cml-table3", "small", (*FEW, f"one_shot={ONE}", f"five_shot={FIVE}"))
+    jobs = {job.name: job for job in plan.jobs()}
+    control = jobs["synaptic-untrained-1-shot"]
+    assert control.updates == 0
+    found = control.measure(control.begin({}))["error"]
+    network = ConvNet((1, 8, 8), 3, (3, 4))
+    born = network.init(generators(0, 0, NETWORK, [(row, 0) for row in range(2)]))
+    pairs = [(row, k) for row in range(2) for k in range(3)]
+    family = OnlineFewShot(characters("evaluation"), ways=3, shots=1, queries=2, order="iid")
+    task = family.sample(generators(0, 0, TEST, pairs))
+    x = task.x[:]
+    for life, (row, member) in enumerate(pairs):
+        start = {name: w[row : row + 1].clone() for name, w in born.items()}
+        at = {name: w.clone().requires_grad_() for name, w in start.items()}
+        optimiser = torch.optim.SGD(at.values(), lr=0.03, momentum=0.9, nesterov=True)
+        for _ in range(3):
+            optimiser.zero_grad()
+            logits = network(at, x[:, life][None])[0]
+            loss = torch.nn.functional.cross_entropy(logits, task.label[:, life])
+            for name, value in at.items():
+                loss = loss + 0.15 * (value - start[name]).square().sum()
+            loss.backward()
+            optimiser.step()
+        answer = network(at, task.x_query[life][None])[0].argmax(-1)
+        right = answer.eq(task.label_query[life]).float().mean()
+        torch.testing.assert_close(found[row, member], 100 * right)

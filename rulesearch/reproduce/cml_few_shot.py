@@ -30,7 +30,7 @@ from rulesearch.outer.bilevel import (
 from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
-from rulesearch.reproduce.base import Job, Measured, RunSettings, Training
+from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training
 from rulesearch.reproduce.strength import Strength
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
@@ -41,12 +41,15 @@ __all__ = [
     "FewShotSettings",
     "Images",
     "PhaseSettings",
+    "control_row",
     "few_shot_jobs",
     "rotated",
 ]
 
 FAST: Mapping[str, tuple[str, ...]] = {"synaptic": (), "modulatory": ("gain", "shift", "head")}
 """What learns, by row: ends of names, and all where there are none."""
+
+UNTRAINED = "untrained"  # the control of a row: its meta-parameters as they are born
 
 AT_ONCE = 10  # test tasks side by side
 
@@ -184,7 +187,7 @@ class _Model:
 def few_shot_jobs(
     settings: FewShotSettings, conditions: Mapping[str, PhaseSettings], images: Images
 ) -> list[Job]:
-    """Both rows under every condition."""
+    """Both rows under every condition, and what each has without meta-training."""
     channels, height, width = images.train.channels, *images.train.shape[-2:]
     network = ConvNet((channels, height, width), settings.ways, settings.channels)
     jobs = []
@@ -200,7 +203,13 @@ def few_shot_jobs(
             begin = partial(_begin, model, train)
             measure = partial(model.measure, test)
             jobs.append(Job(row, condition, settings.updates, begin, measure))
+            jobs.append(Job(f"{row}-{UNTRAINED}", condition, 0, begin, measure))
     return jobs
+
+
+def control_row(key: str) -> Row:
+    """Title the control of a row, of which the paper has no figures."""
+    return Row(f"{key}-{UNTRAINED}", f"The same, untrained ({key})")
 
 
 def _begin(model: _Model, family: TaskFamily, trained: object) -> Training:
@@ -230,6 +239,8 @@ NOTES = (
     "gain and shift of every channel and the readout learn, with consolidated states of their "
     "own, and convolutions are meta-learnt. The paper does not tell its modulatory network, nor "
     "its settings; those of the synaptic one are used.",
+    "Untrained: meta-parameters as they are born, from which the same test tasks are learnt in the "
+    "same way.",
     "The meta-parameters are those of the last update: the released code averages them over the "
     "last updates of an epoch and picks the best by {picked}.",
 )

@@ -10,6 +10,7 @@ from rulesearch.reproduce.cml_few_shot import (
     FewShotSettings,
     Images,
     PhaseSettings,
+    control_row,
     few_shot_jobs,
 )
 from rulesearch.search.settings import Count
@@ -61,7 +62,9 @@ CML_TABLE2 = Reproduction(
     unit="% accuracy",
     rows=(
         Row("synaptic", "CML (synaptic)", {"1-shot": Published(48.43, 0.19)}),
+        control_row("synaptic"),
         Row("modulatory", "CML (modulatory)", {"1-shot": Published(49.80, 0.18)}),
+        control_row("modulatory"),
     ),
     conditions={"1-shot": "1-shot"},
     settings=MiniImageNetSettings,

@@ -10,6 +10,7 @@ from rulesearch.reproduce.cml_few_shot import (
     FewShotSettings,
     Images,
     PhaseSettings,
+    control_row,
     few_shot_jobs,
     rotated,
 )
@@ -69,7 +70,9 @@ CML_TABLE3 = Reproduction(
     unit="% accuracy",
     rows=(
         _row("synaptic", "CML (synaptic)", (94.16, 0.12), (98.06, 0.26)),
+        control_row("synaptic"),
         _row("modulatory", "CML (modulatory)", (94.24, 0.39), (98.60, 0.27)),
+        control_row("modulatory"),
     ),
     conditions={"1-shot": "1-shot", "5-shot": "5-shot"},
     settings=OmniglotSettings,
