@@ -25,8 +25,9 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.seeds import NETWORK, TEST, generators
 from rulesearch.reproduce import make_plan, reproduce, resume_reproduction
+from rulesearch.reproduce.cml_cifar import Cifar, CifarSettings
 from rulesearch.reproduce.cml_few_shot import rotated
-from rulesearch.reproduce.cml_table1 import Cifar, CifarSettings, SharedStrength
+from rulesearch.reproduce.cml_table1 import SharedStrength
 from rulesearch.tasks import ImageData, OnlineFewShot
 
 
@@ -182,11 +183,11 @@ def test_panel_b_of_figure_1_on_table_1s_network(cifar: Path, tmp_path: Path) ->
     jobs = {job.name: job for job in plan.jobs()}
     training: Any = jobs["beta-1-cifar-500"].begin({})
     contrast = training.meta_gradient
-    assert contrast.free == Descent(2, SGD(3e-4, 0.9, nesterov=True))
-    assert contrast.nudged == Descent(1, SGD(3e-4, 0.9, nesterov=True))  # for the nudge is weak
+    assert contrast.free == Descent(2, SGD(3e-4 * 250, 0.9, nesterov=True))
+    assert contrast.nudged == Descent(1, contrast.free.optimiser)  # for the nudge is weak
     strong: Any = jobs["beta-30-cifar-5000"].begin({})
     assert strong.meta_gradient.free.steps == 20
-    assert strong.meta_gradient.nudged.optimiser.rate == pytest.approx(1e-4 * 11 / 31)
+    assert strong.meta_gradient.nudged.optimiser.rate == pytest.approx(250 * 1e-4 * 11 / 31)
     reproduce(plan, tmp_path / "run")
     numbers = json.loads((tmp_path / "run" / "figures" / "numbers.json").read_text())
     assert set(numbers["loss"]) == {"500", "1500", "5000"}

@@ -73,11 +73,15 @@ class UpdateRecord:
         off the rates that are learnt, for they would diverge again.
     diverged : Tensor (seeds,) int64, optional
         How many of a seed's lifetimes were left out, where they are judged one by one.
+    residual : mapping to Tensor (seeds,)
+        By what was to be solved, the median over a seed's lifetimes of what was left of it: see
+        :class:`rulesearch.outer.bilevel.Estimate`.
     """
 
     loss: Tensor
     rejected: Tensor
     diverged: Tensor | None = None
+    residual: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(eq=False)

@@ -31,7 +31,7 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Strength
+from rulesearch.reproduce.strength import Strength, Tolerance
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
 
@@ -100,6 +100,8 @@ class FewShotSettings(RunSettings):
         Of the blocks of convolution.
     rate, momentum : float
         Of learning, by Nesterov's momentum.
+    tolerance : float, optional
+        The largest residual of learning that an update accepts; by default any.
     """
 
     ways: Annotated[int, Field(strict=True, ge=2)]
@@ -108,6 +110,7 @@ class FewShotSettings(RunSettings):
     channels: tuple[Count, ...]
     rate: Rate = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    tolerance: Tolerance = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +161,7 @@ class _Model:
         return BilevelTraining(
             MetaParameters(self.theta),
             lambda update: self.problem(family, generators(s.seed, 0, TASK, pairs, update)),
-            Contrastive(free, nudged, phase.beta, "symmetric"),
+            Contrastive(free, nudged, phase.beta, "symmetric", tolerance=s.tolerance),
             phase.meta_rate,
             s.episodes,
         )

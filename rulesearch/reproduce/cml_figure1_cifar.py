@@ -10,7 +10,7 @@ import torch
 from rulesearch.outer.bilevel import SGD, BilevelTraining, Contrastive, Descent, MetaParameters
 from rulesearch.outer.bilevel.named import detached
 from rulesearch.reproduce.base import Job, Measured, RunSettings, Training
-from rulesearch.reproduce.cml_table1 import Cifar, CifarSettings, load_cifar
+from rulesearch.reproduce.cml_cifar import Cifar, CifarSettings, load_cifar
 from rulesearch.search.settings import Count, Spec
 
 __all__ = ["CIFAR", "CifarPanel", "cifar_jobs"]
@@ -29,7 +29,7 @@ class CifarPanel(Spec):
     examples, judged, batch : int
         Images learnt, images of the evaluation loss, and images of a step.
     shorter : int
-        Divides all numbers of steps.
+        Divides all numbers of steps, and multiplies their rates.
     """
 
     data: str = "cifar10"
@@ -50,8 +50,8 @@ class _Curve:
 
     def descent(self, steps: int, rate: float) -> Descent:
         """By Nesterov's momentum."""
-        momentum = self.cifar.settings.momentum
-        return Descent(max(1, steps // self.shorter), SGD(rate, momentum, nesterov=True))
+        optimiser = SGD(rate * self.shorter, self.cifar.settings.momentum, nesterov=True)
+        return Descent(max(1, steps // self.shorter), optimiser)
 
     @property
     def free(self) -> Descent:

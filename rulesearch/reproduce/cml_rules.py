@@ -28,7 +28,7 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Strength
+from rulesearch.reproduce.strength import Strength, Tolerance
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import FewShot, TaskFamily, load
@@ -66,6 +66,8 @@ class RuleSettings(RunSettings):
         Of learning, all images of the task at each; and of each nudged phase.
     beta, strength, meta_rate : float
         Of the contrast; lambda at first, per step; and Adam's step.
+    tolerance : float, optional
+        The largest residual of learning that an update accepts; by default any.
     """
 
     data: str = "emnist"
@@ -81,6 +83,7 @@ class RuleSettings(RunSettings):
     beta: Rate = 1.0
     strength: Strength = 0.05
     meta_rate: Rate = 3e-3
+    tolerance: Tolerance = None
 
 
 class _Way(NamedTuple):
@@ -146,7 +149,11 @@ class _Model:
             MetaParameters(self.theta),
             lambda update: self.problem(family, generators(s.seed, 0, TASK, pairs, update)),
             Contrastive(
-                self.descent(s.steps), self.descent(s.nudged_steps), s.beta, continued=True
+                self.descent(s.steps),
+                self.descent(s.nudged_steps),
+                s.beta,
+                continued=True,
+                tolerance=s.tolerance,
             ),
             s.meta_rate,
             s.episodes,

@@ -36,7 +36,7 @@ from rulesearch.reproduce.base import (
     RunSettings,
     Training,
 )
-from rulesearch.reproduce.strength import Strength
+from rulesearch.reproduce.strength import Strength, Tolerance
 from rulesearch.search.settings import Count, Size
 from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
 
@@ -67,6 +67,8 @@ class SpikingSettings(RunSettings):
         Of the baselines' learning, by Nesterov's momentum.
     baseline_meta_rate : float
         Step of Adam on their first weights.
+    tolerance : float, optional
+        The largest residual of learning that CML accepts; by default any.
     """
 
     hidden: Count = 100
@@ -83,6 +85,7 @@ class SpikingSettings(RunSettings):
     bptt_rate: Size = 3e-4
     eprop_rate: Size = 1e-4
     baseline_meta_rate: Size = 3e-4
+    tolerance: Tolerance = None
 
 
 Problem = SpikingProblem | ComplexSynapse[SpikingProblem]
@@ -132,7 +135,12 @@ def _contrastive(settings: SpikingSettings, scheme: str) -> Method:
         return ComplexSynapse(SpikingProblem(learner, tasks), anchors)
 
     contrast: Contrastive[Any] = Contrastive(
-        free, nudged, settings.beta, scheme, continued=scheme == "forward"
+        free,
+        nudged,
+        settings.beta,
+        scheme,
+        continued=scheme == "forward",
+        tolerance=settings.tolerance,
     )
     return Method(problem, free, contrast, "omega.", settings.meta_rate)
 

@@ -19,10 +19,11 @@ from rulesearch.reproduce.base import Published
 from rulesearch.reproduce.plan import Plan
 from rulesearch.reproduce.tables import latex, markdown
 
-__all__ = ["REJECTED", "SECONDS", "Finished", "Outcome", "read_finished"]
+__all__ = ["REJECTED", "RESIDUAL", "SECONDS", "Finished", "Outcome", "finite", "read_finished"]
 
 SECONDS = "seconds"  # a job's word for the time that it took, and a checkpoint's for that so far
 REJECTED = "rejected"  # and for the lifetimes of its updates that taught nothing
+RESIDUAL = "residual."  # and for what its last update left unsolved, by kind
 
 
 class Finished(NamedTuple):
@@ -36,12 +37,15 @@ class Finished(NamedTuple):
         That it took.
     rejected : int
         Lifetimes of its updates that diverged, and taught nothing.
+    residual : mapping
+        What was left unsolved at the last update, ``(seeds,)`` by kind.
     """
 
     model: Mapping[str, Tensor]
     measured: Mapping[str, Tensor]
     seconds: float
     rejected: int
+    residual: Mapping[str, Tensor]
 
 
 def read_finished(file: Path) -> Finished:
@@ -63,7 +67,7 @@ def read_finished(file: Path) -> Finished:
     def part(name: str) -> dict[str, Tensor]:
         return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
 
-    return Finished(part("model."), part("measured."), seconds, rejected)
+    return Finished(part("model."), part("measured."), seconds, rejected, part(RESIDUAL))
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class Outcome:
             "lifetimes": error.shape[1],
             "diverged": int((~alive).sum()),
             "rejected": done.rejected,
+            "residual": {kind: finite(left) for kind, left in done.residual.items()},
             "episodes": settings.updates * settings.episodes,
             "minutes": round(done.seconds / 60, 2),
         }
@@ -134,6 +139,12 @@ class Outcome:
         write_atomically(run / "result.json", json.dumps(content, indent=1) + "\n")
         write_atomically(run / "table.md", markdown(content))
         write_atomically(run / "table.tex", latex(content))
+
+
+def finite(values: Tensor) -> list[float | None]:
+    """For JSON, which knows no other numbers."""
+    alive = values.isfinite().tolist()
+    return [v if known else None for v, known in zip(values.tolist(), alive, strict=True)]
 
 
 def _published(figure: Published | None) -> dict[str, float | None] | None:

@@ -16,7 +16,15 @@ from rulesearch.errors import RunError
 from rulesearch.files import write_atomically
 from rulesearch.outer.meta_training import UpdateRecord
 from rulesearch.reproduce.base import Job, Training
-from rulesearch.reproduce.outcome import REJECTED, SECONDS, Finished, Outcome, read_finished
+from rulesearch.reproduce.outcome import (
+    REJECTED,
+    RESIDUAL,
+    SECONDS,
+    Finished,
+    Outcome,
+    finite,
+    read_finished,
+)
 from rulesearch.reproduce.plan import Plan, load_plan
 from rulesearch.reproduce.trained import trained_elsewhere
 from rulesearch.search.events import EventSink
@@ -89,6 +97,7 @@ class _Run:
     checkpoint: Checkpoint | None
     finished: dict[str, Finished] = field(default_factory=dict)
     rejected: int = 0  # lifetimes of the job that runs
+    residual: Mapping[str, Tensor] = field(default_factory=dict)  # of its last update
 
     def run(self) -> Outcome:
         path = self.folder.path
@@ -130,7 +139,7 @@ class _Run:
         return reached.update if reached is not None and reached.phase == job.name else 0
 
     def _run_job(self, job: Job, file: Path) -> None:
-        started, self.rejected = time.perf_counter(), 0
+        started, self.rejected, self.residual = time.perf_counter(), 0, {}
         needed = {name: self.finished[name].model for name in job.needs}
         training = job.begin(needed)
         if job.name in self.given:
@@ -141,13 +150,15 @@ class _Run:
                 tensors = dict(self.checkpoint.tensors)
                 started -= float(tensors.pop(SECONDS))
                 self.rejected = int(tensors.pop(REJECTED, 0))
+                kinds = [key for key in tensors if key.startswith(RESIDUAL)]
+                self.residual = {key.removeprefix(RESIDUAL): tensors.pop(key) for key in kinds}
                 training.load(tensors, done)
             self._train(job, training, started)
         self._tell({"event": "measuring", "job": job.name})
         measured = job.measure(training)
         content = {
             SECONDS: _seconds_since(started),
-            REJECTED: torch.tensor(self.rejected),
+            **self._tally(),
             **{f"model.{k}": v.detach() for k, v in training.model.state_dict().items()},
             **{f"measured.{k}": v for k, v in measured.items()},
         }
@@ -161,8 +172,7 @@ class _Run:
                 self._note(job, training.updates, training.update())
                 # Copies, for an interrupt may come in the middle of the next update.
                 tensors = {k: v.clone() for k, v in training.tensors().items()}
-                tensors[SECONDS] = _seconds_since(started)
-                tensors[REJECTED] = torch.tensor(self.rejected)
+                tensors |= {SECONDS: _seconds_since(started), **self._tally()}
                 reached = Checkpoint(job.name, training.updates, self.folder.size, tensors)
                 if training.updates % every == 0 or training.updates == job.updates:
                     self.folder.save(reached)
@@ -172,20 +182,26 @@ class _Run:
                 self.folder.save(reached)
             raise
 
+    def _tally(self) -> dict[str, Tensor]:
+        """What is known of the job's updates besides what they learnt."""
+        left = {RESIDUAL + kind: value for kind, value in self.residual.items()}
+        return {REJECTED: torch.tensor(self.rejected), **left}
+
     def _note(self, job: Job, update: int, record: UpdateRecord) -> None:
-        losses = zip(record.loss.tolist(), record.loss.isfinite().tolist(), strict=True)
         event = {
             "event": "update",
             "phase": job.name,
             "update": update,
-            "loss": [loss if finite else None for loss, finite in losses],
+            "loss": finite(record.loss),
             "rejected": record.rejected.tolist(),
         }
         lost = record.rejected * self.plan.settings.episodes
         if record.diverged is not None:
             lost = record.diverged
             event["diverged"] = lost.tolist()
-        self.rejected += int(lost.sum())
+        self.rejected, self.residual = self.rejected + int(lost.sum()), record.residual
+        if self.residual:
+            event["residual"] = {kind: finite(left) for kind, left in self.residual.items()}
         self.folder.append(event)
         self._tell(event)
 

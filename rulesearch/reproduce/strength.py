@@ -1,4 +1,4 @@
-"""The strength of consolidation, where consolidated states are what is meta-learnt."""
+"""Settings that several reproductions of CML share: of consolidation, and of convergence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Strength"]
+__all__ = ["Strength", "Tolerance"]
 
 
 def _pulls(strength: float) -> float:
@@ -21,3 +21,7 @@ def _pulls(strength: float) -> float:
 
 
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_pulls)]
+"""Of consolidation, where consolidated states are what is meta-learnt."""
+
+Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+"""The largest residual of learning that is accepted: see rulesearch.outer.bilevel.residual."""

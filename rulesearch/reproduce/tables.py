@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ __all__ = ["latex", "markdown", "print_outcome"]
 
 Content = Mapping[str, Any]
 NONE = "-"
+UNSOLVED = {"learning": "learning, in units of the nudge,", "solver": "the inverse Hessian"}
 
 
 def print_outcome(content: Content, console: Console) -> None:
@@ -105,6 +107,7 @@ def _remarks(content: Content) -> Iterable[str]:
         "seeds."
     )
     yield from content["notes"]
+    yield from _residuals(content)
     for row in content["rows"]:
         for condition, ours in row["ours"].items():
             if ours is not None and ours["diverged"]:
@@ -118,6 +121,20 @@ def _remarks(content: Content) -> Iterable[str]:
                     f"{row['title']}, {content['conditions'][condition]}: {ours['rejected']} "
                     "lifetimes of meta-training diverged and taught nothing."
                 )
+
+
+def _residuals(content: Content) -> Iterable[str]:
+    """What was left unsolved at the last update: of each row the condition with most."""
+    worst: dict[str, dict[str, float]] = {}
+    for row in content["rows"]:
+        for ours in row["ours"].values():
+            for kind, left in ((ours or {}).get("residual") or {}).items():
+                known = worst.setdefault(kind, {})
+                values = [math.inf if value is None else value for value in left]
+                known[row["title"]] = max(known.get(row["title"], 0.0), *values)
+    for kind, rows in worst.items():
+        told = ", ".join(f"{title} {_short(left, 2)}" for title, left in rows.items())
+        yield f"Residual of {UNSOLVED[kind]} at the last update, largest of a row's: {told}."
 
 
 def _escaped(text: str) -> str:

@@ -25,6 +25,7 @@ from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
+from rulesearch.outer.bilevel.residual import LEARNING, Nudge, check_tolerance, within
 
 __all__ = ["SCHEMES", "Contrastive"]
 
@@ -59,11 +60,14 @@ class Contrastive(Generic[P]):
         gone on.
     bound : float
         How far a phase may go astray, see :mod:`rulesearch.outer.bilevel.convergence`.
+    tolerance : float, optional
+        The largest residual of learning that is accepted, see
+        :mod:`rulesearch.outer.bilevel.residual`; by default any.
 
     Raises
     ------
     ConfigError
-        For a strength or bound that is not a positive number, or an unknown scheme.
+        For a strength, bound or tolerance that is not a positive number, or an unknown scheme.
     """
 
     free: BilevelLearner[P]
@@ -72,11 +76,13 @@ class Contrastive(Generic[P]):
     scheme: str = "forward"
     continued: bool = False
     bound: float = BOUND
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise ConfigError(f"beta, the nudging strength, must be positive, not {self.beta}")
         check_bound(self.bound)
+        check_tolerance(self.tolerance)
         if self.scheme not in SCHEMES:
             hint = did_you_mean(self.scheme, SCHEMES)
             raise ConfigError(f"scheme is one of {', '.join(SCHEMES)}, not '{self.scheme}'{hint}")
@@ -90,12 +96,17 @@ class Contrastive(Generic[P]):
         free = self.free(problem, theta, start)
         loss = problem.eval_loss(free, theta)
         settled = watch(free, loss)
+        nudge = Nudge(problem, theta, free, self.beta, self.free.steps, loss.shape)
+        residual = torch.zeros_like(loss, dtype=torch.float64)
         total: dict[str, Tensor] = {name: torch.zeros_like(t) for name, t in theta.items()}
         for multiple, weight in SCHEMES[self.scheme].items():
-            beta, phi = multiple * self.beta, free
+            beta, phi, step = multiple * self.beta, free, self.free.steps
             if multiple or self.continued:
-                phi = self.nudged(problem, theta, free, beta, self.free.steps)
+                phi = self.nudged(problem, theta, free, beta, step)
+                step += self.nudged.steps
                 settled = settled & watch(phi, beta=beta)
+            residual = torch.maximum(residual, nudge.residual(phi, beta, step))
             for name, slope in problem.partial(phi, theta, beta).items():
                 total[name] += weight / self.beta * slope
-        return Estimate(total, loss, free, settled)
+        settled = settled & within(residual, self.tolerance)
+        return Estimate(total, loss, free, settled, {LEARNING: residual})

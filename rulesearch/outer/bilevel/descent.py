@@ -13,9 +13,10 @@ from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.problem import Bilevel
 
-__all__ = ["SGD", "Adam", "Descent", "Optimiser"]
+__all__ = ["SGD", "Adam", "Descent", "Memory", "Optimiser"]
 
 Memory = tuple[Tensor, ...]
+"""What an optimiser keeps of a tensor."""
 
 
 class Optimiser(Protocol):
@@ -74,14 +75,15 @@ class Adam:
     def __post_init__(self) -> None:
         _positive("rate", self.rate)
 
-    def update(self, slope: Tensor, memory: Memory, step: int) -> tuple[Tensor, Memory]:
-        """Return the change and the two moments."""
+    def update(self, slope: Tensor, memory: Memory, step: int | Tensor) -> tuple[Tensor, Memory]:
+        """Return the change and the two moments; the step may be a number for each row."""
         first, second = memory or (torch.zeros_like(slope), torch.zeros_like(slope))
         b1, b2 = self.betas
         first = b1 * first + (1 - b1) * slope
         second = b2 * second + (1 - b2) * slope**2
-        scale = (second / (1 - b2 ** (step + 1)) + self.eps_root).sqrt() + self.eps
-        return -self.rate / (1 - b1 ** (step + 1)) * first / scale, (first, second)
+        known1, known2 = _known(b1, step, slope), _known(b2, step, slope)
+        scale = (second / known2 + self.eps_root).sqrt() + self.eps
+        return -self.rate / known1 * first / scale, (first, second)
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,14 @@ class Descent:
                     moved[name] = value + change
                 phi = moved
         return phi
+
+
+def _known(decay: float, step: int | Tensor, like: Tensor) -> float | Tensor:
+    """Weight that a moment has gathered, the rest being of its zero at first."""
+    if isinstance(step, Tensor):
+        weight: Tensor = 1 - decay ** (step.double() + 1)
+        return weight.to(like.dtype)
+    return 1.0 - decay ** (step + 1)
 
 
 def _positive(name: str, value: float) -> None:

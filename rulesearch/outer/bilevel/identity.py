@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from rulesearch.outer.bilevel.implicit import Product
+from rulesearch.outer.bilevel.implicit import Product, Solution
 
 __all__ = ["Identity"]
 
@@ -17,6 +18,7 @@ class Identity:
 
     scale: float = 1.0
 
-    def __call__(self, product: Product, g: Tensor) -> Tensor:
-        """Return the scaled vector."""
-        return self.scale * g
+    def __call__(self, product: Product, g: Tensor) -> Solution:
+        """Return the scaled vector, which relies on nothing."""
+        sound = torch.ones(g.shape[:-1], dtype=torch.bool, device=g.device)
+        return Solution(self.scale * g, sound)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ from torch import Tensor
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.named import Named, detached, flat, gradient, leaves
 from rulesearch.outer.bilevel.problem import BilevelLearner, Estimate, Smooth
+from rulesearch.outer.bilevel.residual import LEARNING, SOLVER, check_tolerance, part_left, within
 
-__all__ = ["Implicit", "InverseHessian", "Product"]
+__all__ = ["Implicit", "InverseHessian", "Product", "Solution"]
 
 Product = Callable[[Tensor], Tensor]
 """H v, for vectors ``(*lead, n)``."""
@@ -29,11 +30,25 @@ Product = Callable[[Tensor], Tensor]
 S = TypeVar("S", bound=Smooth)
 
 
+class Solution(NamedTuple):
+    """What a solver found.
+
+    Attributes
+    ----------
+    v : Tensor (*lead, n)
+    sound : Tensor ``lead`` bool
+        Of which problems it has not met anything that contradicts what it relies on.
+    """
+
+    v: Tensor
+    sound: Tensor
+
+
 class InverseHessian(Protocol):
     """A way to solve H v = g."""
 
-    def __call__(self, product: Product, g: Tensor) -> Tensor:
-        """Return v, ``(*lead, n)`` as g."""
+    def __call__(self, product: Product, g: Tensor) -> Solution:
+        """Return v, as large as g; a problem that is not sound is rejected."""
         ...
 
 
@@ -47,19 +62,24 @@ class Implicit(Generic[S]):
     inverse : InverseHessian
     bound : float
         How far learning may go astray, see :mod:`rulesearch.outer.bilevel.convergence`.
+    tolerance : float, optional
+        The largest residual of learning that is accepted, see
+        :mod:`rulesearch.outer.bilevel.residual`; by default any.
 
     Raises
     ------
     ConfigError
-        For a bound that is not positive.
+        For a bound or tolerance that is not positive.
     """
 
     learner: BilevelLearner[S]
     inverse: InverseHessian
     bound: float = BOUND
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         check_bound(self.bound)
+        check_tolerance(self.tolerance)
 
     def __call__(self, problem: S, theta: Named) -> Estimate:
         """Learn, then solve and differentiate at the solution."""
@@ -77,7 +97,9 @@ class Implicit(Generic[S]):
             def product(v: Tensor) -> Tensor:
                 return flat(gradient(slope * v, phi, retain_graph=True), loss.shape)
 
-            v = self.inverse(product, g)
+            v, sound = self.inverse(product, g)
+            residual = {LEARNING: part_left(slope, g), SOLVER: part_left(g - product(v), g)}
             mixed = gradient(slope * v, at)
         total = {name: direct[name] - mixed[name] for name in theta}
-        return Estimate(total, loss.detach(), detached(phi), settled)
+        settled = settled & sound & within(residual[LEARNING], self.tolerance)
+        return Estimate(total, loss.detach(), detached(phi), settled, residual)

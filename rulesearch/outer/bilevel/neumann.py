@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
-from rulesearch.outer.bilevel.implicit import Product
+from rulesearch.outer.bilevel.implicit import Product, Solution
 
 __all__ = ["Neumann"]
 
@@ -19,11 +20,18 @@ class Neumann:
 
     .. math:: H^{-1} \approx \alpha \sum_{i=0}^{K} (1 - \alpha H)^i
 
+    For a symmetric H the logarithm of the size of a term is convex in i: once terms have begun to
+    grow they grow for ever. So a problem whose last term is not smaller than the one before, nor
+    nothing beside the sum, has a series that diverges: alpha is too large, or an eigenvalue not
+    positive.
+
     Parameters
     ----------
     terms : int
         K.
     alpha : float
+    strict : bool
+        Whether such a problem is rejected. If not, the sum is taken as it is.
 
     Raises
     ------
@@ -33,6 +41,7 @@ class Neumann:
 
     terms: int
     alpha: float
+    strict: bool = True
 
     def __post_init__(self) -> None:
         if self.terms < 0 or not (math.isfinite(self.alpha) and self.alpha > 0):
@@ -40,9 +49,13 @@ class Neumann:
                 f"terms are not below zero, and alpha above it: {self.terms}, {self.alpha}"
             )
 
-    def __call__(self, product: Product, g: Tensor) -> Tensor:
-        """Return the sum: ``s <- g + (1 - alpha H) s``, K times from g."""
-        total = g
+    def __call__(self, product: Product, g: Tensor) -> Solution:
+        """Return the sum, term by term."""
+        total, term, nothing = g, g, torch.finfo(g.dtype).eps
+        sound = torch.ones(g.shape[:-1], dtype=torch.bool, device=g.device)
         for _ in range(self.terms):
-            total = g + total - self.alpha * product(total)
-        return self.alpha * total
+            before, term = term, term - self.alpha * product(term)
+            total = total + term
+            now = term.norm(dim=-1)
+            sound = (now < before.norm(dim=-1)) | (now <= nothing * total.norm(dim=-1))
+        return Solution(self.alpha * total, sound if self.strict else torch.ones_like(sound))

@@ -14,7 +14,7 @@ A *problem* says what the losses are, a *learner* how long and how fast one lear
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -92,13 +92,19 @@ class Estimate:
     phi : Named
         The free solution.
     settled : Tensor ``lead`` bool
-        Whose learning stayed within bounds, see :mod:`rulesearch.outer.bilevel.convergence`.
+        Whose learning stayed within bounds, see :mod:`rulesearch.outer.bilevel.convergence`,
+        and came as near to a solution as was asked.
+    residual : Named
+        By what was to be solved, how much of it is left, ``lead`` each: ``learning`` (see
+        :mod:`rulesearch.outer.bilevel.residual`) of methods that take the solution for a
+        minimum, and ``solver`` of those that invert a Hessian.
     """
 
     gradient: Named
     loss: Tensor
     phi: Named
     settled: Tensor
+    residual: Named = field(default_factory=dict)
 
     @property
     def accepted(self) -> Tensor:

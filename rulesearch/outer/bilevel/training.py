@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rulesearch.errors import ConfigError
+from rulesearch.outer.bilevel.descent import Adam, Memory
 from rulesearch.outer.bilevel.named import Named, detached, spread
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelGradient
 from rulesearch.outer.bilevel.synapse import allowed
@@ -18,7 +19,7 @@ from rulesearch.outer.meta_training import UpdateRecord
 __all__ = ["BilevelTraining", "MetaParameters"]
 
 P = TypeVar("P", bound=Bilevel)
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("first", "second")
 
 
 @runtime_checkable
@@ -48,8 +49,9 @@ class BilevelTraining(Generic[P]):
 
     Strengths of complex synapses, where they are learnt as such, are kept from below zero. What
     diverged or went astray teaches nothing (see :mod:`rulesearch.outer.bilevel.convergence`): the
-    mean over a seed's problems is that of the others. A seed without any keeps its moments, and
-    goes half-way back to where it was last accepted, for to stay could be to diverge for ever.
+    mean over a seed's problems is that of the others. A seed without any keeps Adam's moments and
+    count of steps, and goes half-way back to where it was last accepted, for to stay could be to
+    diverge for ever.
 
     Parameters
     ----------
@@ -79,7 +81,13 @@ class BilevelTraining(Generic[P]):
     def __post_init__(self) -> None:
         if not 0 < self.rate < float("inf"):
             raise ConfigError(f"rate must be a positive number, not {self.rate}")
-        self._adam = torch.optim.Adam(self.model.parameters(), lr=self.rate)
+        self._adam = Adam(self.rate)
+        theta = detached(self.model.theta())
+        self._moments: dict[str, Memory] = {
+            name: (torch.zeros_like(t), torch.zeros_like(t)) for name, t in theta.items()
+        }
+        (first, *_) = theta.values()
+        self._steps = first.new_zeros(len(first), dtype=torch.int64)  # of Adam, by seed
         self._good: dict[str, Tensor] = {}  # where each seed was last accepted
 
     def update(self) -> UpdateRecord:
@@ -96,41 +104,38 @@ class BilevelTraining(Generic[P]):
             rows = torch.where(spread(alive, rows), rows, 0.0).sum(1)
             return rows / spread(count.clamp(min=1), rows)
 
-        for name, parameter in theta.items():
-            parameter.grad = mean(estimate.gradient[name])
         with torch.no_grad():
-            for name, parameter in theta.items():
-                accepted = spread(~rejected, parameter)
-                self._good[name] = torch.where(accepted, parameter, self._good.get(name, parameter))
-        back = {k: (t.detach() + self._good[k])[rejected] / 2 for k, t in theta.items()}
-        kept = [(moment, moment[rejected]) for moment in self._moments()]
-        self._adam.step()
-        with torch.no_grad():
-            for moment, value in kept:
-                moment[rejected] = value
-            for name, value in allowed(theta).items():
-                theta[name].copy_(value)
-                theta[name][rejected] = back[name]
+            self._step(theta, {k: mean(g) for k, g in estimate.gradient.items()}, ~rejected)
         self.updates += 1
         loss = torch.where(rejected, torch.nan, mean(estimate.loss))
-        return UpdateRecord(loss, rejected, self.episodes - count)
+        residual = {
+            kind: left.reshape(alive.shape).nanmedian(1).values
+            for kind, left in estimate.residual.items()
+        }
+        return UpdateRecord(loss, rejected, self.episodes - count, residual)
 
-    def _moments(self) -> list[Tensor]:
-        """Adam's, ``(seeds, ...)`` each; made here, as Adam would at its first step."""
-        for parameter in self.model.parameters():
-            state = self._adam.state[parameter]
-            if not state:
-                state["step"] = torch.zeros(())
-                state |= {name: torch.zeros_like(parameter) for name in MOMENTS}
-        return [self._adam.state[p][name] for p in self.model.parameters() for name in MOMENTS]
+    def _step(self, theta: Named, gradient: Named, accepted: Tensor) -> None:
+        """Adam's step of the seeds that are accepted; the others half-way back."""
+        for name, parameter in theta.items():
+            here = spread(accepted, parameter)
+            before, moments = parameter.clone(), self._moments[name]
+            good = self._good[name] = torch.where(here, before, self._good.get(name, before))
+            steps = spread(self._steps, parameter)
+            change, after = self._adam.update(gradient[name], moments, steps)
+            parameter.copy_(before + change)
+            parameter.copy_(allowed({name: parameter})[name])
+            parameter.copy_(torch.where(here, parameter, (before + good) / 2))
+            self._moments[name] = tuple(
+                torch.where(here, new, old) for new, old in zip(after, moments, strict=True)
+            )
+        self._steps = self._steps + accepted
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next update needs, for a checkpoint."""
         found = {f"model.{k}": v.detach() for k, v in self.model.named_parameters()}
-        names = {id(p): k for k, p in self.model.named_parameters()}
-        for parameter, moments in self._adam.state.items():
-            for key, value in moments.items():
-                found[f"adam.{key}.{names[id(parameter)]}"] = torch.as_tensor(value)
+        for name, moments in self._moments.items():
+            found |= {f"adam.{m}.{name}": t for m, t in zip(MOMENTS, moments, strict=True)}
+        found["adam.steps"] = self._steps
         if isinstance(self.meta_gradient, _Drawing):
             found["generator"] = self.meta_gradient.generator.get_state()
         return found | {f"good.{name}": value for name, value in self._good.items()}
@@ -149,11 +154,9 @@ class BilevelTraining(Generic[P]):
         with torch.no_grad():
             for key, parameter in parameters.items():
                 parameter.copy_(tensors[f"model.{key}"])
-                if updates:
-                    self._adam.state[parameter] = {
-                        moment: tensors[f"adam.{moment}.{key}"].clone()
-                        for moment in ("step", *MOMENTS)
-                    }
+        self._steps = tensors["adam.steps"].clone()
+        for name in self._moments:
+            self._moments[name] = tuple(tensors[f"adam.{m}.{name}"].clone() for m in MOMENTS)
         if isinstance(self.meta_gradient, _Drawing):
             self.meta_gradient.generator.set_state(tensors["generator"].clone())
         part = "good."
