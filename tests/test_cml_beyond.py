@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_reproduction import left
@@ -109,6 +110,49 @@ def test_sines_are_descended_one_after_another() -> None:
         torch.testing.assert_close(found[row, member], error.detach())
 
 
+@pytest.mark.parametrize("order", ["continual", "iid"])
+def test_readouts_are_learnt_to_their_minimum_batch_after_batch(order: Any) -> None:
+    """As they are born, in numpy: features below, and a ridge regression drawn to the last one."""
+    settings = ContinualSettings(**SINES, strength=0.2)
+    jobs = {job.name: job for job in CML_CONTINUAL.jobs(settings)}
+    job = jobs[f"readout-born-{order}"]
+    training = job.begin({})
+    found = job.measure(training)["error"]
+    assert (job.updates, jobs[f"readout-{order}"].updates) == (0, 2)
+    assert isinstance(training.model, MetaParameters)
+    theta = {k: v.detach().double().numpy() for k, v in training.model.theta().items()}
+    assert set(theta) == {"W0", "bias0", "W1", "bias1", "omega.W2", "omega.bias2"}
+    pairs = [(row, k) for row in range(2) for k in range(3)]
+    task = IncrementalSines(2, 3, 4, 4, order).sample(generators(0, 0, TEST, pairs))
+
+    def features(row: int, x: torch.Tensor) -> Any:
+        h = x.double().numpy()
+        for k in range(2):
+            h = np.maximum(h @ theta[f"W{k}"][row].T + theta[f"bias{k}"][row], 0)
+        return np.hstack([h, np.ones((len(h), 1))])
+
+    for life, (row, member) in enumerate(pairs):
+        w = np.append(theta["omega.W2"][row, 0], theta["omega.bias2"][row])
+        for x, y in zip(task.x[:][:, life], task.label[:, life], strict=True):
+            h = features(row, x)
+            left = h.T @ h / 4 + 0.2 * np.eye(len(w))
+            w = np.linalg.solve(left, h.T @ y.double().numpy()[:, 0] / 4 + 0.2 * w)
+        away = features(row, task.x_query[life]) @ w - task.label_query[life].numpy()[:, 0]
+        assert float(found[row, member]) == pytest.approx(np.mean(away**2), rel=1e-3)
+
+
+def test_all_of_what_a_readout_stands_on_is_meta_learnt() -> None:
+    jobs = {job.name: job for job in CML_CONTINUAL.jobs(ContinualSettings(**SINES))}
+    for row, more in (("readout", set()), ("readout-lambda", {"lambda.W2", "lambda.bias2"})):
+        training = jobs[f"{row}-continual"].begin({})
+        assert isinstance(training.model, MetaParameters)
+        before = {k: v.detach().clone() for k, v in training.model.theta().items()}
+        assert before.keys() == {"W0", "bias0", "W1", "bias1", "omega.W2", "omega.bias2"} | more
+        training.update()
+        for name, value in training.model.theta().items():
+            assert not torch.equal(value, before[name]), name
+
+
 @pytest.mark.parametrize(("name", "settings"), [("cml-rules", DIGITS), ("cml-continual", SINES)])
 def test_a_tiny_run_fills_its_table(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
     changes = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in settings.items()]
@@ -140,7 +184,8 @@ def test_a_tiny_run_fills_its_table(name: str, settings: dict[str, Any], tmp_pat
 def test_a_run_that_diverges_says_so_and_resumes(tmp_path: Path) -> None:
     """At a rate of 30 nothing settles, and what it leaves is the same if it is broken off."""
     changes = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in SINES.items()]
-    plan = make_plan("cml-continual", "small", [*changes, "rate=30", "checkpoint_every=1"])
+    changes += ["rate=30", "checkpoint_every=1"]
+    plan = make_plan("cml-continual", "small", changes, ("descent", "omega", "omega-lambda"))
     reproduce(plan, tmp_path / "whole")
     run = tmp_path / "broken"
     for moment in (6, 3, 4):

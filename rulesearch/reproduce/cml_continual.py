@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,16 +15,19 @@ from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.bilevel import (
     SGD,
     BilevelTraining,
+    Chain,
     ComplexSynapse,
     Contrastive,
+    ContrastiveChain,
     Descent,
     LossProblem,
     MetaParameters,
     Named,
+    Newton,
     always,
 )
 from rulesearch.outer.bilevel.named import detached
-from rulesearch.outer.bilevel.networks import Examples, LossOn, named_weights
+from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights, network_state
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.strength import Strength
@@ -35,12 +38,19 @@ __all__ = ["CML_CONTINUAL", "ContinualSettings"]
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AT_ONCE = 20  # test lifetimes side by side
+PARTS = ("W", "bias")  # of a layer
 ROWS: Mapping[str, tuple[str, ...]] = {
     "descent": (),
     "omega": ("omega",),
     "omega-lambda": ("omega", "lambda"),
 }
-"""Meta-parameters that each row learns."""
+"""Meta-parameters that each row of whole networks learns."""
+READOUTS: Mapping[str, tuple[str, ...]] = {
+    "readout-born": (),
+    "readout": ("omega", "slow"),
+    "readout-lambda": ("omega", "slow", "lambda"),
+}
+"""And each row of readouts on slow features."""
 
 
 class ContinualSettings(RunSettings):
@@ -49,11 +59,11 @@ class ContinualSettings(RunSettings):
     Attributes
     ----------
     hidden : sequence of int
-        Units of the hidden layers. All layers learn.
+        Units of the hidden layers.
     functions, batches, examples : int
         Sines of a lifetime, steps on each, examples of a step.
     rate, momentum : float
-        Of learning.
+        Of learning where it is by descent.
     beta, strength, meta_rate : float
         Of the contrast; lambda at first; and Adam's step.
     """
@@ -131,6 +141,11 @@ class _Model:
         )
         return ComplexSynapse(task, {f"lambda.{name}": strength for name in born})
 
+    def live(self, draws: Sequence[torch.Generator], theta: Named) -> Tensor:
+        """Loss on the queries after a lifetime each."""
+        problem = self.problem(draws)
+        return problem.eval_loss(self.life(problem, theta, problem.start(theta)), theta)
+
     def training(self, trained: object) -> BilevelTraining[ComplexSynapse[LossProblem]]:
         """Contrast a lifetime lived once more with one that is nudged meanwhile."""
         s = self.settings
@@ -143,23 +158,94 @@ class _Model:
             s.episodes,
         )
 
-    @torch.no_grad()
-    def measure(self, training: Training) -> Measured:
-        """Mean squared error on the queries after new lifetimes, ``(seeds, lifetimes)``."""
-        assert isinstance(training.model, MetaParameters)
-        s, found = self.settings, []
-        for first in range(0, s.lifetimes, AT_ONCE):
-            members = range(first, min(first + AT_ONCE, s.lifetimes))
-            problem = self.problem(
-                generators(s.seed, 0, TEST, [(row, k) for row in range(s.seeds) for k in members])
-            )
-            theta = {
-                name: t.repeat_interleave(len(members), 0)
-                for name, t in detached(training.model.theta()).items()
-            }
-            phi = self.life(problem, theta, problem.start(theta))
-            found.append(2 * problem.eval_loss(phi, theta).reshape(s.seeds, -1))
-        return {"error": torch.cat(found, 1)}
+
+@dataclass(frozen=True)
+class _LossAbove:
+    """Loss of a network whose readout is phi, and all below it theta."""
+
+    network: PlasticNetwork
+    source: Source
+
+    def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
+        """Return the loss, ``(lifetimes,)``."""
+        x, label = self.source(step)
+        both, layers = {**theta, **phi}, range(len(self.network.sizes) - 1)
+        state = network_state({f"{part}{k}": both[f"{part}{k}"] for part in PARTS for k in layers})
+        return self.network.loss(self.network(state, x), label)
+
+
+@dataclass(frozen=True, eq=False)
+class _Readout:
+    """Only the readout learns: every batch to the end, held to what the one before has left."""
+
+    whole: _Model
+
+    @property
+    def top(self) -> tuple[str, ...]:
+        """Names of what learns."""
+        last = len(self.whole.settings.hidden)
+        return tuple(f"{part}{last}" for part in PARTS)
+
+    @property
+    def theta(self) -> dict[str, Tensor]:
+        """Meta-parameters at first: the state at birth, features, and strengths if learnt."""
+        born, strength = self.whole.born, self.whole.settings.strength
+        found = {k if k not in self.top else f"omega.{k}": w for k, w in born.items()}
+        if "lambda" in self.whole.learnt:
+            found |= {f"lambda.{k}": torch.full_like(born[k], strength) for k in self.top}
+        return found
+
+    def problem(self, draws: Sequence[torch.Generator]) -> Chain[LossProblem]:
+        """A stage for each batch of the lifetime."""
+        whole = self.whole
+        batch = whole.family.sample(draws)
+        each = len(draws) // whole.settings.seeds
+        born = {name: whole.born[name].repeat_interleave(each, 0) for name in self.top}
+        fixed = {} if "lambda" in whole.learnt else {
+            f"lambda.{name}": torch.tensor(whole.settings.strength) for name in born
+        }  # fmt: skip
+        judge = _LossAbove(whole.network, always(Examples(batch.x_query, batch.label_query)))
+        stages = []
+        for x, target in zip(batch.x[:], batch.label, strict=True):
+            learn = _LossAbove(whole.network, always(Examples(x, target)))
+            stages.append(ComplexSynapse(LossProblem(learn, judge, lambda theta: born), fixed))
+        return Chain(stages)
+
+    def live(self, draws: Sequence[torch.Generator], theta: Named) -> Tensor:
+        """Loss on the queries after a lifetime each."""
+        chain = self.problem(draws)
+        return chain.stages[-1].eval_loss(chain.live(Newton(), theta)[-1], theta)
+
+    def training(self, trained: object) -> BilevelTraining[Chain[LossProblem]]:
+        """Contrast the solutions of every batch, from the last to the first."""
+        s = self.whole.settings
+        pairs = [(row, k) for row in range(s.seeds) for k in range(s.episodes)]
+        return BilevelTraining(
+            MetaParameters(self.theta),
+            lambda update: self.problem(generators(s.seed, 0, TASK, pairs, update)),
+            ContrastiveChain(Newton(), Newton(), s.beta),
+            s.meta_rate,
+            s.episodes,
+        )
+
+
+Live = Callable[[Sequence[torch.Generator], Named], Tensor]
+
+
+@torch.no_grad()
+def _measure(settings: ContinualSettings, live: Live, training: Training) -> Measured:
+    """Mean squared error on the queries after new lifetimes, ``(seeds, lifetimes)``."""
+    assert isinstance(training.model, MetaParameters)
+    s, found = settings, []
+    for first in range(0, s.lifetimes, AT_ONCE):
+        members = range(first, min(first + AT_ONCE, s.lifetimes))
+        draws = generators(s.seed, 0, TEST, [(row, k) for row in range(s.seeds) for k in members])
+        theta = {
+            name: t.repeat_interleave(len(members), 0)
+            for name, t in detached(training.model.theta()).items()
+        }
+        found.append(2 * live(draws, theta).reshape(s.seeds, -1))
+    return {"error": torch.cat(found, 1)}
 
 
 def _jobs(settings: ContinualSettings) -> Sequence[Job]:
@@ -169,10 +255,14 @@ def _jobs(settings: ContinualSettings) -> Sequence[Job]:
         family = IncrementalSines(
             settings.functions, settings.batches, settings.examples, settings.examples, order
         )
-        for row, learnt in ROWS.items():
-            model = _Model(settings, family, learnt)
-            updates = settings.updates if learnt else 0
-            jobs.append(Job(row, order, updates, model.training, model.measure))
+        rows: dict[str, _Model | _Readout] = {
+            **{row: _Model(settings, family, learnt) for row, learnt in ROWS.items()},
+            **{row: _Readout(_Model(settings, family, part)) for row, part in READOUTS.items()},
+        }
+        for row, model in rows.items():
+            updates = settings.updates if {**ROWS, **READOUTS}[row] else 0
+            measure = partial(_measure, settings, model.live)
+            jobs.append(Job(row, order, updates, model.training, measure))
     return jobs
 
 
@@ -183,8 +273,11 @@ CML_CONTINUAL: Reproduction[Any] = Reproduction(
     unit="mean squared error",
     rows=(
         Row("descent", "Gradient descent"),
-        Row("omega", "Consolidated state meta-learnt"),
-        Row("omega-lambda", "State and strength meta-learnt"),
+        Row("omega", "Lifetimes contrasted: state meta-learnt"),
+        Row("omega-lambda", "Lifetimes contrasted: state and strength"),
+        Row("readout-born", "Readout to its minimum, as born"),
+        Row("readout", "Readout to its minimum: features and state meta-learnt"),
+        Row("readout-lambda", "Readout to its minimum: strength too"),
     ),
     conditions={"iid": "iid", "continual": "continual"},
     settings=ContinualSettings,
@@ -203,9 +296,12 @@ CML_CONTINUAL: Reproduction[Any] = Reproduction(
     jobs=_jobs,
     notes=(
         "Tasks, their small scale and test lifetimes are those of flp-table1, whose rows stand "
-        "for comparison. Here all layers learn, at one rate.",
-        "A lifetime is no equilibrium: the nudged phase lives it once more, and so does the one "
-        "that it is contrasted with.",
+        "for comparison. In the first three rows all layers learn, at one rate.",
+        "Lifetimes contrasted: a lifetime is no equilibrium, and the nudged phase lives it once "
+        "more, as does the one that it is contrasted with.",
+        "Readout to its minimum: a batch is learnt by the last layer alone, to the end, held to "
+        "the weights that the batch before has left; features are slow weights. Minima are "
+        "contrasted from the last batch to the first.",
     ),
 )
 """Continual learning with meta-learnt consolidation."""

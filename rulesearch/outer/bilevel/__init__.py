@@ -2,6 +2,7 @@
 
 from rulesearch.outer.bilevel.batches import Batches
 from rulesearch.outer.bilevel.bound import best_beta, error_bound
+from rulesearch.outer.bilevel.chain import Chain, ContrastiveChain
 from rulesearch.outer.bilevel.classifiers import (
     Classifier,
     CrossEntropy,
@@ -21,6 +22,7 @@ from rulesearch.outer.bilevel.losses import Loss, LossProblem
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.networks import Examples, Source, always, network_problem
 from rulesearch.outer.bilevel.neumann import Neumann
+from rulesearch.outer.bilevel.newton import Newton
 from rulesearch.outer.bilevel.plasticity import RuleProblem, rule_problem
 from rulesearch.outer.bilevel.problem import (
     Bilevel,
@@ -49,11 +51,13 @@ __all__ = [
     "BilevelGradient",
     "BilevelLearner",
     "BilevelTraining",
+    "Chain",
     "Classifier",
     "CoefficientProblem",
     "ComplexSynapse",
     "ConjugateGradient",
     "Contrastive",
+    "ContrastiveChain",
     "CrossEntropy",
     "Dense",
     "Descent",
@@ -69,6 +73,7 @@ __all__ = [
     "MetaParameters",
     "Named",
     "Neumann",
+    "Newton",
     "Optimiser",
     "Ridge",
     "RidgeSolution",

@@ -115,9 +115,12 @@ class Estimate:
         return alive
 
 
-class BilevelGradient(Protocol[P_contra]):
-    """A way to get the meta-gradient."""
+Q_contra = TypeVar("Q_contra", contravariant=True)
 
-    def __call__(self, problem: P_contra, theta: Named) -> Estimate:
+
+class BilevelGradient(Protocol[Q_contra]):
+    """A way to get the meta-gradient, of a problem or of whatever is made of several."""
+
+    def __call__(self, problem: Q_contra, theta: Named) -> Estimate:
         """Learn, and estimate the gradient of the meta-objective in theta."""
         ...

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.descent import Adam, Memory
 from rulesearch.outer.bilevel.named import Named, detached, spread
-from rulesearch.outer.bilevel.problem import Bilevel, BilevelGradient
+from rulesearch.outer.bilevel.problem import BilevelGradient
 from rulesearch.outer.bilevel.synapse import allowed
 from rulesearch.outer.meta_training import UpdateRecord
 
 __all__ = ["BilevelTraining", "MetaParameters"]
 
-P = TypeVar("P", bound=Bilevel)
+P = TypeVar("P")
 MOMENTS = ("first", "second")
 
 
