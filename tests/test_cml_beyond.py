@@ -197,7 +197,7 @@ def test_a_run_that_diverges_says_so_and_resumes(tmp_path: Path) -> None:
     for row in content["rows"][1:]:
         for figure in row["ours"].values():
             assert figure["rejected"] == 2 * 2 * 2  # updates, seeds and lifetimes of each
-    assert "8 lifetimes of meta-training diverged" in (run / "table.md").read_text()
+    assert "8 lifetimes of meta-training were rejected" in (run / "table.md").read_text()
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     for event in events:
         if event["event"] == "update":

@@ -150,6 +150,15 @@ def test_controls_begin_as_cml_and_nothing_else_differs(cifar: Path) -> None:
         assert (gradient.learner.steps, gradient.last) == (3, 2)
 
 
+def test_solvers_may_be_told_to_be_strict(cifar: Path) -> None:
+    for overrides, strict in (((), False), (("strict=true", "tolerance=0.5"), True)):
+        jobs = {job.name: job for job in table1(cifar, *overrides).jobs()}
+        for row in ("cg", "rbp-control"):
+            training: Any = jobs[f"{row}-evaluation"].begin({})
+            assert training.meta_gradient.inverse.strict is strict
+            assert training.meta_gradient.tolerance == (0.5 if strict else None)
+
+
 def test_the_best_shared_strength_is_kept() -> None:
     """Losses of two seeds by strength are made up: the least wins, what diverged never."""
     losses = iter(([3.0, 2.0], [1.0, float("nan")], [2.0, 1.5]))
@@ -190,7 +199,12 @@ def test_panel_b_of_figure_1_on_table_1s_network(cifar: Path, tmp_path: Path) ->
     assert strong.meta_gradient.nudged.optimiser.rate == pytest.approx(250 * 1e-4 * 11 / 31)
     reproduce(plan, tmp_path / "run")
     numbers = json.loads((tmp_path / "run" / "figures" / "numbers.json").read_text())
-    assert set(numbers["loss"]) == {"500", "1500", "5000"}
+    assert set(numbers["loss"]) == {"2", "6", "20"}  # as they were taken
+    assert set(numbers["without"]) == set(numbers["loss"])
+    begun: Any = jobs["beta-1-cifar-1500"].begin({})
+    begun.updates = 2  # the order of images goes by them
+    without = jobs["beta-1-cifar-1500"].measure(begun)["error"].mean()  # nothing is learnt yet
+    assert numbers["without"]["6"] == pytest.approx(float(without), rel=1e-4)
     assert numbers["betas"] == [1.0, 30.0]
     found = left(tmp_path / "run")
     for name, values in found.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = ["Nudging", "figure1"]
 
 FAINT: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
 HEIGHT = 2.7  # inches
+DASHED = (0, (4, 2))
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,18 @@ class Nudging:
         By steps: distance of the free solution from the true one.
     loss : mapping to array, (seeds, betas)
         By steps of the first phase: validation loss of a network after meta-learning.
+    without : mapping to float
+        By steps: the loss with the strengths of before.
+    images : str
+        What the network sees.
     """
 
     betas: Floats
     error: Mapping[int, Floats]
     delta: Mapping[int, float]
     loss: Mapping[int, Floats]
+    without: Mapping[int, float] = field(default_factory=dict)
+    images: str = ""
 
     @property
     def constant(self) -> float:
@@ -58,6 +65,7 @@ def figure1(data: Nudging) -> Figure:
     """Draw both panels."""
     drawn = [draw for draw, rows in ((_error, data.error), (_loss, data.loss)) if rows]
     figure, axes = panels(max(len(drawn), 1), height=HEIGHT)
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     for draw, ax in zip(drawn, axes, strict=False):
         ax.set_xscale("log")
         ax.set_xlabel(r"nudging strength $\beta$")
@@ -73,7 +81,7 @@ def _error(data: Nudging, ax: Axes) -> None:
     for (steps, rows), colour in zip(data.error.items(), _colours(data.error), strict=True):
         delta = data.delta[steps]
         bound = [data.constant * error_bound(delta, float(beta)) for beta in fine]
-        ax.plot(fine, bound, color=colour, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+        ax.plot(fine, bound, color=colour, linewidth=0.8, linestyle=DASHED, zorder=1)
         text = rf"$\delta = {_power(delta)}$"
         ends.append((_line(ax, data.betas, rows, colour), text, colour))
     ax.set_xlim(data.betas[0], data.betas[-1])
@@ -81,13 +89,17 @@ def _error(data: Nudging, ax: Axes) -> None:
 
 
 def _loss(data: Nudging, ax: Axes) -> None:
-    ax.set_title(r"$\mathbf{B}$  loss after meta-learning")
+    images = f"{data.images}: " if data.images else ""
+    ax.set_title(rf"$\mathbf{{B}}$  {images}loss after meta-learning, and before")
     ax.set_ylabel("validation loss")
     ends = []
     for (steps, rows), colour in zip(data.loss.items(), _colours(data.loss), strict=True):
         ends.append((_line(ax, data.betas, rows, colour), f"{steps} steps", colour))
+        if steps in data.without:
+            ax.axhline(data.without[steps], color=colour, linewidth=0.8, linestyle=DASHED, zorder=1)
     ax.set_xlim(data.betas[0], data.betas[-1])
-    ax.set_ylim(bottom=0)
+    low, high = ax.get_ylim()
+    ax.set_ylim(bottom=0 if low < high / 2 else low)
     label_ends(ax, ends)
 
 

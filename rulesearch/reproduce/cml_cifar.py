@@ -89,6 +89,9 @@ class CifarSettings(RunSettings):
         Strengths to choose from without meta-learning, learnt with TBPTL's steps and rate.
     tolerance : float, optional
         The largest residual of learning that CML and the implicit rows accept; by default any.
+    strict : bool
+        Whether conjugate gradient and the Neumann series reject a Hessian that shows itself not
+        positive definite; the released code does not ask.
     """
 
     lifetimes: Literal[1] = 1
@@ -116,6 +119,7 @@ class CifarSettings(RunSettings):
         0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3,
     )  # fmt: skip
     tolerance: Tolerance = None
+    strict: bool = False
 
 
 @dataclass(frozen=True, eq=False)

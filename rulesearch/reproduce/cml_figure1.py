@@ -28,7 +28,7 @@ from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.report.cml_figures import Nudging, figure1
 from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.reproduce.cml_figure1_cifar import CIFAR, CifarPanel, cifar_jobs
+from rulesearch.reproduce.cml_figure1_cifar import CIFAR, CifarPanel, cifar_jobs, judged
 from rulesearch.reproduce.figures import write_figures
 from rulesearch.search.settings import Count, Size
 from rulesearch.tasks import load
@@ -171,13 +171,13 @@ def _descent(steps: int, rate: float, settings: NudgingSettings) -> Descent:
 
 def _digits_job(beta: float, steps: int, problem: Synapses, settings: NudgingSettings) -> Job:
     free = _descent(steps, settings.rate, settings)
+    strengths = {
+        f"lambda.{name}": torch.full_like(w, settings.strength)
+        for name, w in problem.inner.start({}).items()
+    }
 
     def begin(trained: object) -> Training:
         nudged = _descent(settings.nudged_steps, settings.rate / (1 + beta), settings)
-        weights = problem.inner.start({})
-        strengths = {
-            f"lambda.{name}": torch.full_like(w, settings.strength) for name, w in weights.items()
-        }
         return BilevelTraining(
             MetaParameters(strengths),
             lambda update: problem,
@@ -188,9 +188,7 @@ def _digits_job(beta: float, steps: int, problem: Synapses, settings: NudgingSet
     @torch.no_grad()
     def measure(training: Training) -> Measured:
         assert isinstance(training, BilevelTraining)
-        theta = training.model.theta()
-        phi = free(problem, theta, problem.start(theta))
-        return {"error": problem.eval_loss(phi, theta)[:, None]}
+        return judged(problem, free, training.model.theta(), strengths)
 
     return Job(_row(beta), f"digits-{steps}", settings.updates, begin, measure)
 
@@ -219,9 +217,19 @@ def _draw(measured: Mapping[str, Measured], run: Path) -> None:
             if all(jobs)
         }
 
+    def panel(kind: str, steps: Sequence[int]) -> tuple[dict[int, Floats], dict[int, float]]:
+        """Losses, and those without meta-learning, by the steps that were taken."""
+        loss, without = curves(kind, steps), curves(kind, steps, "without")
+        taken = {n: int(curves(kind, (n,), "steps")[n][0, 0]) for n in loss}
+        return (
+            {taken[n]: rows for n, rows in loss.items()},
+            {taken[n]: float(rows.mean()) for n, rows in without.items()},
+        )
+
     deltas = {n: float(rows.mean()) for n, rows in curves("ridge", RIDGE, "delta").items()}
-    loss = curves("digits", DIGITS) or curves("cifar", CIFAR)
-    data = Nudging(np.array(betas), curves("ridge", RIDGE), deltas, loss)
+    digits, cifar = panel("digits", DIGITS), panel("cifar", CIFAR)
+    shown, images = (digits, "digits") if digits[0] else (cifar, "CIFAR-10")
+    data = Nudging(np.array(betas), curves("ridge", RIDGE), deltas, *shown, images)
     write_figures(run, {"figure1": figure1(data)}, {**asdict(data), "constant": data.constant})
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from rulesearch.outer.bilevel import SGD, BilevelTraining, Contrastive, Descent, MetaParameters
-from rulesearch.outer.bilevel.named import detached
+from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.reproduce.base import Job, Measured, RunSettings, Training
-from rulesearch.reproduce.cml_cifar import Cifar, CifarSettings, load_cifar
+from rulesearch.reproduce.cml_cifar import Cifar, CifarSettings, Synapses, load_cifar
 from rulesearch.search.settings import Count, Spec
 
-__all__ = ["CIFAR", "CifarPanel", "cifar_jobs"]
+__all__ = ["CIFAR", "CifarPanel", "cifar_jobs", "judged"]
 
 CIFAR = (500, 1500, 5000)  # steps of the first phase
 AT, RATE = 10.0, 1e-4  # the strength of Table 1's nudge, and the rate of its nudged phase
@@ -77,12 +77,23 @@ class _Curve:
 
     @torch.no_grad()
     def measure(self, training: Training) -> Measured:
-        """Loss on the images judged of a network that learns with the strengths found."""
+        """Judge networks that learn with the strengths found."""
         assert isinstance(training, BilevelTraining)
+        before = self.cifar.strengths(self.cifar.settings.cml.strength)
         problem = self.cifar.problem(training.updates)
-        theta = detached(training.model.theta())
-        phi = self.free(problem, theta, problem.start(theta))
-        return {"error": problem.eval_loss(phi, theta)[:, None]}
+        return judged(problem, self.free, detached(training.model.theta()), before)
+
+
+def judged(problem: Synapses, free: Descent, theta: Named, before: Named) -> Measured:
+    """Loss on the images judged, with the strengths found and with those of before.
+
+    A curve of the figure has one number of steps.
+    """
+    found, without = (
+        problem.eval_loss(free(problem, each, problem.start(each)), each)
+        for each in (theta, before)
+    )
+    return {"error": found[:, None], "without": without, "steps": torch.tensor(free.steps)}
 
 
 def cifar_jobs(panel: CifarPanel, settings: RunSettings, betas: Sequence[float]) -> list[Job]:

@@ -82,8 +82,8 @@ def _meta_gradients(
     s, learner, limit = cifar.settings, cifar.learner, cifar.settings.tolerance
     solvers: dict[str, tuple[MethodSettings, InverseHessian]] = {
         "t1-t2": (s.t1_t2, Identity()),
-        "cg": (s.cg, ConjugateGradient(s.iterations, strict=False)),
-        "rbp": (s.rbp, Neumann(s.terms, s.alpha, strict=False)),
+        "cg": (s.cg, ConjugateGradient(s.iterations, s.strict)),
+        "rbp": (s.rbp, Neumann(s.terms, s.alpha, s.strict)),
     }
     rows: dict[str, tuple[MethodSettings, BilevelGradient[Synapses]]] = {
         row: (method, Implicit(learner(method), solver, tolerance=limit))

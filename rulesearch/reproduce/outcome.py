@@ -36,7 +36,7 @@ class Finished(NamedTuple):
     seconds : float
         That it took.
     rejected : int
-        Lifetimes of its updates that diverged, and taught nothing.
+        Lifetimes of its updates that diverged, or were not solved as asked, and taught nothing.
     residual : mapping
         What was left unsolved at the last update, ``(seeds,)`` by kind.
     """

@@ -119,7 +119,7 @@ def _remarks(content: Content) -> Iterable[str]:
             if ours is not None and ours["rejected"]:
                 yield (
                     f"{row['title']}, {content['conditions'][condition]}: {ours['rejected']} "
-                    "lifetimes of meta-training diverged and taught nothing."
+                    "lifetimes of meta-training were rejected and taught nothing."
                 )
 
 
