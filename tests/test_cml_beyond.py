@@ -81,8 +81,9 @@ def test_only_rows_with_a_learnt_state_are_trained_and_all_of_it_moves() -> None
         assert not torch.equal(value, before[name])
 
 
-def test_sines_are_descended_one_after_another() -> None:
-    settings = ContinualSettings(**SINES, rate=0.05, momentum=0.0)
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_sines_are_descended_one_after_another(repeats: int) -> None:
+    settings = ContinualSettings(**SINES, rate=0.05, momentum=0.0, repeats=repeats)
     job = next(job for job in CML_CONTINUAL.jobs(settings) if job.name == "descent-continual")
     training = job.begin({})
     found = job.measure(training)["error"]
@@ -99,8 +100,9 @@ def test_sines_are_descended_one_after_another() -> None:
 
     for life, (row, member) in enumerate(pairs):
         w = {name: value[row].clone().requires_grad_() for name, value in born.items()}
-        for step in range(6):
-            away = answer(w, task.x[:][step, life]) - task.label[step, life]
+        for step in range(6 * repeats):
+            turn = step // repeats
+            away = answer(w, task.x[:][turn, life]) - task.label[turn, life]
             slopes = torch.autograd.grad(away.square().mean() / 2, list(w.values()))
             w = {
                 name: (value - 0.05 * slope).detach().requires_grad_()

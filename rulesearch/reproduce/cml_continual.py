@@ -61,7 +61,9 @@ class ContinualSettings(RunSettings):
     hidden : sequence of int
         Units of the hidden layers.
     functions, batches, examples : int
-        Sines of a lifetime, steps on each, examples of a step.
+        Sines of a lifetime, batches of each, examples of a batch.
+    repeats : int
+        Steps of descent on each batch, one after another.
     rate, momentum : float
         Of learning where it is by descent.
     beta, strength, meta_rate : float
@@ -72,6 +74,7 @@ class ContinualSettings(RunSettings):
     functions: Count = 10
     batches: Count = 40
     examples: Count = 32
+    repeats: Count = 1
     rate: Rate = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta: Rate = 0.3
@@ -118,9 +121,9 @@ class _Model:
 
     @property
     def life(self) -> Descent:
-        """A step for each batch of the lifetime."""
+        """So many steps for each batch of the lifetime."""
         s = self.settings
-        return Descent(s.functions * s.batches, SGD(s.rate, s.momentum))
+        return Descent(s.functions * s.batches * s.repeats, SGD(s.rate, s.momentum))
 
     def problem(self, draws: Sequence[torch.Generator]) -> ComplexSynapse[LossProblem]:
         """Lifetimes side by side, those of a seed together; without meta-learning unanchored."""
@@ -130,7 +133,8 @@ class _Model:
         def learn(step: int | None) -> Examples:
             if step is None:
                 return Examples(*(t.transpose(0, 1).flatten(1, 2) for t in (x, target)))
-            return Examples(x[step % len(x)], target[step % len(x)])
+            turn = step // self.settings.repeats % len(x)
+            return Examples(x[turn], target[turn])
 
         judge = always(Examples(batch.x_query, batch.label_query))
         each = len(draws) // self.settings.seeds
