@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +28,7 @@ from rulesearch.outer.seeds import generators as seeds_of
 from rulesearch.reproduce import make_plan, reproduce
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel, uniform_regret
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generators(*seeds: int) -> list[torch.Generator]:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,6 @@ PROBLEMS = [
     for pool in ("pool10", "generated-10")
     for examples in (1, 3)
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def problem_name(problem: Problem) -> str:
@@ -90,6 +81,8 @@ JAX_GRADIENTS = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from test_benchmarks import JAX_CASES, PEERS, PROBLEMS, strong
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 print(json.dumps([PEERS[n].prepare(PROBLEMS[k], strong(PROBLEMS[k])).run() for n, k in JAX_CASES]))
 """
 

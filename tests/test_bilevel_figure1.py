@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from rulesearch.errors import ConfigError
@@ -18,16 +16,10 @@ from rulesearch.reproduce import Plan, load_outcome, make_plan, reproduce, resum
 from rulesearch.reproduce.cml_figure1 import BETAS, DIGITS, RIDGE, RidgeErrors
 from rulesearch.reproduce.tables import latex, markdown
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = ("updates=2", "examples=12", "judged=20", "hidden=4", "nudged_steps=3", "checkpoint_every=2")
 ROWS = ("beta-0.03", "beta-1")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny(*overrides: str) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -35,16 +35,10 @@ from rulesearch.outer.bilevel import (
     exact_ridge_gradient,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EXACT = RidgeSolution()
 FEATURES = 6
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generator(seed: int = 0) -> torch.Generator:

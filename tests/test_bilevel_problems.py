@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -32,15 +32,9 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.networks import Examples, named_weights, network_problem
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Named = Mapping[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,16 +27,10 @@ from rulesearch.outer.spiking import LastWindow, SpikingProblem
 from rulesearch.reproduce import Plan, make_plan, reproduce
 from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = ("updates=2", "seeds=2", "lifetimes=3", "hidden=6", "free_steps=4", "nudged_steps=3")
 STEPS = ("unrolled_steps=3", "truncated_steps=4", "window=2", "checkpoint_every=1")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generators(*seeds: int) -> list[torch.Generator]:

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from rulesearch.search.ranks import _backends
 from rulesearch.search.run import resume_search, start_search
 from rulesearch.tasks import FewShot, TaskBatch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 CONFIG = (
@@ -49,15 +51,6 @@ needs_gpus = pytest.mark.skipif(
     torch.cuda.device_count() < 2 or not torch.distributed.is_nccl_available(),
     reason="fewer than two CUDA devices, or no NCCL, to exchange by",
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,21 +21,14 @@ from rulesearch.learners.eager.plan import merged, plan_of
 from rulesearch.learners.tape import build_tape, not_fusible
 from rulesearch.networks import NetworkState, PlasticNetwork
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DEVICES = [
     "cpu",
     pytest.param(
         "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     ),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def terms(*expressions: str) -> TermPool:

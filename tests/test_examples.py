@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from rulesearch.outer.meta_gradient import Unrolled, evaluate
 from rulesearch.outer.scaling import term_scales
 from rulesearch.tasks import TaskBatch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 POOL = Grammar.from_yaml(Path(__file__).parent.parent / "grammars" / "pool10.yaml").enumerate()
 THETA = torch.tensor([0.05, -0.01, -0.04, 0.003, 0.005, 0.01, 0.02, -0.03, 0.01, 0.02]).double()
 SIZES = (7, 6, 5, 4)
@@ -33,15 +34,6 @@ PATHS: dict[str, dict[str, Any]] = {
     "autograd": {"method": "autograd"},
 }
 ENGINES = ("fused", "torch")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def lives(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +31,8 @@ from rulesearch.learners import Indexed, PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.rules import Rule
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Life = tuple[NetworkState, Tensor, Tensor]
 Found = tuple[NetworkState, dict[str, Tensor]]
 
@@ -41,15 +42,6 @@ BACKPROP = {
     "relu": PlasticNetwork(SIZES, activation="relu", feedback="symmetric", bias=True),
     "linear": PlasticNetwork(SIZES, feedback="symmetric", bias=True, output="linear"),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def first_order(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,15 +14,9 @@ from rulesearch.networks import ConvNet
 from rulesearch.outer.bilevel import SGD, Adam, Batches, ComplexSynapse, Descent, classifier_problem
 from rulesearch.tasks import ImageData
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Named = Mapping[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generator(seed: int) -> torch.Generator:
