@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rulesearch.errors import LearnerError
 from rulesearch.outer import features, relu_layers
 from rulesearch.outer.features import extract, mlp_features
 from rulesearch.outer.relu_layers import ReluLayers
@@ -19,7 +20,7 @@ SIZES = (5, 7, 4, 9)
 
 @pytest.fixture(params=[1, 4, 13, 800])
 def by_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slices of one example, of some, of all, and of more than there are."""
+    """Slices of one example and of some; of all at once plain autograd has them."""
     for module in (relu_layers, features):
         monkeypatch.setattr(module, "ROWS", request.param)
 
@@ -99,6 +100,24 @@ def test_what_no_one_wants_is_not_differentiated() -> None:
     assert not module(x).requires_grad
     with torch.no_grad():
         assert not layers()(x).requires_grad
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (),
+        (nn.Linear(2, 3),),
+        (nn.ReLU(), nn.Linear(2, 3)),
+        (nn.Linear(2, 3), nn.Tanh()),
+        (nn.Linear(2, 3, bias=False), nn.ReLU()),
+    ],
+)
+def test_other_layers_are_refused(others: tuple[nn.Module, ...]) -> None:
+    """What would otherwise pass through relu unasked."""
+    with pytest.raises(LearnerError, match="use Sequential for"):
+        ReluLayers(*others)
+    with pytest.raises(LearnerError, match="in turn, not Linear;"):
+        layers()[:1]
 
 
 def test_they_are_made_sliced_and_named_as_a_sequence() -> None:
