@@ -17,11 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import corpus
-from typer.testing import CliRunner
 
 import rulesearch as rs
-from rulesearch import cli
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-W", "error", "-m", "rulesearch.cli"]
@@ -38,22 +35,6 @@ refit_episodes: 20
 penalty: {lam: [1, 5]}
 optimiser: {rate: 1.0e-3}
 """
-
-
-@pytest.fixture
-def run_main(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run ``rulesearch ...`` in this process: status, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rulesearch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        code = stopped.value.code
-        assert code is None or isinstance(code, int)
-        out, err = capsys.readouterr()
-        return code or 0, out, err
-
-    return run
 
 
 def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -75,54 +56,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(config: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     run = config.parent / "finished"
     return run, process("search", config, "--out", run)
-
-
-# -- grammars --
-
-
-def test_enumerate(run_main: Any) -> None:
-    status, out, _ = run_main("enumerate", "pool10")
-    lines = out.splitlines()
-    assert status == 0
-    assert lines[0].split() == ["term", "expression", "locality", "start"]
-    assert [line.split()[0] for line in lines[1:]] == [f"F{i}" for i in range(10)]
-    status, out, _ = run_main("enumerate", ROOT / "grammars" / "bio.yaml", "--latex")
-    assert status == 0
-    assert all(re.match(r"\w+: .*\\mathbf", line) for line in out.splitlines())
-    status, out, _ = run_main("enumerate", "pool10", "--json")
-    terms = json.loads(out)
-    assert [term["name"] for term in terms] == [f"F{i}" for i in range(10)]
-    assert {"expr", "latex", "locality", "degree", "init", "about"} <= terms[0].keys()
-
-
-def test_check(run_main: Any, tmp_path: Path) -> None:
-    assert run_main("check", "quadratic")[0] == 0
-    path = tmp_path / "mine.yaml"
-    path.write_text("terms:\n  F0: -e_pst * y_pre.T\n")
-    status, out, err = run_main("check", path)
-    assert (status, out) == (2, "")
-    assert err == f"{path}:2:8: unknown symbol 'e_pst'; did you mean 'e_post'?\n"
-
-
-# Every third of the corpus, in a process each; test_hostile_grammars.py takes all of it in one.
-HOSTILE = list(corpus().items())[::3]
-assert len(HOSTILE) >= 30
-
-
-@pytest.mark.parametrize(("name", "content"), HOSTILE, ids=[name for name, _ in HOSTILE])
-def test_hostile_grammars_end_in_one_line(name: str, content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "hostile.yaml"
-    path.write_bytes(content)
-    limit = 500_000_000
-
-    def small() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CPU, (10, 10))  # seconds of work, whatever else runs
-
-    done = process("check", path, cwd=tmp_path, preexec_fn=small)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(rf"{re.escape(str(path))}:\d+:\d+: [^\n]+\n", done.stderr)
-    assert [p.name for p in tmp_path.iterdir()] == ["hostile.yaml"]
 
 
 # -- a search, from its start to its report --
@@ -458,33 +391,3 @@ def test_data(run_main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     last = err.splitlines()[-1]
     for word in ("train-images-idx3-ubyte.gz", "https://", "RULESEARCH_DATA", str(tmp_path)):
         assert word in last
-
-
-# -- help --
-
-
-@pytest.mark.parametrize(
-    "command",
-    ["", "enumerate", "check", "search", "resume", "show", "report", "evaluate", "data",
-     "data list", "data fetch"],
-)  # fmt: skip
-def test_help(command: str) -> None:
-    shown = CliRunner().invoke(cli.app, [*command.split(), "--help"], prog_name="rulesearch")
-    assert shown.exit_code == 0
-    assert f"Usage: rulesearch {command}".strip() in shown.output
-    assert shown.output == CliRunner().invoke(cli.app, [*command.split(), "-h"],
-                                              prog_name="rulesearch").output  # fmt: skip
-
-
-def test_every_command_is_documented() -> None:
-    documented = (ROOT / "docs" / "cli.md").read_text()
-    listed = set(re.findall(r"^rulesearch (\w+)", documented, re.MULTILINE))
-    known = {
-        info.name or info.callback.__name__  # type: ignore[union-attr]
-        for info in cli.app.registered_commands
-    } | {group.name for group in cli.app.registered_groups}
-    assert listed == known
-
-
-def test_the_version(run_main: Any) -> None:
-    assert run_main("--version") == (0, f"rulesearch {rs.__version__}\n", "")
