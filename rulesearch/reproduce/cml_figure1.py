@@ -257,10 +257,12 @@ CML_FIGURE1 = Reproduction(
         "exact one, both phases with so many steps of gradient descent; the mean over updates, "
         "each with a new problem. The figure's bound is that of Theorem 1, with delta as measured "
         "and the least constant with which it holds everywhere.",
-        "Digits (B): cross-entropy on the evaluation images after meta-learning lambda of every "
-        "weight of a 64-32-10 network, so many steps in the first phase. A small stand-in for the "
-        "paper's CIFAR-10, on which --set 'cifar={data: FOLDER}' measures it with the network of "
-        "Table 1.",
+        "B, digits: cross-entropy on the evaluation images after meta-learning lambda of every "
+        "weight of a 64-32-10 network, so many steps in the first phase; a small stand-in for the "
+        "paper's CIFAR-10.",
+        "B, CIFAR-10, in the place of digits with --set 'cifar={data: FOLDER}': the same, of the "
+        "network of Table 1; a column's name has the paper's number of steps, of which the "
+        "setting cifar takes its share.",
         "Steps of the nudged phase are shorter by 1 + beta, for its loss is steeper by as much.",
         "The figure and its numbers are in the run's folder figures/.",
     ),

@@ -84,8 +84,11 @@ struct Elementwise {
     const int64_t products = int64_t(op.n) * op.m * (1 + op.count * s.examples);
     split(shared ? products : 0, op.n, kWide, [&](int64_t begin, int64_t end) {
       static thread_local Block block;  // whose memory is found again in the next step
-      for (block.from = int(begin); block.from < end; block.from += BLOCK) {
-        block.height = std::min<int>(BLOCK, int(end) - block.from);
+      const int rows = int(end - begin), blocks = std::max(1, (rows + BLOCK - 1) / BLOCK);
+      const int units = (rows + kWide * blocks - 1) / (kWide * blocks);
+      const int height = units * kWide;  // all about as high
+      for (block.from = int(begin); block.from < end; block.from += height) {
+        block.height = std::min(height, int(end) - block.from);
         work(block);
       }
     });
@@ -194,12 +197,14 @@ struct Elementwise {
   }
 
   void rows_backward(const Op& op) const {
-    for (int i = 0; i < op.n; ++i)
-      for (int e = 0; e < s.examples; ++e) {
-        if (op.scale >= 0) s.adjoint(op.scale)[e] += overlap[i];
-        for (int k = op.rows; k < op.rows + op.row_count; ++k)
-          s.adjoint(s.p.entries[k].scalar)[e * stride(op.n) + i] += overlap[i];
+    for (int e = 0; e < s.examples; ++e) {
+      if (op.scale >= 0)
+        for (int i = 0; i < op.n; ++i) s.adjoint(op.scale)[e] += overlap[i];
+      for (int k = op.rows; k < op.rows + op.row_count; ++k) {
+        T* p_bar = s.adjoint(s.p.entries[k].scalar) + e * stride(op.n);
+        for (int i = 0; i < op.n; ++i) p_bar[i] += overlap[i];
       }
+    }
   }
 
   // adjoints of the vectors of products whose weights are weighted(product, column)

@@ -146,7 +146,9 @@ struct Lifetime {
       if (is_low_rank(*update_of[k])) begin_chunk(*update_of[k], end - begin);
     for (int64_t t = end - 1; t >= begin; --t) {
       s.y = frames.data() + (t - begin) * frame_size();
-      std::fill(bar.begin(), bar.end(), T(0));
+      split(frame_size() / 4, frame_size(), stride(2), [&](int64_t from, int64_t to) {
+        std::fill(bar.data() + from, bar.data() + to, T(0));
+      });
       for (auto run = schedule.runs.rbegin(); run != schedule.runs.rend(); ++run) {
         const Op& op = *run->first;
         if (op.kind == MATVEC) multiply_backward(op);

@@ -185,15 +185,18 @@ void add_products(Panel<T> C, int n, int m, const T* growth, Left<T> a, Panel<co
 template <class T>
 void multiply_transposed(const T* W, int n, int m, int64_t ldw, const T* y, int64_t y_stride,
                          T* out, int64_t out_stride, int count) {
+  constexpr int line = 64 / sizeof(T), unit = line * kStrip;
   const int64_t work = (int64_t)n * m * count;
   const bool in_strips = pays_in_strips(count, n);
-  if (count >= sharers(work) * (kWide / 2)) {
+  const int threads = sharers(work);
+  // By columns each number of W is read by one core alone; but cores that write to the same rows,
+  // if in other columns, disturb each other where there is little else to do.
+  if (count >= threads * (kWide / 2) && !(in_strips && m >= 3 * threads * unit)) {
     split(work, count, kWide, [&](int64_t begin, int64_t end) {
       add_products<T>({out + begin * out_stride, out_stride}, int(end - begin), m, nullptr,
                       {y + begin * y_stride, y_stride, 1}, {W, ldw}, n, in_strips);
     });
-  } else {  // cores that write to the same rows, if in other columns, disturb each other
-    constexpr int line = 64 / sizeof(T), unit = line * kStrip;
+  } else {
     split(work, m, unit, [&](int64_t begin, int64_t end) {
       add_products<T>({out + begin, out_stride}, count, int(end - begin), nullptr,
                       {y, y_stride, 1}, {W + begin, ldw}, n, in_strips);
