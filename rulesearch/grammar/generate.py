@@ -10,7 +10,7 @@ import sympy
 from sympy.matrices.expressions.diagonal import DiagMatrix
 
 from rulesearch.errors import GrammarError
-from rulesearch.grammar.build import negated, shape_of, shape_text, transpose
+from rulesearch.grammar.build import Piece, multiply, negated, shape_of, shape_text, transpose
 from rulesearch.grammar.parser import TextPlace, parse_expression
 from rulesearch.grammar.reader import Document, Path
 from rulesearch.grammar.schema import GeneratorSpec, OuterSpec
@@ -60,7 +60,7 @@ def _outer(spec: OuterSpec, document: Document, path: Path) -> Iterator[Term]:
     place = document.key_place(path)
     for post, u in sides["post"]:
         for pre, v in sides["pre"]:
-            expr = sympy.MatMul(u, transpose(v), evaluate=False)
+            expr = multiply([Piece(u, 0), Piece(transpose(v), 0)])
             yield Term(_name(post, pre), negated(expr), place=place)
 
 
@@ -69,6 +69,8 @@ def _decay(text: str, where: TextPlace) -> tuple[sympy.MatrixExpr, str]:
     weight = signal("W")
     if factor.is_Number and factor > 0:
         return weight, "decay"
+    if factor.is_Number:
+        raise GrammarError(f"a decay shrinks weights: write 1, not {text}", where.place)
     if shape_of(factor) == (N_POST, ONE):
         chain = (DiagMatrix(factor), weight)
     elif shape_of(factor) == (N_PRE, ONE):
@@ -79,7 +81,7 @@ def _decay(text: str, where: TextPlace) -> tuple[sympy.MatrixExpr, str]:
             f"this is {shape_text(shape_of(factor))}",
             where.place,
         )
-    return sympy.MatMul(*chain, evaluate=False), _name("decay", text)
+    return multiply([Piece(factor, 0) for factor in chain]), _name("decay", text)
 
 
 def _name(*texts: str) -> str:
