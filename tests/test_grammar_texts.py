@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rulesearch.errors import GrammarError
-from rulesearch.grammar import Grammar
+from rulesearch.grammar import Grammar, Term
 
 
 def generated(post: str, pre: str) -> Grammar:
@@ -56,3 +56,33 @@ def test_mistakes_are_shown_where_they_stand(source: str, message: str) -> None:
     with pytest.raises(GrammarError) as raised:
         Grammar.from_string(source, "g.yaml")
     assert str(raised.value).startswith(f"g.yaml:{message}")
+
+
+LONG = [f"tanh({'+'.join(['y_post'] * n)})" for n in (9, 10, 11)]  # names cut to the same letters
+
+
+@pytest.mark.parametrize(
+    ("post", "names"),
+    [
+        (["2*y_post - e_post"], ["outer_2_y_post_e_post_y_pre"]),
+        (["1e-3 * e_post"], ["outer_1e_3_e_post_y_pre"]),
+        (["-e_post"], ["e_post_y_pre"]),
+        (["e_post", "-e_post - e_post", "e_post - 2 * W * y_pre"],
+         ["e_post_y_pre", "e_post_2_W_y_pre_y_pre"]),
+        (LONG, ["tanh_" + 8 * "y_post_" + "y_p", *("tanh_" + 8 * "y_post_" + f"y_{i}" for i in "23")]),
+    ],
+)  # fmt: skip
+def test_generated_names_are_names(post: list[str], names: list[str]) -> None:
+    pool = generated(str(post), "[y_pre]").pool
+    assert list(pool.names) == names
+    assert max(map(len, names)) <= 64
+    declared = "\n".join(f"  {term.name}: {term}" for term in pool)
+    assert Grammar.from_string(f"terms:\n{declared}").pool == pool
+
+
+@pytest.mark.parametrize("name", ["2x", "", "a b", "W", "T", "dot", "a" * 65, "naïve"])
+def test_a_term_has_a_name_that_a_grammar_takes(name: str) -> None:
+    with pytest.raises(GrammarError, match="name"):
+        Term.from_text(name, "-W")
+    with pytest.raises(GrammarError, match=r"g\.yaml:1:9: .*name"):
+        Grammar.from_string(f"terms: {{'{name}': -W}}", "g.yaml")

@@ -15,7 +15,7 @@ from rulesearch.grammar.parser import TextPlace, parse_expression
 from rulesearch.grammar.reader import Document, Path
 from rulesearch.grammar.schema import GeneratorSpec, OuterSpec
 from rulesearch.grammar.symbols import N_POST, N_PRE, signal
-from rulesearch.grammar.term import Term
+from rulesearch.grammar.term import MAX_NAME, Term
 
 __all__ = ["count", "generated"]
 
@@ -87,4 +87,5 @@ def _decay(text: str, where: TextPlace) -> tuple[sympy.MatrixExpr, str]:
 def _name(*texts: str) -> str:
     """A name from expressions: 'y_post**2', 'e_pre' to 'y_post2_e_pre'."""
     plain = "_".join(text.replace("**", "") for text in texts)
-    return re.sub(r"\W+", "_", plain, flags=re.ASCII).strip("_")[:64]
+    name = re.sub(r"\W+", "_", plain, flags=re.ASCII).strip("_")
+    return (f"outer_{name}" if name[0].isdigit() else name)[:MAX_NAME]

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
 import sympy
 
-from rulesearch.errors import Place
+from rulesearch.errors import GrammarError, Place
 from rulesearch.grammar.canonical import NormalForm, normal_form
 from rulesearch.grammar.locality import Locality, locality
-from rulesearch.grammar.parser import TextPlace, parse_term
+from rulesearch.grammar.parser import FUNCTIONS, TextPlace, parse_term
 from rulesearch.grammar.printing import latex, text
 from rulesearch.grammar.rebuild import to_sympy
+from rulesearch.grammar.symbols import VOCABULARY
 
-__all__ = ["Term"]
+__all__ = ["MAX_NAME", "Term", "name_mistake"]
+
+MAX_NAME = 64
+NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_]{{0,{MAX_NAME - 1}}}")
+
+
+def name_mistake(name: str) -> str:
+    """Return why a term cannot be named so, or ``""``."""
+    if not NAME.fullmatch(name):
+        return (
+            "a term's name has letters, digits and '_', begins with a letter, "
+            f"and is no longer than {MAX_NAME}"
+        )
+    if name in VOCABULARY or name in FUNCTIONS or name == "T":
+        return "this name means something else in expressions"
+    return ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,7 +57,7 @@ class Term:
     Raises
     ------
     GrammarError
-        If ``expr`` has another shape or no canonical form.
+        If ``expr`` has another shape or no canonical form, or a grammar takes no such name.
     """
 
     name: str
@@ -50,6 +67,8 @@ class Term:
     place: Place | None = None
 
     def __post_init__(self) -> None:
+        if mistake := name_mistake(self.name):
+            raise GrammarError(f"'{self.name[:MAX_NAME]}': {mistake}", self.place)
         self.normal_form  # noqa: B018 - a term that has none cannot exist
 
     @classmethod
