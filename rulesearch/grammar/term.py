@@ -57,7 +57,8 @@ class Term:
     Raises
     ------
     GrammarError
-        If ``expr`` has another shape or no canonical form, or a grammar takes no such name.
+        If ``expr`` has another shape or no canonical form, or a grammar does not take the name
+        or read the term's text, which is how a result is kept.
     """
 
     name: str
@@ -70,6 +71,18 @@ class Term:
         if mistake := name_mistake(self.name):
             raise GrammarError(f"'{self.name[:MAX_NAME]}': {mistake}", self.place)
         self.normal_form  # noqa: B018 - a term that has none cannot exist
+        self._check_text()
+
+    def _check_text(self) -> None:
+        """Refuse a term whose text does not read back, since that is how results are kept."""
+        try:
+            read = normal_form(parse_term(str(self)))
+        except GrammarError as error:
+            raise GrammarError(
+                f"written out, the term cannot be read again: {error.message}", self.place
+            ) from None
+        if read != self.normal_form:
+            raise GrammarError("written out, the term reads as another", self.place)
 
     @classmethod
     def from_text(
