@@ -71,7 +71,7 @@ LONG = [f"tanh({'+'.join(['y_post'] * n)})" for n in (9, 10, 11)]  # names cut t
         (["-e_post"], ["e_post_y_pre"]),
         (["e_post", "-e_post - e_post", "e_post - 2 * W * y_pre"],
          ["e_post_y_pre", "e_post_2_W_y_pre_y_pre"]),
-        (LONG, ["tanh_" + 8 * "y_post_" + "y_p", *("tanh_" + 8 * "y_post_" + f"y_{i}" for i in "23")]),
+        (LONG, [f"tanh_{8 * 'y_post_'}{end}" for end in ("y_p", "y_2", "y_3")]),
     ],
 )  # fmt: skip
 def test_generated_names_are_names(post: list[str], names: list[str]) -> None:
@@ -92,7 +92,7 @@ def test_a_term_has_a_name_that_a_grammar_takes(name: str) -> None:
 
 # Random expressions of every construct, numbers of every kind among them.
 NUMBERS = st.sampled_from(
-    "0 1 2 -3 0.5 1/3 -22/7 1e-12 1e12 1e15/1e4 0.123456789 0.333333333333333333".split()
+    ("0", "1", "2", "-3", "1/3", "-22/7", "1e-12", "1e12", "1e15/1e4", "0.333333333333333333")
 )
 SIGNALS = {"post": ("y_post", "z_post", "ones_post"), "pre": ("y_pre", "e_pre")}
 OTHER = {"post": "pre", "pre": "post"}
@@ -100,7 +100,7 @@ OTHER = {"post": "pre", "pre": "post"}
 
 @st.composite
 def vectors(draw: st.DrawFn, side: str, depth: int) -> str:
-    kinds = "number minus power function image sum hadamard scalar".split()
+    kinds = ("number", "minus", "power", "function", "image", "sum", "hadamard", "scalar")
     kind = draw(st.sampled_from(kinds)) if depth else "signal"
     if kind == "signal":
         return draw(st.sampled_from(SIGNALS[side]))
@@ -126,7 +126,7 @@ def vectors(draw: st.DrawFn, side: str, depth: int) -> str:
 
 @st.composite
 def scalars(draw: st.DrawFn, depth: int) -> str:
-    kind = draw(st.sampled_from("sum dot row number power".split()))
+    kind = draw(st.sampled_from(("sum", "dot", "row", "number", "power")))
     if kind == "number":
         return draw(NUMBERS)
     if kind == "power" and depth:
@@ -144,7 +144,8 @@ def scalars(draw: st.DrawFn, depth: int) -> str:
 
 @st.composite
 def updates(draw: st.DrawFn, depth: int = 2) -> str:
-    kind = draw(st.sampled_from("outer outer number scalar row sum hadamard tanh".split()))
+    kinds = ("outer", "outer", "number", "scalar", "row", "sum", "hadamard", "tanh")
+    kind = draw(st.sampled_from(kinds))
     if depth == 0:
         return draw(st.sampled_from(("W", "B")))
     if kind == "outer":

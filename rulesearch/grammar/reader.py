@@ -164,7 +164,8 @@ class _Reader:
 
     def _directive(self, text: str) -> Place:
         """Where the first directive stands; the parser gives that of the document below it."""
-        return _place_of(text[: re.search("^%", text, re.MULTILINE).start()], self.file)
+        first = next(re.finditer("^%", text, re.MULTILINE))
+        return _place_of(text[: first.start()], self.file)
 
     def _top(self) -> Place:
         return Place(self.file, 1, 1)

@@ -35,7 +35,7 @@ MAX_INCLUDES = 100
 
 def _term_name(name: str) -> str:
     if mistake := name_mistake(name):
-        raise PydanticCustomError("term_name", mistake)  # type: ignore[arg-type]
+        raise PydanticCustomError("term_name", mistake)
     return name
 
 
