@@ -51,6 +51,11 @@ def test_numbers_of_generated_vectors_stand_in_front(
         ("# 100 %\n%YAML 1.2\n---\nterms: {a: W}", "2:1: directives (%...) are not read"),
         ("generate: [{decay: [1, 0]}]", "1:24: a decay shrinks weights: write 1, not 0"),
         ("generate: [{decay: [-1]}]", "1:21: a decay shrinks weights: write 1, not -1"),
+        ("terms: {a: }", "1:11: 'a': should be an expression, or a mapping with 'expr:'"),
+        ("terms: {a: [W]}", "1:12: 'a': should be an expression, or a mapping with 'expr:'"),
+        ("terms: {a: Y_post * y_pre.T}", "1:12: unknown symbol 'Y_post'; did you mean 'y_post'?"),
+        ("terms: {a: e_post * Y_PRE.T}", "1:21: unknown symbol 'Y_PRE'; did you mean 'y_pre'?"),
+        ("terms: {a: omega - W}", "1:12: unknown symbol 'omega'; did you mean 'Omega'?"),
         ("generate: [{decay: [B]}]", "1:21: wrong shape: a decay is 1 or a vector"),
     ],
 )

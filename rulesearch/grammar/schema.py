@@ -59,7 +59,9 @@ class TermSpec(_Spec):
     @model_validator(mode="before")
     @classmethod
     def _bare_expression(cls, data: Any) -> Any:
-        return {"expr": data} if isinstance(data, str | int | float) else data
+        if not isinstance(data, str | int | float | dict):
+            raise PydanticCustomError("term", "should be an expression, or a mapping with 'expr:'")
+        return data if isinstance(data, dict) else {"expr": data}
 
 
 class OuterSpec(_Spec):
