@@ -77,19 +77,7 @@ def enumerate(
     _either(latex, as_json)
     pool = Grammar.from_yaml(grammar).enumerate()
     if as_json:
-        terms = [
-            {
-                "name": t.name,
-                "expr": str(t),
-                "latex": t.latex(),
-                "locality": t.locality,
-                "degree": t.degree,
-                "init": t.init,
-                "about": t.about,
-            }
-            for t in pool
-        ]
-        print(json.dumps(terms, indent=1))
+        print(json.dumps([term.describe() for term in pool], indent=1))
     elif latex:
         for term in pool:
             print(rf"{term.name}: {term.latex()}")

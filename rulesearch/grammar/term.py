@@ -125,6 +125,18 @@ class Term:
         """Return the expression in LaTeX, as it was written."""
         return latex(self.expr)
 
+    def describe(self) -> dict[str, object]:
+        """Return what a listing says of the term, as JSON values."""
+        return {
+            "name": self.name,
+            "expr": str(self),
+            "latex": self.latex(),
+            "locality": self.locality,
+            "degree": self.degree,
+            "init": self.init,
+            "about": self.about,
+        }
+
     def _repr_latex_(self) -> str:
         return f"${self.latex()}$"
 

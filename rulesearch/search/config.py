@@ -96,6 +96,8 @@ class Experiment:
                 f"{network.activation} cannot be differentiated twice, and the meta-gradient goes "
                 "through errors that hold its derivative already; use softplus"
             )
+        if not self.pool:
+            raise ConfigError("the pool is empty: there is no term to search for")
         if not any(self.pool.init):
             raise ConfigError(
                 "every term starts at zero, where nothing is learnt and no gradient points "
