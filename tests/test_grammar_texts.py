@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rulesearch.errors import GrammarError
 from rulesearch.grammar import Grammar, Term
+from rulesearch.networks import PlasticNetwork
+from rulesearch.search.config import Experiment, load_config
+from rulesearch.search.settings import Settings
+from rulesearch.tasks import LinearTeacher
 
 
 def generated(post: str, pre: str) -> Grammar:
@@ -218,3 +224,22 @@ def test_what_could_not_be_read_again_is_refused_where_it_stands(
     with pytest.raises(GrammarError) as raised:
         Grammar.from_string(f"terms: {{F0: {expression}}}", "g.yaml")
     assert str(raised.value).startswith(f"g.yaml:{message}")
+
+
+def test_the_copy_that_a_run_keeps_reads_back(tmp_path: Path) -> None:
+    grammar = """
+    terms: {F0: {expr: -e_post * y_pre.T, init: 1e-3}, third: 0.333333333333333333 * W}
+    generate: [{outer: {post: [2*y_post - e_post, -e_post], pre: [y_pre, -e_pre / 3]}}]
+    """
+    pool = Grammar.from_string(grammar).pool
+    network = PlasticNetwork([6, 6], output="linear")
+    experiment = Experiment(pool, network, LinearTeacher(), Settings())
+    copy = tmp_path / "config.yaml"
+    copy.write_text(experiment.to_yaml())
+    again = load_config(copy).pool
+    assert again == pool
+    assert [str(term) for term in again] == [str(term) for term in pool]
+    assert again.names == (
+        "F0", "third", "outer_2_y_post_e_post_y_pre", "outer_2_y_post_e_post_e_pre_3",
+        "e_post_e_pre_3",
+    )  # fmt: skip

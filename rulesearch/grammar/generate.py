@@ -87,5 +87,5 @@ def _decay(text: str, where: TextPlace) -> tuple[sympy.MatrixExpr, str]:
 def _name(*texts: str) -> str:
     """A name from expressions: 'y_post**2', 'e_pre' to 'y_post2_e_pre'."""
     plain = "_".join(text.replace("**", "") for text in texts)
-    name = re.sub(r"\W+", "_", plain, flags=re.ASCII).strip("_")
+    name = re.sub(r"[\W_]+", "_", plain, flags=re.ASCII).strip("_")
     return (f"outer_{name}" if name[0].isdigit() else name)[:MAX_NAME]
