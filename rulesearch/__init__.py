@@ -9,8 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rulesearch import tasks
-    from rulesearch.errors import RuleSearchError
+    from rulesearch import errors, tasks
+    from rulesearch.errors import (
+        ConfigError,
+        DataError,
+        DivergedError,
+        GrammarError,
+        LearnerError,
+        RuleSearchError,
+        RunError,
+    )
     from rulesearch.grammar import Grammar, Term, TermPool
     from rulesearch.learners import Indexed, PlasticityLearner
     from rulesearch.networks import LearntFeedback, NetworkState, PlasticNetwork
@@ -24,8 +32,13 @@ __version__ = "0.1.0"
 __all__ = [
     "L1",
     "L2",
+    "ConfigError",
+    "DataError",
+    "DivergedError",
     "Grammar",
+    "GrammarError",
     "Indexed",
+    "LearnerError",
     "LearntFeedback",
     "NetworkState",
     "NoPenalty",
@@ -35,16 +48,26 @@ __all__ = [
     "Result",
     "Rule",
     "RuleSearchError",
+    "RunError",
     "Term",
     "TermPool",
     "__version__",
+    "errors",
     "load_run",
     "search",
     "tasks",
 ]
 
 _HOMES = {
-    "rulesearch.errors": ("RuleSearchError",),
+    "rulesearch.errors": (
+        "ConfigError",
+        "DataError",
+        "DivergedError",
+        "GrammarError",
+        "LearnerError",
+        "RuleSearchError",
+        "RunError",
+    ),
     "rulesearch.grammar": ("Grammar", "Term", "TermPool"),
     "rulesearch.rules": ("Rule",),
     "rulesearch.networks": ("LearntFeedback", "NetworkState", "PlasticNetwork"),
@@ -57,7 +80,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("search", "tasks"):
+    if name in ("errors", "search", "tasks"):
         return import_module(f"rulesearch.{name}")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rulesearch import __version__
-from rulesearch.errors import RuleSearchError, RunError
+from rulesearch.errors import ConfigError, RuleSearchError, RunError
 from rulesearch.grammar import Grammar
 
 if TYPE_CHECKING:
@@ -74,21 +74,10 @@ def enumerate(
     grammar: GrammarArgument, latex: LatexOption = False, as_json: JsonOption = False
 ) -> None:
     """List a grammar's candidate terms."""
+    _either(latex, as_json)
     pool = Grammar.from_yaml(grammar).enumerate()
     if as_json:
-        terms = [
-            {
-                "name": t.name,
-                "expr": str(t),
-                "latex": t.latex(),
-                "locality": t.locality,
-                "degree": t.degree,
-                "init": t.init,
-                "about": t.about,
-            }
-            for t in pool
-        ]
-        print(json.dumps(terms, indent=1))
+        print(json.dumps([term.describe() for term in pool], indent=1))
     elif latex:
         for term in pool:
             print(rf"{term.name}: {term.latex()}")
@@ -178,6 +167,7 @@ def show(
     from rulesearch.search.command import follow_run, print_run
     from rulesearch.search.sweep.command import follow_study, is_study, print_study
 
+    _either(latex, as_json)
     if follow:
         raise typer.Exit((follow_study if is_study(run) else follow_run)(run))
     if is_reproduction(run):
@@ -287,7 +277,7 @@ def bench(
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="main, steps, steps-one, width, depth, examples, terms, terms-dense, flp, "
+            help="main, steps, steps-one, width, depth, examples, terms, terms-dense, flp, cml, "
             "compile, all."
         ),
     ] = None,
@@ -384,6 +374,11 @@ def _usage(error: Any) -> str:
     command = error.ctx.command_path if error.ctx is not None else "rulesearch"
     message = error.format_message().strip().rstrip(".")
     return f"{message}; see '{command} --help'" if message else ""
+
+
+def _either(latex: bool, as_json: bool) -> None:
+    if latex and as_json:
+        raise ConfigError("--latex and --json are two forms of one thing: give one of them")
 
 
 def _refused(message: str) -> int:

@@ -69,6 +69,7 @@ class DivergedError(RunError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest known word, or ``""``."""
-    close = get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    """Return ``"; did you mean 'x'?"`` for the closest known word in either case, or ``""``."""
+    folded = {name.lower(): name for name in sorted(known)}
+    close = get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    return f"; did you mean '{folded[close[0]]}'?" if close else ""

@@ -28,6 +28,13 @@ def test_enumerate(run_main: Any) -> None:
     assert {"expr", "latex", "locality", "degree", "init", "about"} <= terms[0].keys()
 
 
+@pytest.mark.parametrize("command", [("enumerate", "pool10"), ("show", "nowhere")])
+def test_one_form_at_a_time(run_main: Any, command: tuple[str, str]) -> None:
+    status, out, err = run_main(*command, "--latex", "--json")
+    assert (status, out) == (2, "")
+    assert err == "--latex and --json are two forms of one thing: give one of them\n"
+
+
 def test_check(run_main: Any, tmp_path: Path) -> None:
     assert run_main("check", "quadratic")[0] == 0
     path = tmp_path / "mine.yaml"

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import rulesearch as rs
 from rulesearch import cli
+from rulesearch.bench.suites import SUITES
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,13 @@ def test_help(command: str) -> None:
     assert f"Usage: rulesearch {command}".strip() in shown.output
     assert shown.output == CliRunner().invoke(cli.app, [*command.split(), "-h"],
                                               prog_name="rulesearch").output  # fmt: skip
+
+
+def test_every_suite_is_listed() -> None:
+    shown = CliRunner().invoke(cli.app, ["bench", "--help"], env={"COLUMNS": "400"}).output
+    listed = set(re.split(r"[ ,.│]+", shown))
+    assert {"main", "steps-one", "terms-dense", "flp", "cml", "compile", "all"} <= listed
+    assert set(SUITES) <= listed
 
 
 def test_every_command_is_documented() -> None:

@@ -23,10 +23,11 @@ PACKAGE = ROOT / "rulesearch"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # From low to high; a module may import its own layer and those below. Layers on one line are
-# strangers to one another. Errors, files, paths and cli are modules, the others are folders.
+# strangers to one another. Errors, arguments, files, paths and cli are modules, the others
+# are folders.
 LAYERS = [
     {"errors"},
-    {"files", "paths"},
+    {"arguments", "files", "paths"},
     {"grammar"},
     {"compile"},
     {"rules"},

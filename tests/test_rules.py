@@ -338,3 +338,19 @@ def test_a_file_that_is_missing_or_cannot_be_written(tmp_path: Path) -> None:
         Rule.load(tmp_path / "absent.json")
     with pytest.raises(RuleSearchError, match="cannot be written"):
         Rule(POOL, THETA).save(tmp_path / "absent" / "rule.json")
+
+
+@pytest.mark.parametrize(
+    ("expression", "latex"),
+    [
+        ("2 * W", r"0.500 \cdot 2 \mathbf{W}_{\ell-1,\ell}"),
+        ("-1e-5 * W", r"-0.500 \cdot 10^{-5} \mathbf{W}_{\ell-1,\ell}"),
+        ("W / 3", r"0.500 \cdot \frac{1}{3} \mathbf{W}_{\ell-1,\ell}"),
+        ("-W", r"-0.500 \, \mathbf{W}_{\ell-1,\ell}"),
+        ("2 * W - Omega", r"0.500 \, (2 \mathbf{W}_{\ell-1,\ell} - \mathbf{\Omega}_{\ell-1,\ell})"),
+    ],
+)
+def test_a_coefficient_and_a_number_of_its_term_stand_apart(expression: str, latex: str) -> None:
+    rule = Rule(TermPool([Term.from_text("F", expression)]), {"F": 0.5})
+    assert rule.latex() == latex
+    MathTextParser("agg").parse(f"${rule.latex()}$")

@@ -22,6 +22,7 @@ __all__ = [
     "ExpressionError",
     "Piece",
     "add",
+    "bounded",
     "multiply",
     "negated",
     "number",
@@ -36,6 +37,7 @@ Expr = Any  # a SymPy scalar or matrix expression; SymPy has no common type for 
 SCALAR = (sympy.Integer(1), sympy.Integer(1))
 EXPONENTS = range(2, 9)
 MAX_EXPONENT = 64  # of powers of powers
+MAX_DIGITS = 40  # more than those of a canonical form's coefficients
 LARGEST, SMALLEST = 10**12, sympy.Rational(1, 10**12)
 OUT_OF_RANGE = "number out of range; its size must be 1e-12 to 1e12"
 
@@ -66,8 +68,11 @@ def shape_text(shape: tuple[sympy.Expr, sympy.Expr]) -> str:
 
 
 def _scalar(expr: Expr) -> Expr:
-    """A 1 x 1 matrix as the scalar that it holds."""
-    return MatrixElement(expr, 0, 0) if expr.is_Matrix else expr
+    """A 1 x 1 matrix as the scalar that it holds; its own scalars stand in front."""
+    scalars, matrices = _factors(expr)
+    if not matrices:
+        return expr
+    return sympy.Mul(*scalars, MatrixElement(_product((), matrices), 0, 0))
 
 
 def _factors(expr: Expr) -> tuple[list[Expr], list[Expr]]:
@@ -76,28 +81,38 @@ def _factors(expr: Expr) -> tuple[list[Expr], list[Expr]]:
     return [a for a in args if not a.is_Matrix], [a for a in args if a.is_Matrix]
 
 
-def _bounded(value: Expr, at: int) -> Expr:
-    """Refuse numbers whose size no coefficient of a plasticity rule has."""
-    if value.is_Number and value != 0 and not SMALLEST <= abs(value) <= LARGEST:
-        raise ExpressionError(OUT_OF_RANGE, at)
-    return value
+def bounded(expr: Expr, pieces: Sequence[Piece]) -> Piece:
+    """Refuse a product with a number whose size no coefficient of a plasticity rule has."""
+    if _immoderate(expr):
+        blamed = (piece for piece in pieces if _immoderate(piece.expr))
+        raise ExpressionError(OUT_OF_RANGE, next(blamed, pieces[0]).at)
+    return Piece(expr, pieces[0].at)
+
+
+def _immoderate(expr: Expr) -> bool:
+    number = expr.args[0] if isinstance(expr, sympy.Mul | sympy.MatMul) else expr
+    return bool(number.is_Number and number != 0 and not SMALLEST <= abs(number) <= LARGEST)
 
 
 def number(text: str, at: int) -> Expr:
-    """Return a decimal as an exact rational."""
+    """Return a decimal as an exact rational.
+
+    Its size is that of a fraction's parts, as in ``333333333333333333/1000000000000000000``;
+    that of the fraction is for :func:`bounded` to judge.
+    """
+    if len(text) > MAX_DIGITS:
+        raise ExpressionError(f"the number has {len(text)} characters; at most {MAX_DIGITS}", at)
     size = float(text)  # first, since the exact 1e999999999 would not fit in memory
-    mantissa = text.lower().partition("e")[0]
-    if size == 0 and not mantissa.strip("0."):
+    if size == 0 and not text.lower().partition("e")[0].strip("0."):
         return sympy.Integer(0)
-    if not float(SMALLEST) / 2 <= size <= LARGEST * 2 or len(text) > 40:
+    if not 10.0**-MAX_DIGITS <= size <= 10.0**MAX_DIGITS:
         raise ExpressionError(OUT_OF_RANGE, at)
-    return _bounded(sympy.Rational(text), at)
+    return sympy.Rational(text)
 
 
-def _product(scalars: Sequence[Expr], matrices: Sequence[Expr], at: int) -> Expr:
+def _product(scalars: Sequence[Expr], matrices: Sequence[Expr]) -> Expr:
     """Multiply: one number first, then scalars, then matrices in their order."""
     coefficient, rest = sympy.Mul(*scalars).as_coeff_Mul()
-    _bounded(coefficient, at)
     if not matrices:
         return coefficient * rest
     leading = [s for s in (coefficient, rest) if s != 1]
@@ -117,19 +132,22 @@ def multiply(pieces: Sequence[Piece]) -> Expr:
             continue
         left = (chain[0].shape[0], chain[-1].shape[1]) if chain else None
         right = (matrices[0].shape[0], matrices[-1].shape[1])
-        if left is None or left[1] == right[0]:
+        if left == right == SCALAR:
+            scalars += [_scalar(_product((), factor)) for factor in (chain, matrices)]
+            chain = []
+        elif left is None or left[1] == right[0]:
             chain += matrices
         elif right == SCALAR:
-            scalars.append(_scalar(_product((), matrices, piece.at)))
+            scalars.append(_scalar(_product((), matrices)))
         elif left == SCALAR:
-            scalars.append(_scalar(_product((), chain, piece.at)))
+            scalars.append(_scalar(_product((), chain)))
             chain = matrices
         else:
             raise ExpressionError(
                 f"wrong shape: {shape_text(left)} * {shape_text(right)}; {_remedy(left, right)}",
                 piece.at,
             )
-    return _product(scalars, chain, pieces[0].at)
+    return _product(scalars, chain)
 
 
 def _remedy(left: tuple[Expr, Expr], right: tuple[Expr, Expr]) -> str:
@@ -160,7 +178,7 @@ def add(pieces: Sequence[Piece]) -> Expr:
     if all(e.is_Matrix for e in exprs):
         parts = [a for e in exprs for a in (e.args if isinstance(e, sympy.MatAdd) else (e,))]
         return sympy.MatAdd(*parts, evaluate=False)
-    return _bounded(sympy.Add(*map(_scalar, exprs)), pieces[0].at)
+    return sympy.Add(*map(_scalar, exprs))
 
 
 def power(base: Piece, exponent: Piece) -> Expr:
@@ -171,7 +189,7 @@ def power(base: Piece, exponent: Piece) -> Expr:
     if int(n) * _largest_exponent(base.expr) > MAX_EXPONENT:
         raise ExpressionError(f"powers of powers beyond {MAX_EXPONENT}", exponent.at)
     if shape_of(base.expr) == SCALAR:
-        return _bounded(sympy.Pow(_scalar(base.expr), n), base.at)
+        return sympy.Pow(_scalar(base.expr), n)
     return sympy.HadamardPower(base.expr, n)
 
 
@@ -261,10 +279,10 @@ def transpose(expr: Expr) -> Expr:
     return expr.arg if isinstance(expr, sympy.Transpose) else sympy.Transpose(expr)
 
 
-def negated(expr: Expr, at: int = 0) -> Expr:
+def negated(expr: Expr) -> Expr:
     """Return minus the expression."""
     scalars, matrices = _factors(expr)
-    return _product([sympy.Integer(-1), *scalars], matrices, at)
+    return _product([sympy.Integer(-1), *scalars], matrices)
 
 
 def reciprocal(piece: Piece) -> Piece:

@@ -10,12 +10,12 @@ import sympy
 from sympy.matrices.expressions.diagonal import DiagMatrix
 
 from rulesearch.errors import GrammarError
-from rulesearch.grammar.build import negated, shape_of, shape_text, transpose
+from rulesearch.grammar.build import Piece, multiply, negated, shape_of, shape_text, transpose
 from rulesearch.grammar.parser import TextPlace, parse_expression
 from rulesearch.grammar.reader import Document, Path
 from rulesearch.grammar.schema import GeneratorSpec, OuterSpec
 from rulesearch.grammar.symbols import N_POST, N_PRE, signal
-from rulesearch.grammar.term import Term
+from rulesearch.grammar.term import MAX_NAME, Term
 
 __all__ = ["count", "generated"]
 
@@ -60,7 +60,7 @@ def _outer(spec: OuterSpec, document: Document, path: Path) -> Iterator[Term]:
     place = document.key_place(path)
     for post, u in sides["post"]:
         for pre, v in sides["pre"]:
-            expr = sympy.MatMul(u, transpose(v), evaluate=False)
+            expr = multiply([Piece(u, 0), Piece(transpose(v), 0)])
             yield Term(_name(post, pre), negated(expr), place=place)
 
 
@@ -69,6 +69,8 @@ def _decay(text: str, where: TextPlace) -> tuple[sympy.MatrixExpr, str]:
     weight = signal("W")
     if factor.is_Number and factor > 0:
         return weight, "decay"
+    if factor.is_Number:
+        raise GrammarError(f"a decay shrinks weights: write 1, not {text}", where.place)
     if shape_of(factor) == (N_POST, ONE):
         chain = (DiagMatrix(factor), weight)
     elif shape_of(factor) == (N_PRE, ONE):
@@ -79,10 +81,11 @@ def _decay(text: str, where: TextPlace) -> tuple[sympy.MatrixExpr, str]:
             f"this is {shape_text(shape_of(factor))}",
             where.place,
         )
-    return sympy.MatMul(*chain, evaluate=False), _name("decay", text)
+    return multiply([Piece(factor, 0) for factor in chain]), _name("decay", text)
 
 
 def _name(*texts: str) -> str:
     """A name from expressions: 'y_post**2', 'e_pre' to 'y_post2_e_pre'."""
     plain = "_".join(text.replace("**", "") for text in texts)
-    return re.sub(r"\W+", "_", plain, flags=re.ASCII).strip("_")[:64]
+    name = re.sub(r"[\W_]+", "_", plain, flags=re.ASCII).strip("_")
+    return (f"outer_{name}" if name[0].isdigit() else name)[:MAX_NAME]

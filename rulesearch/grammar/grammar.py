@@ -14,7 +14,7 @@ from rulesearch.grammar.locality import LOCALITIES
 from rulesearch.grammar.pool import TermPool
 from rulesearch.grammar.reader import MAX_BYTES, Document, read_document
 from rulesearch.grammar.schema import ConstraintsSpec, GrammarSpec, validated
-from rulesearch.grammar.term import Term
+from rulesearch.grammar.term import MAX_NAME, Term
 
 __all__ = ["Grammar", "bundled_grammars"]
 
@@ -259,7 +259,8 @@ class _Elaboration:
                 f"two terms are named '{term.name}'; include it under another name",
                 self.document.key_place((section,)),
             )
-        free = (f"{term.name}_{i}" for i in range(2, MAX_CANDIDATES + 2))
+        endings = (f"_{i}" for i in range(2, MAX_CANDIDATES + 2))
+        free = (term.name[: MAX_NAME - len(end)] + end for end in endings)
         return replace(term, name=next(name for name in free if name not in names))
 
 

@@ -40,6 +40,7 @@ from rulesearch.grammar.build import (
     ExpressionError,
     Piece,
     add,
+    bounded,
     multiply,
     negated,
     number,
@@ -120,22 +121,22 @@ class _Builder(Transformer[Token, Piece]):
     def signed(self, items: list[Any]) -> Piece:
         sign, piece = items
         at = _start(sign)
-        return Piece(negated(piece.expr, at) if sign == "-" else piece.expr, at)
+        return Piece(negated(piece.expr) if sign == "-" else piece.expr, at)
 
     def product(self, items: list[Any]) -> Piece:
         if len(items) == 1:
-            return items[0]  # type: ignore[no-any-return]
+            return bounded(items[0].expr, items)
         pieces = [items[0]]
         for operator, piece in zip(items[1::2], items[2::2], strict=True):
             pieces.append(piece if operator == "*" else reciprocal(piece))
-        return Piece(multiply(pieces), pieces[0].at)
+        return bounded(multiply(pieces), pieces)
 
     def total(self, items: list[Any]) -> Piece:
         if len(items) == 1:
             return items[0]  # type: ignore[no-any-return]
         pieces = [items[0]]
         for operator, piece in zip(items[1::2], items[2::2], strict=True):
-            expr = piece.expr if operator == "+" else negated(piece.expr, piece.at)
+            expr = piece.expr if operator == "+" else negated(piece.expr)
             pieces.append(Piece(expr, piece.at))
         return Piece(add(pieces), pieces[0].at)
 
@@ -166,7 +167,9 @@ def _lark() -> Lark:
 def _check_text(text: str) -> None:
     """Bound what the parser gets to see."""
     if len(text) > MAX_TEXT:
-        raise ExpressionError(f"the expression has {len(text)} characters; at most {MAX_TEXT}", 0)
+        raise ExpressionError(
+            f"the expression has {len(text)} characters, more than {MAX_TEXT}; split it", 0
+        )
     depth = 0
     for at, character in enumerate(text):
         if not character.isascii():

@@ -17,6 +17,7 @@ from sympy.matrices.expressions.applyfunc import ElementwiseApplyFunction
 from sympy.matrices.expressions.diagonal import DiagMatrix
 from sympy.matrices.expressions.matexpr import MatrixElement
 
+from rulesearch.errors import GrammarError
 from rulesearch.grammar.symbols import VOCABULARY
 
 __all__ = ["latex", "text"]
@@ -73,7 +74,7 @@ def _walk(expr: Any, style: _Style) -> Printed:
             return style.number(value), PRODUCT if value < 0 or value.q != 1 else ATOM
         case sympy.ZeroMatrix():
             return style.zero, PRODUCT
-    raise TypeError(f"{type(expr).__name__} is no part of a plasticity term")
+    raise GrammarError(f"{type(expr).__name__} has no spelling in a grammar")
 
 
 def _sum(parts: list[str]) -> str:

@@ -140,7 +140,7 @@ class _Reader:
             for event in YAML(typ="safe", pure=True).parse(text):
                 match event:
                     case DocumentStartEvent() if event.version or event.tags:
-                        raise GrammarError("directives (%...) are not read", self._at(event))
+                        raise GrammarError("directives (%...) are not read", self._directive(text))
                     case AliasEvent():
                         raise GrammarError("aliases (*name) are not read", self._at(event))
                     case NodeEvent() if event.anchor is not None:
@@ -161,6 +161,11 @@ class _Reader:
             # An escape such as "\UFFFFFFFF" reaches chr() inside the YAML parser.
             problem = " ".join(str(error).split())
             raise GrammarError(f"not YAML: {problem}", self._top()) from None
+
+    def _directive(self, text: str) -> Place:
+        """Where the first directive stands; the parser gives that of the document below it."""
+        first = next(re.finditer("^%", text, re.MULTILINE))
+        return _place_of(text[: first.start()], self.file)
 
     def _top(self) -> Place:
         return Place(self.file, 1, 1)

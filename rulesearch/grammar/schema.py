@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from pydantic import (
@@ -18,9 +17,8 @@ from pydantic_core import PydanticCustomError
 
 from rulesearch.errors import GrammarError
 from rulesearch.grammar.locality import Locality
-from rulesearch.grammar.parser import FUNCTIONS
 from rulesearch.grammar.reader import Document
-from rulesearch.grammar.symbols import VOCABULARY
+from rulesearch.grammar.term import name_mistake
 from rulesearch.grammar.validation import validate
 
 __all__ = [
@@ -33,16 +31,11 @@ __all__ = [
 ]
 
 MAX_INCLUDES = 100
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
 def _term_name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise PydanticCustomError(
-            "term_name", "a term's name has letters, digits and '_', and begins with a letter"
-        )
-    if name in VOCABULARY or name in FUNCTIONS or name == "T":
-        raise PydanticCustomError("term_name", "this name means something else in expressions")
+    if mistake := name_mistake(name):
+        raise PydanticCustomError("term_name", mistake)
     return name
 
 
@@ -66,7 +59,9 @@ class TermSpec(_Spec):
     @model_validator(mode="before")
     @classmethod
     def _bare_expression(cls, data: Any) -> Any:
-        return {"expr": data} if isinstance(data, str | int | float) else data
+        if not isinstance(data, str | int | float | dict):
+            raise PydanticCustomError("term", "should be an expression, or a mapping with 'expr:'")
+        return data if isinstance(data, dict) else {"expr": data}
 
 
 class OuterSpec(_Spec):

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
 import sympy
 
-from rulesearch.errors import Place
+from rulesearch.errors import GrammarError, Place
 from rulesearch.grammar.canonical import NormalForm, normal_form
 from rulesearch.grammar.locality import Locality, locality
-from rulesearch.grammar.parser import TextPlace, parse_term
+from rulesearch.grammar.parser import FUNCTIONS, TextPlace, parse_term
 from rulesearch.grammar.printing import latex, text
 from rulesearch.grammar.rebuild import to_sympy
+from rulesearch.grammar.symbols import VOCABULARY
 
-__all__ = ["Term"]
+__all__ = ["MAX_NAME", "Term", "name_mistake"]
+
+MAX_NAME = 64
+NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_]{{0,{MAX_NAME - 1}}}")
+
+
+def name_mistake(name: str) -> str:
+    """Return why a term cannot be named so, or ``""``."""
+    if not NAME.fullmatch(name):
+        return (
+            "a term's name has letters, digits and '_', begins with a letter, "
+            f"and is no longer than {MAX_NAME}"
+        )
+    if name in VOCABULARY or name in FUNCTIONS or name == "T":
+        return "this name means something else in expressions"
+    return ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,7 +57,8 @@ class Term:
     Raises
     ------
     GrammarError
-        If ``expr`` has another shape or no canonical form.
+        If ``expr`` has another shape or no canonical form, or a grammar does not take the name
+        or read the term's text, which is how a result is kept.
     """
 
     name: str
@@ -50,7 +68,21 @@ class Term:
     place: Place | None = None
 
     def __post_init__(self) -> None:
+        if mistake := name_mistake(self.name):
+            raise GrammarError(f"'{self.name[:MAX_NAME]}': {mistake}", self.place)
         self.normal_form  # noqa: B018 - a term that has none cannot exist
+        self._check_text()
+
+    def _check_text(self) -> None:
+        """Refuse a term whose text does not read back, since that is how results are kept."""
+        try:
+            read = normal_form(parse_term(str(self)))
+        except GrammarError as error:
+            raise GrammarError(
+                f"written out, the term cannot be read again: {error.message}", self.place
+            ) from None
+        if read != self.normal_form:
+            raise GrammarError("written out, the term reads as another", self.place)
 
     @classmethod
     def from_text(
@@ -92,6 +124,18 @@ class Term:
     def latex(self) -> str:
         """Return the expression in LaTeX, as it was written."""
         return latex(self.expr)
+
+    def describe(self) -> dict[str, object]:
+        """Return what a listing says of the term, as JSON values."""
+        return {
+            "name": self.name,
+            "expr": str(self),
+            "latex": self.latex(),
+            "locality": self.locality,
+            "degree": self.degree,
+            "init": self.init,
+            "about": self.about,
+        }
 
     def _repr_latex_(self) -> str:
         return f"${self.latex()}$"

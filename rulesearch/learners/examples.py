@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.compile.native import Examples
 from rulesearch.errors import LearnerError
 from rulesearch.networks import PlasticNetwork
@@ -106,6 +107,8 @@ def check_examples(
     LearnerError
         If they fit neither the network nor one another.
     """
+    check_kind("x", x, (Tensor, Indexed), "a torch tensor or Indexed", LearnerError)
+    check_kind("label", label, Tensor, "a torch tensor", LearnerError)
     n_in, n_out, lifetimes = network.sizes[0], network.sizes[-1], like.shape[0]
     if x.dtype != like.dtype or x.device != like.device:
         raise LearnerError(

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, whole
 from rulesearch.compile import native
 from rulesearch.compile.program import Program, lower
 from rulesearch.errors import ConfigError, LearnerError
@@ -85,6 +86,8 @@ class PlasticityLearner:
         drift_tolerance: float | None = None,
         almost_everywhere: bool = False,
     ) -> None:
+        check_kind("network", network, PlasticNetwork, "a PlasticNetwork")
+        check_kind("rule", rule, (Rule, TermPool), "a Rule or a TermPool, as grammar.enumerate()")
         if method not in METHODS:
             raise ConfigError(f"method is one of {', '.join(METHODS)}, not '{method}'")
         if engine not in ENGINES:
@@ -159,7 +162,7 @@ class PlasticityLearner:
         if generator is None:
             generator = torch.Generator().manual_seed(0)
         if isinstance(generator, torch.Generator):
-            generator = [generator] * lifetimes
+            generator = [generator] * whole("lifetimes", lifetimes, least=1)
         return self.network.init(generator, dtype, device)
 
     def live(
@@ -312,6 +315,7 @@ class PlasticityLearner:
             if self.rule is None:
                 raise LearnerError("a pool has no coefficients of its own: give theta")
             theta = torch.tensor(self.rule.theta, dtype=like.dtype, device=like.device)
+        check_kind("theta", theta, Tensor, "a torch tensor", LearnerError)
         expected = [(self.n_terms,), (state.lifetimes, self.n_terms)]
         if tuple(theta.shape) not in expected:
             raise LearnerError(

@@ -9,13 +9,14 @@ r"""Fully connected networks with a separate feedback pathway.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rulesearch.arguments import check_kind, real, whole
 from rulesearch.errors import ConfigError, LearnerError, did_you_mean
 from rulesearch.networks.activations import ACTIVATIONS, Activation
 from rulesearch.networks.learnt_feedback import LearntFeedback
@@ -76,11 +77,13 @@ class PlasticNetwork:
     learnt_feedback: LearntFeedback = field(default_factory=LearntFeedback)
 
     def __post_init__(self) -> None:
-        sizes = tuple(int(n) for n in self.sizes)
-        if len(sizes) < 2 or min(sizes) < 1:
-            raise ConfigError(f"sizes needs two layers or more of one unit or more, not {sizes}")
+        check_kind("sizes", self.sizes, Iterable, "units per layer, as [784, 100, 10]")
+        sizes = tuple(whole(f"sizes[{i}]", n, least=1) for i, n in enumerate(self.sizes))
+        if len(sizes) < 2:
+            raise ConfigError(f"sizes needs two layers or more, not {sizes}")
         object.__setattr__(self, "sizes", sizes)
-        if not (math.isfinite(self.beta) and self.beta > 0):
+        object.__setattr__(self, "beta", real("beta", self.beta))
+        if self.beta <= 0:
             raise ConfigError(f"beta must be a positive number, not {self.beta}")
         for name, known in (
             ("activation", tuple(ACTIVATIONS)),
@@ -266,11 +269,31 @@ class PlasticNetwork:
         return z + state.bias[k].unsqueeze(-2) if state.bias else z
 
     def __call__(self, state: NetworkState, x: Tensor) -> Tensor:
-        """Logits, or the linear output: ``(lifetimes, examples, n_out)``."""
+        """Logits, or the linear output: ``(lifetimes, examples, n_out)``.
+
+        Raises
+        ------
+        LearnerError
+            If x is not ``(lifetimes, examples, n_in)``, of the type of the weights and with them.
+        """
+        self._check_input(state, x)
         last = len(state.W) - 1
         for k in range(last):
             x = self.sigma.value(self._drive(state, k, x), self.beta)
         return self._drive(state, last, x)
+
+    def _check_input(self, state: NetworkState, x: Tensor) -> None:
+        check_kind("x", x, Tensor, "a torch tensor", LearnerError)
+        like, n_in = state.W[0], self.sizes[0]
+        if x.dtype != like.dtype or x.device != like.device:
+            raise LearnerError(
+                f"x is {x.dtype} on {x.device}, the weights are {like.dtype} on {like.device}"
+            )
+        alone = x.ndim < 3 or 1 in (x.shape[-3], state.lifetimes)
+        if x.ndim < 2 or x.shape[-1] != n_in or not (alone or x.shape[-3] == state.lifetimes):
+            raise LearnerError(
+                f"x has shape {tuple(x.shape)}; it should be ({state.lifetimes}, examples, {n_in})"
+            )
 
     def target(self, label: Tensor, dtype: torch.dtype) -> Tensor:
         """Integer labels as one-hot vectors; floating-point targets as they are."""

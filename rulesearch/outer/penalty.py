@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import real
 from rulesearch.errors import ConfigError, did_you_mean
 
 __all__ = ["L1", "L2", "PENALTIES", "NoPenalty", "Penalty", "ProximalL1", "penalty_named"]
 
 
+@runtime_checkable
 class Penalty(Protocol):
     r"""A penalty on the scaled coefficients t of each row.
 
@@ -46,7 +47,7 @@ class Penalty(Protocol):
 def _checked(lam: float | Tensor) -> float | Tensor:
     if isinstance(lam, Tensor):
         return lam
-    if not (math.isfinite(lam) and lam >= 0):
+    if real("a penalty's lambda", lam) < 0:
         raise ConfigError(f"a penalty's lambda is a number that is not negative, not {lam}")
     return float(lam)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import sympy
@@ -29,7 +30,9 @@ def rule_text(weighted: Weighted, digits: int | None = 4) -> str:
 def rule_latex(weighted: Weighted, digits: int = 3) -> str:
     """Return LaTeX with coefficients of ``digits`` significant digits."""
     parts = [_folded(c, term, term.latex()) for c, term in weighted]
-    shown = [(sign, f"{latex_number(size, digits)} \\, {body}") for sign, size, body in parts]
+    shown = [
+        (sign, f"{latex_number(size, digits)} {_times(body)} {body}") for sign, size, body in parts
+    ]
     return _joined(shown) or r"\mathbf{0}"
 
 
@@ -39,6 +42,11 @@ def latex_number(value: float, digits: int = 3) -> str:
         return f"{value:#.{digits}g}".removesuffix(".")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return rf"{mantissa} \times 10^{{{int(exponent)}}}"
+
+
+def _times(body: str) -> str:
+    r"""What stands between two factors: a space, but between two numbers a dot."""
+    return r"\cdot" if re.match(r"\d|\\frac", body) else r"\,"
 
 
 def _folded(coefficient: float, term: Term, body: str) -> tuple[bool, float, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -14,6 +14,7 @@ import sympy
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, real
 from rulesearch.compile.program import Program, lower
 from rulesearch.compile.torch_source import compile_torch, matvec, torch_source
 from rulesearch.errors import GrammarError, LearnerError, RuleSearchError
@@ -28,6 +29,7 @@ SCHEMA = 1
 _VECTORS = {"y_pre": "pre", "e_pre": "pre", "y_post": "post", "e_post": "post", "z_post": "post"}
 
 
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Rule:
     r"""The change :math:`\Delta W = \sum_r \theta_r F_r` of one connection (Eq. 5). Immutable.
 
@@ -37,12 +39,17 @@ class Rule:
     coefficients : mapping of str to float
         By name; terms that are not named are absent from the rule.
 
+    Attributes
+    ----------
+    pool : TermPool
+        The rule's terms as a pool.
+    theta : tuple of float
+        Coefficients, in the order of ``terms``.
+
     Raises
     ------
     ConfigError
-        If the pool has no term of a name.
-    RuleSearchError
-        If a coefficient is not finite.
+        If the pool has no term of a name, or a coefficient is no finite number.
 
     Examples
     --------
@@ -50,39 +57,31 @@ class Rule:
     >>> dW = rule.delta(W, y_pre=x, y_post=y, e_pre=d, e_post=e)
     """
 
-    __slots__ = ("__dict__", "_pool", "_theta")  # __dict__ holds what is computed once
+    pool: TermPool
+    theta: tuple[float, ...]
 
     def __init__(self, pool: TermPool, coefficients: Mapping[str, float]) -> None:
-        self._pool = pool.subset(coefficients)
-        self._theta = tuple(float(coefficients[name]) for name in self._pool.names)
-        for name, value in zip(self._pool.names, self._theta, strict=True):
-            if not math.isfinite(value):
-                raise RuleSearchError(f"the coefficient of {name} is {value}; give a finite number")
-
-    @property
-    def pool(self) -> TermPool:
-        """The rule's terms as a pool."""
-        return self._pool
+        check_kind("pool", pool, TermPool, "a TermPool, as grammar.enumerate()")
+        check_kind("coefficients", coefficients, Mapping, "a mapping, as {'F0': 1e-3}")
+        chosen = pool.subset(coefficients)
+        numbers = (real(f"the coefficient of {n}", coefficients[n]) for n in chosen.names)
+        object.__setattr__(self, "pool", chosen)
+        object.__setattr__(self, "theta", tuple(numbers))
 
     @property
     def terms(self) -> tuple[Term, ...]:
         """The rule's terms, in the order of the pool that they came from."""
-        return tuple(self._pool)
-
-    @property
-    def theta(self) -> tuple[float, ...]:
-        """Coefficients, in the order of ``terms``."""
-        return self._theta
+        return tuple(self.pool)
 
     @property
     def coefficients(self) -> dict[str, float]:
         """Coefficients by name."""
-        return dict(zip(self._pool.names, self._theta, strict=True))
+        return dict(zip(self.pool.names, self.theta, strict=True))
 
     @cached_property
     def program(self) -> Program:
         """The compiled form."""
-        return lower([(term.name, term.normal_form) for term in self._pool])
+        return lower([(term.name, term.normal_form) for term in self.pool])
 
     @property
     def rank(self) -> int:
@@ -93,21 +92,20 @@ class Rule:
     def locality(self) -> str:
         """The farthest that any of its terms reaches: 'synapse', 'neuron' or 'layer'."""
         order = ("synapse", "neuron", "layer")
-        return max((t.locality for t in self._pool), key=order.index, default="synapse")
+        return max((t.locality for t in self.pool), key=order.index, default="synapse")
 
     def sympy(self) -> sympy.MatrixExpr:
         """Return the rule as one SymPy matrix expression."""
-        if not self._pool:
+        if not self.pool:
             return sympy.ZeroMatrix(N_POST, N_PRE)
         parts = [
-            sympy.MatMul(sympy.Float(c), t.expr)
-            for c, t in zip(self._theta, self._pool, strict=True)
+            sympy.MatMul(sympy.Float(c), t.expr) for c, t in zip(self.theta, self.pool, strict=True)
         ]
         return parts[0] if len(parts) == 1 else sympy.MatAdd(*parts)
 
     def latex(self, digits: int = 3) -> str:
         """Return the rule in LaTeX, coefficients rounded to ``digits`` significant digits."""
-        return rule_latex(list(zip(self._theta, self._pool, strict=True)), digits)
+        return rule_latex(list(zip(self.theta, self.pool, strict=True)), digits)
 
     def source(self) -> str:
         """Return the torch source that computes the update in factored form."""
@@ -151,7 +149,7 @@ class Rule:
         given = {"y_pre": y_pre, "y_post": y_post, "e_pre": e_pre, "e_post": e_post,
                  "z_post": z_post, "W": W, "B": B, "Omega": Omega}  # fmt: skip
         signals = {name: value for name, value in given.items() if value is not None}
-        spelled = {str(s) for t in self._pool for s in t.expr.atoms(sympy.MatrixSymbol)}
+        spelled = {str(s) for t in self.pool for s in t.expr.atoms(sympy.MatrixSymbol)}
         if "z_post" in self.program.inputs and ("z_post" not in signals or "z_post" not in spelled):
             if y_pre is None:
                 raise LearnerError("a term needs z_post = W y_pre: give z_post=, or y_pre=")
@@ -164,8 +162,9 @@ class Rule:
             )
         batch = _check_shapes(signals)
         if theta is None:
-            theta = W.new_tensor(self._theta)
-        elif theta.shape[-1:] != (len(self),) or theta.dtype != W.dtype:
+            theta = W.new_tensor(self.theta)
+        check_kind("theta", theta, Tensor, "a torch tensor", LearnerError)
+        if theta.shape[-1:] != (len(self),) or theta.dtype != W.dtype:
             raise LearnerError(
                 f"theta has shape {tuple(theta.shape)} and type {theta.dtype}; "
                 f"it should end in ({len(self)},) and be {W.dtype}, as W"
@@ -181,7 +180,7 @@ class Rule:
         """Return what :meth:`save` writes."""
         terms = [
             {"name": t.name, "coefficient": c, "expr": str(t), "about": t.about}
-            for t, c in zip(self._pool, self._theta, strict=True)
+            for t, c in zip(self.pool, self.theta, strict=True)
         ]
         return {"kind": "rulesearch rule", "schema": SCHEMA, "terms": terms}
 
@@ -238,18 +237,18 @@ class Rule:
         if not isinstance(other, Rule):
             return NotImplemented
         total = self.coefficients
-        mine = {t.normal_form.direction(): t for t in self._pool}
-        for term, c in zip(other._pool, other._theta, strict=True):
+        mine = {t.normal_form.direction(): t for t in self.pool}
+        for term, c in zip(other.pool, other.theta, strict=True):
             same = mine.get(term.normal_form.direction())
             if same is None:
                 total[term.name] = c
                 continue
             ratio = term.normal_form.monomials[0][1] / same.normal_form.monomials[0][1]
             total[same.name] += c * float(ratio)
-        return Rule(self._pool + other._pool, total)
+        return Rule(self.pool + other.pool, total)
 
     def __mul__(self, factor: float) -> Rule:
-        return Rule(self._pool, {name: factor * c for name, c in self.coefficients.items()})
+        return Rule(self.pool, {name: factor * c for name, c in self.coefficients.items()})
 
     __rmul__ = __mul__
 
@@ -262,19 +261,19 @@ class Rule:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rule):
             return NotImplemented
-        return (self._pool, self._theta) == (other._pool, other._theta)
+        return (self.pool, self.theta) == (other.pool, other.theta)
 
     def __hash__(self) -> int:
-        return hash((self._pool, self._theta))
+        return hash((self.pool, self.theta))
 
     def __len__(self) -> int:
-        return len(self._pool)
+        return len(self.pool)
 
     def __str__(self) -> str:
-        return rule_text(list(zip(self._theta, self._pool, strict=True)))
+        return rule_text(list(zip(self.theta, self.pool, strict=True)))
 
     def __repr__(self) -> str:
-        return f"Rule(dW = {rule_text(list(zip(self._theta, self._pool, strict=True)), None)})"
+        return f"Rule(dW = {rule_text(list(zip(self.theta, self.pool, strict=True)), None)})"
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex()}$"
@@ -285,6 +284,8 @@ class Rule:
 
 def _check_shapes(signals: Mapping[str, Tensor]) -> torch.Size:
     """Return the batch shape; every side must have one size."""
+    for name, value in signals.items():
+        check_kind(name, value, Tensor, "a torch tensor", LearnerError)
     W = signals["W"]
     if W.ndim < 2 or W.dtype not in (torch.float32, torch.float64):
         raise LearnerError(

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError, GrammarError, Place
 from rulesearch.grammar import Grammar, TermPool
 from rulesearch.grammar.parser import TextPlace
@@ -83,6 +84,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         network, tasks = self.network, self.tasks
+        check_kind("pool", self.pool, TermPool, "a TermPool, as grammar.enumerate()")
+        check_kind("network", network, PlasticNetwork, "a PlasticNetwork")
+        check_kind("tasks", tasks, TaskFamily, "a family of tasks, as rulesearch.tasks.FewShot()")
         if network.sizes[0] != tasks.n_in:
             raise ConfigError(
                 f"the network has {network.sizes[0]} inputs, an example {tasks.n_in} values"
@@ -96,6 +100,8 @@ class Experiment:
                 f"{network.activation} cannot be differentiated twice, and the meta-gradient goes "
                 "through errors that hold its derivative already; use softplus"
             )
+        if not self.pool:
+            raise ConfigError("the pool is empty: there is no term to search for")
         if not any(self.pool.init):
             raise ConfigError(
                 "every term starts at zero, where nothing is learnt and no gradient points "

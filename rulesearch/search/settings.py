@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer import Penalty
@@ -333,6 +334,7 @@ def settings_from(
     """
     data: dict[str, Any] = {"penalty": {}, "optimiser": {}}
     if penalty is not None:
+        check_kind("penalty", penalty, Penalty, "a penalty, as rulesearch.ProximalL1(10.0)")
         lam = penalty.lam if isinstance(penalty.lam, float) else list(map(float, penalty.lam))
         data["penalty"] = {"name": penalty.name, "lam": lam}
     if lams is not None:

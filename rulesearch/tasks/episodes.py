@@ -12,6 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import whole
 from rulesearch.errors import ConfigError, DataError, did_you_mean
 from rulesearch.tasks.base import ImageData
 from rulesearch.tasks.registry import load
@@ -196,8 +197,7 @@ def episodes(
         If the data cannot be had, or has too few classes or images.
     """
     for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
-        if value < 1:
-            raise ConfigError(f"few-shot tasks: {name} must be at least 1, not {value}")
+        whole(f"few-shot tasks: {name}", value, least=1)
     source: dict[str, Any] | None = None
     if isinstance(data, str):
         root = loading["root"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rulesearch.errors import ConfigError
+from rulesearch.arguments import whole
 from rulesearch.tasks.base import TaskBatch
 
 __all__ = ["LinearTeacher"]
@@ -56,10 +56,8 @@ class LinearTeacher:
 
     def __post_init__(self) -> None:
         for name in ("inputs", "steps", "queries"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"linear teacher: {name} must be at least 1")
-        if self.silent < 0:
-            raise ConfigError("linear teacher: silent must not be negative")
+            whole(f"linear teacher: {name}", getattr(self, name), least=1)
+        whole("linear teacher: silent", self.silent, least=0)
 
     @property
     def n_in(self) -> int:

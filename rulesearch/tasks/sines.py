@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import whole
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.tasks.base import TaskBatch
 
@@ -140,8 +141,7 @@ class IncrementalSines:
 
     def __post_init__(self) -> None:
         for name in ("functions", "batches", "examples", "queries"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"sines: {name} must be at least 1, not {getattr(self, name)}")
+            whole(f"sines: {name}", getattr(self, name), least=1)
         if self.order not in _ORDERS:
             raise ConfigError(
                 f"sines: order must be one of {', '.join(_ORDERS)}, not '{self.order}'"

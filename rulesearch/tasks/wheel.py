@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import whole
 from rulesearch.errors import ConfigError
 
 __all__ = ["ARMS", "Experience", "Wheel", "WheelLogs", "uniform_regret"]
@@ -138,8 +139,7 @@ class WheelLogs:
     steps: int = 562
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"wheel: steps must be at least 1, not {self.steps}")
+        whole("wheel: steps", self.steps, least=1)
 
     def sample(
         self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32

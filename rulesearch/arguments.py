@@ -1,0 +1,45 @@
+"""What public calls are given: of the right kind, or one line that says what it should be."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import SupportsFloat, SupportsIndex
+
+from rulesearch.errors import ConfigError, RuleSearchError
+
+__all__ = ["check_kind", "real", "whole"]
+
+
+def check_kind(
+    name: str,
+    value: object,
+    kind: type | tuple[type, ...],
+    wanted: str,
+    error: type[RuleSearchError] = ConfigError,
+) -> None:
+    """Refuse what is of another kind; ``wanted`` says in words what it should be."""
+    if not isinstance(value, kind):
+        raise error(f"{name} should be {wanted}, not of type {type(value).__name__}")
+
+
+def whole(name: str, value: SupportsIndex, least: int) -> int:
+    """Return a whole number of at least ``least``; a float is none."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} is {value!r}; give a whole number") from None
+    if number < least:
+        raise ConfigError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
+def real(name: str, value: SupportsFloat, error: type[RuleSearchError] = ConfigError) -> float:
+    """Return a finite number; text is none."""
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise error(f"{name} is {value!r}; give a finite number")
+    return number

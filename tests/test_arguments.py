@@ -1,0 +1,128 @@
+"""What is of the wrong kind is refused in one line, by the error that says whose mistake it is."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rulesearch as rs
+from rulesearch.tasks import FewShot, IncrementalSines, LinearTeacher
+
+GRAMMAR = rs.Grammar.from_yaml("ehebb")
+POOL = GRAMMAR.enumerate()
+NETWORK = rs.PlasticNetwork([3, 4, 2])
+LEARNER = rs.PlasticityLearner(NETWORK, POOL)
+STATE = LEARNER.init(2)
+THETA = torch.tensor([1e-3, 1e-3])
+X, LABEL = torch.rand(5, 2, 3), torch.zeros(5, 2, dtype=torch.int64)
+TEACHER = LinearTeacher()
+LINEAR = rs.PlasticNetwork([6, 6], output="linear")
+
+
+def search(**changes: Any) -> Any:
+    return rs.search(**{"pool": POOL, "network": LINEAR, "tasks": TEACHER, **changes})
+
+
+WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: rs.Rule(POOL, {"F0": "abc"}), rs.ConfigError,
+     "the coefficient of F0 is 'abc'; give a finite number"),
+    (lambda: rs.Rule(POOL, {"F0": None}), rs.ConfigError, "the coefficient of F0 is None; give"),
+    (lambda: rs.Rule(POOL, None), rs.ConfigError,
+     "coefficients should be a mapping, as {'F0': 1e-3}, not of type NoneType"),
+    (lambda: rs.Rule(GRAMMAR, {"F0": 1}), rs.ConfigError,
+     "pool should be a TermPool, as grammar.enumerate(), not of type Grammar"),
+    (lambda: rs.PlasticityLearner(NETWORK, "rule"), rs.ConfigError,
+     "rule should be a Rule or a TermPool, as grammar.enumerate(), not of type str"),
+    (lambda: rs.PlasticityLearner(NETWORK, GRAMMAR), rs.ConfigError, "not of type Grammar"),
+    (lambda: rs.PlasticityLearner([3, 2], POOL), rs.ConfigError, "network should be a PlasticNe"),
+    (lambda: LEARNER.init(lifetimes=-1), rs.ConfigError, "lifetimes must be at least 1, not -1"),
+    (lambda: LEARNER.init(2.0), rs.ConfigError, "lifetimes is 2.0; give a whole number"),
+    (lambda: LEARNER.live(STATE, [0.0] * 10, X, LABEL), rs.LearnerError,
+     "theta should be a torch tensor, not of type list"),
+    (lambda: LEARNER.live(STATE, THETA, X.numpy(), LABEL), rs.LearnerError,
+     "x should be a torch tensor or Indexed, not of type ndarray"),
+    (lambda: LEARNER.live(STATE, THETA, X, LABEL.tolist()), rs.LearnerError,
+     "label should be a torch tensor, not of type list"),
+    (lambda: NETWORK(STATE, torch.rand(2, 7, 4)), rs.LearnerError,
+     "x has shape (2, 7, 4); it should be (2, examples, 3)"),
+    (lambda: NETWORK(STATE, torch.rand(3, 7, 3)), rs.LearnerError,
+     "x has shape (3, 7, 3); it should be (2, examples, 3)"),
+    (lambda: NETWORK(STATE, X[0].double()), rs.LearnerError,
+     "x is torch.float64 on cpu, the weights are torch.float32 on cpu"),
+    (lambda: NETWORK(STATE, X[0].numpy()), rs.LearnerError, "x should be a torch tensor, not of"),
+    (lambda: rs.Rule(POOL, {"F0": 1}).delta(
+        np.ones((2, 3)), y_pre=torch.ones(3), e_post=torch.ones(2)), rs.LearnerError,
+     "W should be a torch tensor, not of type ndarray"),
+    (lambda: rs.Rule(POOL, {"F0": 1}).delta(
+        torch.ones(2, 3), y_pre=torch.ones(3), e_post=torch.ones(2), theta=[1.0]),
+     rs.LearnerError, "theta should be a torch tensor, not of type list"),
+    (lambda: rs.PlasticNetwork(5), rs.ConfigError,
+     "sizes should be units per layer, as [784, 100, 10], not of type int"),
+    (lambda: rs.PlasticNetwork(["a", 2]), rs.ConfigError,
+     "sizes[0] is 'a'; give a whole number"),
+    (lambda: rs.PlasticNetwork([3.7, 2]), rs.ConfigError,
+     "sizes[0] is 3.7; give a whole number"),
+    (lambda: rs.PlasticNetwork([3, 0]), rs.ConfigError, "sizes[1] must be at least 1, not 0"),
+    (lambda: rs.PlasticNetwork([3, 2], beta="x"), rs.ConfigError,
+     "beta is 'x'; give a finite number"),
+    (lambda: rs.L1("a"), rs.ConfigError, "a penalty's lambda is 'a'; give a finite number"),
+    (lambda: FewShot(ways="5"), rs.ConfigError,
+     "few-shot tasks: ways is '5'; give a whole number"),
+    (lambda: FewShot(ways=2.5), rs.ConfigError,
+     "few-shot tasks: ways is 2.5; give a whole number"),
+    (lambda: IncrementalSines(functions="3"), rs.ConfigError, "sines: functions is '3'; give"),
+    (lambda: LinearTeacher(silent=-1), rs.ConfigError, "linear teacher: silent must be at least 0"),
+    (lambda: search(pool=GRAMMAR), rs.ConfigError, "pool should be a TermPool, as grammar.enum"),
+    (lambda: search(pool=rs.Rule(POOL, {"F0": 1})), rs.ConfigError, "not of type Rule"),
+    (lambda: search(pool=POOL[:0]), rs.ConfigError, "the pool is empty: there is no term to se"),
+    (lambda: search(network=[6, 1]), rs.ConfigError, "network should be a PlasticNetwork"),
+    (lambda: search(tasks="digits"), rs.ConfigError,
+     "tasks should be a family of tasks, as rulesearch.tasks.FewShot(), not of type str"),
+    (lambda: search(penalty=10.0), rs.ConfigError,
+     "penalty should be a penalty, as rulesearch.ProximalL1(10.0), not of type float"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WRONG)
+def test_the_wrong_kind_is_refused(
+    call: Callable[[], Any], error: type[Exception], message: str, tmp_path: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error) as raised:
+        call()
+    assert type(raised.value) is error
+    assert message in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    network = rs.PlasticNetwork(np.array([3, 4, 2]), beta=torch.tensor(2.0))
+    assert (network.sizes, network.describe()["beta"]) == ((3, 4, 2), 2.0)
+    assert type(network.beta) is float
+    assert rs.Rule(POOL, {"F0": np.float32(0.5), "F2": torch.tensor(-2)}).theta == (0.5, -2.0)
+    assert LEARNER.init(np.int64(3)).lifetimes == 3
+
+
+def test_a_network_takes_one_batch_for_all() -> None:
+    x = torch.rand(7, 3)
+    alone = NETWORK(STATE, x)
+    assert alone.shape == (2, 7, 2)
+    torch.testing.assert_close(NETWORK(STATE, x[None]), alone)
+    torch.testing.assert_close(NETWORK(STATE, x.expand(2, 7, 3)), alone)
+
+
+def test_a_rule_does_not_change() -> None:
+    rule = rs.Rule(POOL, {"F0": 1e-3})
+    for name in ("theta", "pool", "foo"):
+        with pytest.raises(FrozenInstanceError):
+            setattr(rule, name, 1)
+    assert rule.rank == 1  # computed once, and kept
+    assert rule == deepcopy(rule) == pickle.loads(pickle.dumps(rule))  # noqa: S301
+    assert len({rule, rs.Rule(POOL, {"F0": 1e-3})}) == 1
