@@ -31,7 +31,7 @@ from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSetti
 from rulesearch.reproduce.strength import Strength, Tolerance
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
-from rulesearch.tasks import FewShot, TaskFamily, load
+from rulesearch.tasks import FewShot, ImageData, TaskFamily, load
 
 __all__ = ["CML_RULES", "Coefficients", "RuleSettings"]
 
@@ -54,6 +54,8 @@ class RuleSettings(RunSettings):
     ----------
     data, held_out : str, int
         Images, and how many of their classes only test tasks have.
+    unseen : int
+        Images of every other class that only test tasks have.
     ways, shots, queries : int
         Of a task.
     hidden : sequence of int
@@ -72,6 +74,7 @@ class RuleSettings(RunSettings):
 
     data: str = "emnist"
     held_out: Count = 12
+    unseen: Count = 50
     ways: Annotated[int, Field(strict=True, ge=2)] = 5
     shots: Count = 5
     queries: Count = 10
@@ -186,15 +189,28 @@ def _rule(settings: RuleSettings) -> Rule:
     return Rule(Grammar.from_yaml("bio").enumerate(), settings.coefficients.model_dump())
 
 
+def _tasks(settings: RuleSettings) -> dict[str, FewShot]:
+    """Where states are meta-learnt, and tests: of other images of classes met, of new classes."""
+    data = load(settings.data)
+    learnt, unseen = data.apart(settings.unseen)
+
+    def tasks(images: ImageData, held_out: bool = False) -> FewShot:
+        return FewShot(
+            images,
+            ways=settings.ways,
+            shots=settings.shots,
+            queries=settings.queries,
+            hold_out=settings.held_out,
+            held_out=held_out,
+        )
+
+    return {"train": tasks(learnt), "met": tasks(unseen), "new": tasks(data, held_out=True)}
+
+
 def _jobs(settings: RuleSettings) -> Sequence[Job]:
-    met = FewShot(
-        load(settings.data),
-        ways=settings.ways,
-        shots=settings.shots,
-        queries=settings.queries,
-        hold_out=settings.held_out,
-    )
-    network = PlasticNetwork((met.n_in, *settings.hidden, met.n_out))
+    tasks = _tasks(settings)
+    train = tasks["train"]
+    network = PlasticNetwork((train.n_in, *settings.hidden, train.n_out))
     pool = Grammar.from_yaml("catalogue").enumerate()
     consolidation = Rule(pool, {"consolidation": 1.0})
     jobs = []
@@ -202,14 +218,15 @@ def _jobs(settings: RuleSettings) -> Sequence[Job]:
         rule = _rule(settings) + consolidation * (settings.strength if way.held else 0.0)
         model = _Model(settings, network, rule, way.parts)
         updates = settings.updates if way.trained else 0
-        begin = partial(model.training, met)
-        job = Job(row, "met", updates, partial(_begin, begin), partial(model.measure, met))
+        begin = partial(model.training, train)
+        measure = {condition: partial(model.measure, tasks[condition]) for condition in tasks}
+        job = Job(row, "met", updates, partial(_begin, begin), measure["met"])
         new = Job(
             row,
             "new",
             0,
             partial(_again, begin, job.name),
-            partial(model.measure, met.with_held_out()),
+            measure["new"],
             needs=(job.name,),
         )
         jobs += [job, new]
@@ -248,8 +265,9 @@ CML_RULES: Reproduction[Any] = Reproduction(
     },
     jobs=_jobs,
     notes=(
-        "Accuracy on images of new tasks, of classes that meta-training met in other tasks, and of "
-        "classes held out. A network has an output for every class of the data.",
+        "Accuracy on new tasks, all of whose images are new: those of classes that meta-training "
+        "met, of which it never drew the last images (unseen), and those of classes held out. A "
+        "network has an output for every class of the data.",
         "Errors go back by fixed random feedback, and no gradient of any loss is taken, neither in "
         "learning nor in meta-learning.",
         "All rows learn for as many steps from as many images; meta-learnt states are where "
