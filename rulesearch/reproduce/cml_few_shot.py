@@ -168,7 +168,7 @@ class _Model:
 
     @torch.no_grad()
     def measure(self, family: TaskFamily, training: Training) -> Measured:
-        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""
+        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``; NaN where one diverged."""
         assert isinstance(training.model, MetaParameters)
         s, found = self.settings, []
         for first in range(0, s.lifetimes, AT_ONCE):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rulesearch.grammar import Grammar
 from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.bilevel import (
     SGD,
     BilevelTraining,
@@ -164,7 +165,7 @@ class _Model:
 
     @torch.no_grad()
     def measure(self, family: TaskFamily, training: Training) -> Measured:
-        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""
+        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``; NaN where one diverged."""
         assert isinstance(training.model, MetaParameters)
         s, found = self.settings, []
         for first in range(0, s.lifetimes, AT_ONCE):
@@ -177,8 +178,8 @@ class _Model:
             }
             phi = self.descent(s.steps)(problem, theta, problem.start(theta))
             x, label = problem.inner.evaluate(None)
-            answer = self.network(replace(problem.inner.born, W=list(phi.values())), x).argmax(-1)
-            found.append(100 * answer.eq(label).float().mean(1).reshape(s.seeds, -1))
+            logits = self.network(replace(problem.inner.born, W=list(phi.values())), x)
+            found.append(100 * share_right(logits, label, *phi.values()).reshape(s.seeds, -1))
         return {"error": torch.cat(found, 1)}
 
 
