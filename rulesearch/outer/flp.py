@@ -62,7 +62,8 @@ class FLPSettings:
     Raises
     ------
     ConfigError
-        If something is not finite, or the parts do not fit together.
+        If a size is not a whole number from 1 on, something is not finite, or the parts do not
+        fit together.
     """
 
     widths: tuple[int, ...]
@@ -85,6 +86,10 @@ class FLPSettings:
             raise ConfigError(
                 f"FLP: learning is one of {', '.join(LEARNING)}, not '{self.learning}'"
             )
+        for name in ("widths", "image", "channels", "strides"):
+            sizes = getattr(self, name)
+            if not all(isinstance(size, int) and size > 0 for size in sizes or ()):
+                raise ConfigError(f"FLP: {name} is {sizes}; give whole numbers from 1 on")
         if not 1 <= self.plastic_layers < len(self.widths):
             raise ConfigError(
                 f"FLP: {len(self.widths) - 1} layers, of which 1 or more can be plastic, "

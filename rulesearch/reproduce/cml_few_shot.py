@@ -31,7 +31,7 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Strength, Tolerance
+from rulesearch.reproduce.strength import Momentum, Rate, Strength, Tolerance
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
 
@@ -52,8 +52,6 @@ FAST: Mapping[str, tuple[str, ...]] = {"synaptic": (), "modulatory": ("gain", "s
 UNTRAINED = "untrained"  # the control of a row: its meta-parameters as they are born
 
 AT_ONCE = 10  # test tasks side by side
-
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PhaseSettings(Spec):
@@ -109,7 +107,7 @@ class FewShotSettings(RunSettings):
     size: Count
     channels: tuple[Count, ...]
     rate: Rate = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     tolerance: Tolerance = None
 
 

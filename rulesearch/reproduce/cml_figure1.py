@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rulesearch.errors import ConfigError
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.bilevel import (
     SGD,
@@ -21,17 +20,18 @@ from rulesearch.outer.bilevel import (
     draw_ridge,
     exact_ridge_gradient,
 )
-from rulesearch.outer.bilevel.networks import Examples, network_problem
+from rulesearch.outer.bilevel.networks import network_problem
 from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
 from rulesearch.outer.meta_training import UpdateRecord
 from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.report.cml_figures import Nudging, figure1
 from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.cml_digits import check_digits, draw_digits
 from rulesearch.reproduce.cml_figure1_cifar import CIFAR, CifarPanel, cifar_jobs, judged
 from rulesearch.reproduce.figures import write_figures
+from rulesearch.reproduce.strength import Momentum, Rate
 from rulesearch.search.settings import Count, Size
-from rulesearch.tasks import load
 
 __all__ = ["CML_FIGURE1", "NudgingSettings"]
 
@@ -66,10 +66,10 @@ class NudgingSettings(RunSettings):
     examples: Count = 100
     judged: Count = 300
     nudged_steps: Count = 30
-    rate: Size = 0.1
-    momentum: Size = 0.9
+    rate: Rate = 0.1
+    momentum: Momentum = 0.9
     strength: Size = 0.01
-    meta_rate: Size = 0.003
+    meta_rate: Rate = 0.003
     cifar: CifarPanel | None = None
 
 
@@ -148,20 +148,12 @@ Synapses = ComplexSynapse[LossProblem]
 
 def _digits_problem(settings: NudgingSettings) -> Synapses:
     """A network for each seed, with its own images, whose weights are complex synapses."""
-    data, seeds = load("digits"), range(settings.seeds)
-    n, total = settings.examples, settings.examples + settings.judged
-    if total > len(data.labels):
-        raise ConfigError(
-            f"examples and judged are {total} images, of {len(data.labels)} that there are"
-        )
-    draws = generators(settings.seed, 0, TASK, [(row, 0) for row in seeds])
-    order = torch.stack([torch.randperm(len(data.labels), generator=g) for g in draws])
-    learn, judge = (
-        Examples(data.examples(index, torch.float32), data.labels[index])
-        for index in (order[:, :n], order[:, n:total])
-    )
+    check_digits(settings.examples, settings.judged)
+    seeds = [(row, 0) for row in range(settings.seeds)]
+    draws = generators(settings.seed, 0, TASK, seeds)
+    learn, judge = draw_digits(draws, settings.examples, settings.judged, torch.float32)
     network = PlasticNetwork([64, settings.hidden, 10], activation="tanh")
-    born = network.init(generators(settings.seed, 0, NETWORK, [(row, 0) for row in seeds]))
+    born = network.init(generators(settings.seed, 0, NETWORK, seeds))
     return ComplexSynapse(network_problem(network, born, learn, judge))
 
 

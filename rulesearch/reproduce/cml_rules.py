@@ -29,14 +29,13 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Strength, Tolerance
+from rulesearch.reproduce.strength import Rate, Strength, Tolerance
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import FewShot, ImageData, TaskFamily, load
 
 __all__ = ["CML_RULES", "Coefficients", "RuleSettings"]
 
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AT_ONCE = 10  # test tasks side by side: more would not stay in cache
 
 

@@ -36,8 +36,8 @@ from rulesearch.reproduce.base import (
     RunSettings,
     Training,
 )
-from rulesearch.reproduce.strength import Strength, Tolerance
-from rulesearch.search.settings import Count, Size
+from rulesearch.reproduce.strength import Rate, Strength, Tolerance
+from rulesearch.search.settings import Count
 from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
 
 __all__ = ["CML_TABLE4", "SpikingSettings"]
@@ -74,17 +74,17 @@ class SpikingSettings(RunSettings):
     hidden: Count = 100
     free_steps: Count = 500
     nudged_steps: Count = 100
-    free_rate: Size = 1e-3
-    nudged_rate: Size = 3e-3
-    beta: Size = 3.0
+    free_rate: Rate = 1e-3
+    nudged_rate: Rate = 3e-3
+    beta: Rate = 3.0
     strength: Strength = 1e-3
-    meta_rate: Size = 3e-3
+    meta_rate: Rate = 3e-3
     unrolled_steps: Count = 10
     truncated_steps: Count = 500
     window: Count = 100
-    bptt_rate: Size = 3e-4
-    eprop_rate: Size = 1e-4
-    baseline_meta_rate: Size = 3e-4
+    bptt_rate: Rate = 3e-4
+    eprop_rate: Rate = 1e-4
+    baseline_meta_rate: Rate = 3e-4
     tolerance: Tolerance = None
 
 

@@ -23,11 +23,11 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.coefficients import THETA
 from rulesearch.outer.bilevel.named import detached
-from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.cml_digits import check_digits, draw_digits
+from rulesearch.reproduce.strength import Momentum
 from rulesearch.search.settings import Count, Size
-from rulesearch.tasks import load
 
 __all__ = ["CML_THETA", "ThetaSettings"]
 
@@ -56,7 +56,7 @@ class ThetaSettings(RunSettings):
     hidden: tuple[Count, ...] = ()
     examples: Count = 100
     judged: Count = 200
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     gradient: Size = 0.1
     decay: Size = 0.005
 
@@ -76,13 +76,9 @@ class _Comparison:
 
     def problem(self, draws: Sequence[torch.Generator]) -> CoefficientProblem:
         """A network with its own digits for each generator."""
-        s, data = self.settings, load("digits")
+        s = self.settings
         network = PlasticNetwork((64, *s.hidden, 10), activation="tanh", feedback="symmetric")
-        order = torch.stack([torch.randperm(len(data.labels), generator=g) for g in draws])
-        learn, judge = (
-            Examples(data.examples(rows, torch.float64), data.labels[rows])
-            for rows in order[:, : s.examples + s.judged].split([s.examples, s.judged], 1)
-        )
+        learn, judge = draw_digits(draws, s.examples, s.judged, torch.float64)
         pool = Grammar.from_yaml("catalogue").enumerate().subset(["pseudo_gradient", "decay"])
         born = network.init(draws, torch.float64)
         return CoefficientProblem(network, pool, born, always(learn), always(judge))
@@ -115,6 +111,7 @@ class _Comparison:
 
 
 def _jobs(settings: ThetaSettings) -> Sequence[Job]:
+    check_digits(settings.examples, settings.judged)
     found = []
     for beta in BETAS:
         for steps in STEPS:
