@@ -269,8 +269,8 @@ def test_a_tiny_run_of_table_3(tmp_path: Path) -> None:
 
 def check_few_shot(content: dict[str, Any], conditions: tuple[str, ...]) -> None:
     rows = ["synaptic", "synaptic-untrained", "modulatory", "modulatory-untrained"]
-    assert [row["row"] for row in content["rows"]] == rows
-    for row in content["rows"]:
+    assert [row["row"] for row in content["rows"]][:4] == rows
+    for row in content["rows"][:4]:
         for condition in conditions:
             ours = row["ours"][condition]
             assert ours["lifetimes"] == 3

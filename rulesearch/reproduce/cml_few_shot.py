@@ -240,6 +240,7 @@ NOTES = (
     "gain and shift of every channel and the readout learn, with consolidated states of their "
     "own, and convolutions are meta-learnt. The paper does not tell its modulatory network, nor "
     "its settings; those of the synaptic one are used.",
+    "Rows as published are those that the paper quotes from others, of which nothing is run here.",
     "Untrained: meta-parameters as they are born, from which the same test tasks are learnt in the "
     "same way.",
     "The meta-parameters are those of the last update: the released code averages them over the "
