@@ -248,7 +248,8 @@ CML_FIGURE1 = Reproduction(
         "Ridge (A): error of the meta-gradient of lambda and omega of 20 weights relative to the "
         "exact one, both phases with so many steps of gradient descent; the mean over updates, "
         "each with a new problem. The figure's bound is that of Theorem 1, with delta as measured "
-        "and the least constant with which it holds everywhere.",
+        "of the free phase alone, where the theorem asks it of both, and the least constant with "
+        "which it holds everywhere.",
         "B, digits: cross-entropy on the evaluation images after meta-learning lambda of every "
         "weight of a 64-32-10 network, so many steps in the first phase; a small stand-in for the "
         "paper's CIFAR-10.",
