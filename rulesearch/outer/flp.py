@@ -174,8 +174,10 @@ def flp_model(
     Raises
     ------
     ConfigError
-        If ``like`` has other layers, or features do not fit the settings.
+        If there are no seeds, ``like`` has other layers, or features do not fit the settings.
     """
+    if seeds < 1:
+        raise ConfigError(f"FLP: seeds must be at least 1, not {seeds}")
     members = [(row, 0) for row in range(seeds)]
     network = settings.network
     rule: Rule | TermPool = pool if pool is not None else _rule(settings)

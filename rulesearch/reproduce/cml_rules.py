@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from rulesearch.grammar import Grammar
@@ -36,15 +37,22 @@ from rulesearch.tasks import FewShot, ImageData, TaskFamily, load
 
 __all__ = ["CML_RULES", "Coefficients", "RuleSettings"]
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 AT_ONCE = 10  # test tasks side by side: more would not stay in cache
 
 
 class Coefficients(Spec):
     """Of the rule that the paper discovers: Eq. 7 of Shervani-Tabar & Rosenbaum 2023."""
 
-    F0: float
-    F2: float
-    F9: float
+    F0: Finite
+    F2: Finite
+    F9: Finite
+
+    @model_validator(mode="after")
+    def _learns(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise PydanticCustomError("coefficients", "should not all be zero: nothing would learn")
+        return self
 
 
 class RuleSettings(RunSettings):
