@@ -119,13 +119,13 @@ def test_the_bandits_rows_learn_as_the_released_code_does() -> None:
     assert DELTAS == (0.5, 0.7, 0.9, 0.95, 0.99)
     root = 2.0**-23  # the spacing of float32 at one
     synaptic, modulatory, maml = (METHODS[k] for k in ("cml-synaptic", "cml-modulatory", "maml"))
-    assert synaptic.meta_gradient(1) == Contrastive(
+    assert synaptic.meta_gradient(1, None) == Contrastive(
         Descent(250, Adam(1e-4, eps_root=root)), Descent(100, Adam(3e-2, eps_root=root)), 0.3
     )
-    assert modulatory.meta_gradient(1) == Contrastive(
+    assert modulatory.meta_gradient(1, None) == Contrastive(
         Descent(1000, SGD(3e-4)), Descent(100, SGD(1e-4)), 10.0
     )
-    assert maml.meta_gradient(1) == UnrolledDescent(Descent(10, SGD(1e-2)))
+    assert maml.meta_gradient(1, None) == UnrolledDescent(Descent(10, SGD(1e-2)))
     online = [(m.online, m.every, m.steps) for m in (synaptic, modulatory, maml)]
     assert online == [
         (Adam(1e-4, eps_root=root), 50, 250),

@@ -29,7 +29,7 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights, network_state
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Momentum, Rate, Strength
+from rulesearch.reproduce.strength import Momentum, Rate, Strength, Tolerance
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IncrementalSines, TaskFamily
 
@@ -66,6 +66,8 @@ class ContinualSettings(RunSettings):
         Of learning where it is by descent.
     beta, strength, meta_rate : float
         Of the contrast; lambda at first; and Adam's step.
+    tolerance : float, optional
+        The largest residual of learning that an update accepts; by default any.
     """
 
     hidden: tuple[Count, ...] = (64, 64, 64, 192, 64, 64)
@@ -78,6 +80,7 @@ class ContinualSettings(RunSettings):
     beta: Rate = 0.3
     strength: Strength = 0.1
     meta_rate: Rate = 1e-3
+    tolerance: Tolerance = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +158,7 @@ class _Model:
         return BilevelTraining(
             MetaParameters(self.theta),
             lambda update: self.problem(generators(s.seed, 0, TASK, pairs, update)),
-            Contrastive(self.life, self.life, s.beta, continued=True),
+            Contrastive(self.life, self.life, s.beta, continued=True, tolerance=s.tolerance),
             s.meta_rate,
             s.episodes,
         )
@@ -225,7 +228,7 @@ class _Readout:
         return BilevelTraining(
             MetaParameters(self.theta),
             lambda update: self.problem(generators(s.seed, 0, TASK, pairs, update)),
-            ContrastiveChain(Newton(), Newton(), s.beta),
+            ContrastiveChain(Newton(), Newton(), s.beta, s.tolerance),
             s.meta_rate,
             s.episodes,
         )

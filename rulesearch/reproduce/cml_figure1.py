@@ -30,7 +30,7 @@ from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSetti
 from rulesearch.reproduce.cml_digits import check_digits, draw_digits
 from rulesearch.reproduce.cml_figure1_cifar import CIFAR, CifarPanel, cifar_jobs, judged
 from rulesearch.reproduce.figures import write_figures
-from rulesearch.reproduce.strength import Momentum, Rate
+from rulesearch.reproduce.strength import Momentum, Rate, Tolerance
 from rulesearch.search.settings import Count, Size
 
 __all__ = ["CML_FIGURE1", "NudgingSettings"]
@@ -57,6 +57,8 @@ class NudgingSettings(RunSettings):
         Of learning in B, by Nesterov's momentum.
     strength, meta_rate : float
         Of the complex synapses of B: lambda at first, and Adam's step.
+    tolerance : float, optional
+        The largest residual of learning that an update of B accepts; by default any.
     cifar : CifarPanel, optional
         B as in the paper, on CIFAR-10 in place of digits; it has settings of its own.
     """
@@ -70,6 +72,7 @@ class NudgingSettings(RunSettings):
     momentum: Momentum = 0.9
     strength: Size = 0.01
     meta_rate: Rate = 0.003
+    tolerance: Tolerance = None
     cifar: CifarPanel | None = None
 
 
@@ -173,7 +176,7 @@ def _digits_job(beta: float, steps: int, problem: Synapses, settings: NudgingSet
         return BilevelTraining(
             MetaParameters(strengths),
             lambda update: problem,
-            Contrastive(free, nudged, beta),
+            Contrastive(free, nudged, beta, tolerance=settings.tolerance),
             settings.meta_rate,
         )
 
@@ -192,7 +195,7 @@ def _row(beta: float) -> str:
 def _jobs(settings: NudgingSettings) -> Sequence[Job]:
     ridge = [_ridge_job(beta, steps, settings) for steps in RIDGE for beta in BETAS]
     if settings.cifar is not None:
-        return ridge + cifar_jobs(settings.cifar, settings, BETAS)
+        return ridge + cifar_jobs(settings.cifar, settings, BETAS, settings.tolerance)
     problem = _digits_problem(settings)
     return ridge + [_digits_job(b, steps, problem, settings) for steps in DIGITS for b in BETAS]
 

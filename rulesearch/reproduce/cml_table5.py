@@ -58,7 +58,7 @@ def _training(
         judge = Experience(*(part[:, settings.learnt :] for part in log))
         return method.problem(settings, episodes, lambda step: learn, lambda step: judge)
 
-    gradient = method.meta_gradient(settings.shorter)
+    gradient = method.meta_gradient(settings.shorter, settings.tolerance)
     return BilevelTraining(model, problems, gradient, method.rate, episodes)
 
 

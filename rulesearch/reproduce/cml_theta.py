@@ -23,10 +23,11 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.coefficients import THETA
 from rulesearch.outer.bilevel.named import detached
+from rulesearch.outer.bilevel.residual import LEARNING, within
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_digits import check_digits, draw_digits
-from rulesearch.reproduce.strength import Momentum
+from rulesearch.reproduce.strength import Momentum, Tolerance
 from rulesearch.search.settings import Count, Size
 
 __all__ = ["CML_THETA", "ThetaSettings"]
@@ -50,6 +51,8 @@ class ThetaSettings(RunSettings):
     momentum : float
     gradient, decay : float
         The rule's coefficients.
+    tolerance : float, optional
+        The largest residual of learning of what is compared; by default any.
     """
 
     updates: Annotated[int, Field(ge=0)] = 0
@@ -59,6 +62,7 @@ class ThetaSettings(RunSettings):
     momentum: Momentum = 0.9
     gradient: Size = 0.1
     decay: Size = 0.005
+    tolerance: Tolerance = None
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,21 @@ class _Comparison:
         return BilevelTraining(
             MetaParameters({THETA: theta.expand(self.settings.seeds, -1)}),
             lambda update: self.problem(()),
-            Contrastive(self.learner, self.learner, self.beta, "symmetric"),
+            Contrastive(
+                self.learner,
+                self.learner,
+                self.beta,
+                "symmetric",
+                tolerance=self.settings.tolerance,
+            ),
             rate=1.0,
         )
 
     def measure(self, training: Training) -> Measured:
-        """Relative error of the contrast, and its cosine with the exact gradient."""
+        """Relative error of the contrast, and its cosine with the exact gradient.
+
+        NaN where learning has not converged as far as is asked.
+        """
         assert isinstance(training, BilevelTraining)
         s = self.settings
         pairs = [(row, k) for row in range(s.seeds) for k in range(s.lifetimes)]
@@ -103,9 +116,11 @@ class _Comparison:
             name: t.repeat_interleave(s.lifetimes, 0)
             for name, t in detached(training.model.theta()).items()
         }
-        found = training.meta_gradient(problem, at).gradient[THETA]
+        estimate = training.meta_gradient(problem, at)
+        found = estimate.gradient[THETA]
         exact = UnrolledDescent(self.learner)(problem, at).gradient[THETA]
         error = (found - exact).norm(dim=1) / exact.norm(dim=1)
+        error = torch.where(within(estimate.residual[LEARNING], s.tolerance), error, torch.nan)
         cosine = torch.cosine_similarity(found, exact, 1)
         return {"error": error.reshape(s.seeds, -1), "cosine": cosine.reshape(s.seeds, -1)}
 
