@@ -186,6 +186,33 @@ def seen_by(*lives: int) -> list[torch.Generator]:
     return generators(*(10 * k + 2 for k in lives))
 
 
+def test_a_time_of_learning_is_rmsprop_with_clipped_slopes_and_a_rate_that_decays() -> None:
+    """By hand, of two lifetimes; rewards of the second are so large that slopes are clipped."""
+    seen = experience(2, 9)
+    seen = seen._replace(reward=seen.reward * torch.tensor([[0.2], [40.0]]))
+    W = torch.randn(2, ARMS, 2, generator=generators(7)[0], dtype=torch.float64)
+    agent = NeuralLinearAgent(
+        linear, lambda weights, x: x, {"W": W}, {}, 4, 3, generators(8, 9), [(0,), (1,)]
+    )
+    agent.learn(seen)
+    norms: list[list[float]] = []
+    for life, g in enumerate(generators(8, 9)):
+        rows = torch.randint(9, (4, 3), generator=g)
+        x, action, reward = (part[life].numpy() for part in seen)
+        w, square = W[life].numpy().copy(), np.zeros((ARMS, 2))
+        norms.append([])
+        for step in range(4):
+            slope = np.zeros((ARMS, 2))
+            for k in rows[step].tolist():
+                slope[action[k]] += 2 * (w[action[k]] @ x[k] - reward[k]) * x[k] / 3
+            norms[-1].append(float(np.sqrt((slope**2).sum())))
+            slope *= min(1.0, 5 / norms[-1][-1])
+            square = 0.9 * square + 0.1 * slope**2
+            w -= 0.01 / (1 + 0.5 * step) * slope / np.sqrt(square + 1e-8)
+        np.testing.assert_allclose(agent.weights["W"][life], w, rtol=1e-9)
+    assert max(norms[0]) < 5 < min(norms[1])
+
+
 def test_neural_linear_learns_what_pays() -> None:
     """On a wheel that is all rim, where one arm of five pays fifty times the others."""
     regret = live(neural_linear(0, 1), Wheel(torch.zeros(2)), 800, 100, seen_by(0, 1))

@@ -24,8 +24,9 @@ from rulesearch.tasks import FewShot, IncrementalSines
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DIGITS: dict[str, Any] = {
-    "data": "digits", "held_out": 3, "ways": 3, "shots": 2, "queries": 4, "hidden": (6,),
-    "updates": 2, "seeds": 2, "episodes": 2, "lifetimes": 3, "steps": 4, "nudged_steps": 2,
+    "data": "digits", "held_out": 3, "unseen": 20, "ways": 3, "shots": 2, "queries": 4,
+    "hidden": (6,), "updates": 2, "seeds": 2, "episodes": 2, "lifetimes": 3, "steps": 4,
+    "nudged_steps": 2,
 }  # fmt: skip
 SINES: dict[str, Any] = {
     "hidden": (5, 4), "functions": 2, "batches": 3, "examples": 4, "updates": 2, "seeds": 2,
@@ -67,6 +68,37 @@ def test_the_rule_alone_learns_by_its_formulas() -> None:
             right = answer.argmax(-1).eq(task.label_query[life]).float()
             expected[row, k] = 100 * right.mean()
     torch.testing.assert_close(found, expected)
+
+
+def test_no_image_of_a_test_was_met_in_meta_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of classes met, the last 20 images each; of others, any."""
+    images: set[bytes] = set()
+    labels: set[int] = set()
+    sample = FewShot.sample
+
+    def seen(family: FewShot, draws: Any, *rest: Any) -> Any:
+        batch = sample(family, draws, *rest)
+        shown = torch.cat([batch.x[:].flatten(0, 1), batch.x_query.flatten(0, 1)])
+        images.update(row.numpy().tobytes() for row in shown)
+        labels.update(batch.label.flatten().tolist())
+        return batch
+
+    monkeypatch.setattr(FewShot, "sample", seen)
+    settings = RuleSettings(**{**DIGITS, "shots": 5, "queries": 8, "lifetimes": 20})
+    jobs = {job.name: job for job in CML_RULES.jobs(settings)}
+    training: Any = jobs["omega-met"].begin({})
+    for update in range(150):
+        training.problems(update)
+    learnt, met = set(images), set(labels)
+    assert met == set(range(7))
+    assert len(learnt) > 1000  # of 1095: nearly all that is not kept back
+    for condition, classes in {"met": met, "new": {7, 8, 9}}.items():
+        images.clear(), labels.clear()
+        needed = {"omega-met": training.model.state_dict()}
+        jobs[f"omega-{condition}"].measure(jobs[f"omega-{condition}"].begin(needed))
+        assert labels == classes
+        assert len(images) > 100
+        assert not images & learnt
 
 
 def test_only_rows_with_a_learnt_state_are_trained_and_all_of_it_moves() -> None:

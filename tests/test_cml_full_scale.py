@@ -8,11 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from rulesearch.outer.bilevel import SGD, Adam, Contrastive, Descent, UnrolledDescent
 from rulesearch.reproduce import make_plan
+from rulesearch.reproduce.cml_few_shot import Images, few_shot_jobs
 from rulesearch.reproduce.cml_table5 import DELTAS
 from rulesearch.reproduce.cml_wheel import METHODS
+from rulesearch.tasks import ImageData
 
 
 def method(steps: int, rate: float, strength: float, meta_rate: float) -> dict[str, float]:
@@ -103,6 +106,10 @@ def test_spiking_rows_learn_as_the_released_code_does() -> None:
            (("bptl-bptt", 3e-4), ("bptl-eprop", 1e-4))}  # fmt: skip
     for row, learner in ten.items():
         assert gradients[row] == UnrolledDescent(learner)
+    examples = {row: job.begin({}).problems(0) for row, job in jobs.items()}  # type: ignore[attr-defined]
+    turns = {row: getattr(examples[row], "batch", None) for row in jobs}
+    assert turns.pop("bptl-eprop") == 1  # one example a step, in turn
+    assert set(turns.values()) == {None}  # and of the others all
     truncated = gradients["tbptl-eprop"]
     assert truncated.before == Descent(400, SGD(1e-4, 0.9, True))
     assert truncated.window == Descent(100, SGD(1e-4, 0.9, True))
@@ -112,19 +119,39 @@ def test_the_bandits_rows_learn_as_the_released_code_does() -> None:
     assert DELTAS == (0.5, 0.7, 0.9, 0.95, 0.99)
     root = 2.0**-23  # the spacing of float32 at one
     synaptic, modulatory, maml = (METHODS[k] for k in ("cml-synaptic", "cml-modulatory", "maml"))
-    assert synaptic.meta_gradient(1) == Contrastive(
+    assert synaptic.meta_gradient(1, None) == Contrastive(
         Descent(250, Adam(1e-4, eps_root=root)), Descent(100, Adam(3e-2, eps_root=root)), 0.3
     )
-    assert modulatory.meta_gradient(1) == Contrastive(
+    assert modulatory.meta_gradient(1, None) == Contrastive(
         Descent(1000, SGD(3e-4)), Descent(100, SGD(1e-4)), 10.0
     )
-    assert maml.meta_gradient(1) == UnrolledDescent(Descent(10, SGD(1e-2)))
+    assert maml.meta_gradient(1, None) == UnrolledDescent(Descent(10, SGD(1e-2)))
     online = [(m.online, m.every, m.steps) for m in (synaptic, modulatory, maml)]
     assert online == [
         (Adam(1e-4, eps_root=root), 50, 250),
         (SGD(1e-4, 0.9, nesterov=True), 100, 500),
         (SGD(1e-3), 100, 100),
     ]
+    # Units of 3: gain (W x + bias) + shift through tanh, and rectified ones.
+    plan: Any = make_plan("cml-table5", "full", ["hidden=3"]).settings
+    x = torch.tensor([[[0.3, -0.8], [1.5, 0.2]]])
+    for method, tanh in ((synaptic, False), (modulatory, True), (maml, False)):
+        network = method.network(plan)
+        (g,) = (torch.Generator().manual_seed(4),)
+        weights = {
+            name: w + 0.3 * torch.randn(w.shape, generator=g)
+            for name, w in network.init([g]).items()
+        }
+        h = x[0]
+        for layer in ("full0", "full1"):
+            z, gain, shift = (weights[f"{layer}.{part}"][0] for part in ("W", "gain", "shift"))
+            z = h @ z.T
+            if tanh:
+                h = torch.tanh(gain * (z + weights[f"{layer}.bias"][0]) + shift)
+            else:
+                h = gain * (z - shift).clamp(min=0)
+        expected = h @ weights["head.W"][0].T + weights["head.bias"][0]
+        torch.testing.assert_close(network(weights, x)[0], expected)
     # Meta-batches of 8, 16 and 32 tasks of 6400, and Adam's steps.
     assert [8 * m.share for m in (synaptic, modulatory, maml)] == [8, 16, 32]
     assert [m.rate for m in (synaptic, modulatory, maml)] == [0.03, 0.03, 0.1]
@@ -133,3 +160,51 @@ def test_the_bandits_rows_learn_as_the_released_code_does() -> None:
     problem: Any = synaptic.problem(settings, 1, lambda s: None, lambda s: None)  # type: ignore[arg-type,return-value]
     assert float(problem.fixed["lambda.head.W"]) == pytest.approx(2000 / 10_905)
     assert sum(w[0].numel() for w in synaptic.born(settings)[0].values()) == 10_905
+
+
+def test_neural_linear_trains_as_the_released_code_does() -> None:
+    """Fifty steps after every twenty choices, on a wheel of each delta."""
+    plan = make_plan("cml-table5", "full", ["seeds=1", "horizon=61", "tasks=1"], ["neural-linear"])
+    first: Any = plan.jobs()[0]
+    assert first.updates == 1 + 3  # its first choice, and the blocks of twenty
+    life = first.begin({}).life
+    assert (life.every, life.agent.updates, life.agent.batch) == (20, 50, 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "conditions"),
+    [("cml-table2", ("one_shot",)), ("cml-table3", ("one_shot", "five_shot"))],
+)
+def test_few_shots_are_nudged_both_ways(name: str, conditions: tuple[str, ...]) -> None:
+    """Half of the difference of two phases, either side of the same free one."""
+    settings: Any = make_plan(name, "full", ["seeds=1", "ways=2", "size=28"]).settings
+    pixels = torch.zeros(60, 28 * 28, dtype=torch.uint8)
+    data = ImageData(pixels, torch.arange(60) // 30, 2, ("a", "b"), "blank", (28, 28))
+    facts = MINI_IMAGENET if name == "cml-table2" else OMNIGLOT
+    phases = {condition: getattr(settings, condition) for condition in conditions}
+    for job in few_shot_jobs(settings, phases, Images(data, data)):
+        training: Any = job.begin({})
+        told, nesterov = facts[job.condition], SGD(0.01, 0.9, nesterov=True)
+        assert training.meta_gradient == Contrastive(
+            Descent(told["steps"], nesterov),
+            Descent(told["nudged_steps"], nesterov),
+            told["beta"],
+            "symmetric",
+            continued=False,
+        )
+        assert training.rate == told["meta_rate"]
+
+
+def test_rules_and_sines_are_contrasted_with_a_free_phase_that_goes_on() -> None:
+    digits = ["data=digits", "held_out=3", "ways=3", "hidden=[5]", "seeds=1"]
+    sines = ["hidden=[5]", "functions=2", "batches=3", "seeds=1"]
+    for name, changes, rows, steps in (
+        ("cml-rules", digits, ("omega", "omega-lambda"), (30, 10)),
+        ("cml-continual", sines, ("omega", "omega-lambda"), (6, 6)),
+    ):
+        jobs = [job for job in make_plan(name, "small", changes, rows).jobs() if job.updates]
+        assert len(jobs) >= 2
+        for job in jobs:
+            contrast = job.begin({}).meta_gradient  # type: ignore[attr-defined]
+            assert (contrast.scheme, contrast.continued) == ("forward", True)
+            assert (contrast.free.steps, contrast.nudged.steps) == steps

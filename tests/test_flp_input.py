@@ -33,6 +33,18 @@ def test_settings_that_are_not_finite(value: float) -> None:
         replace(SINE, rate=(0.1, value, 0.1))
 
 
+@pytest.mark.parametrize("size", [0, -5, 5.5])
+def test_sizes_that_are_none(size: Any) -> None:
+    for widths in ((size, 6, 5, 4, 1), (4, 6, size, 4, 1), (4, 6, 5, 4, size)):
+        with pytest.raises(ConfigError, match=r"FLP: widths is \(.*whole numbers from 1 on"):
+            replace(SINE, widths=widths)
+    for name in ("channels", "strides"):
+        with pytest.raises(ConfigError, match=f"FLP: {name} is .*whole numbers from 1 on"):
+            replace(IMAGE, **{name: (2, size)})
+    with pytest.raises(ConfigError, match=r"FLP: image is .*whole numbers from 1 on"):
+        replace(IMAGE, image=(1, 8, size))
+
+
 @pytest.mark.parametrize(
     "name", ["forward", "feedback", "mixing", "rate", "feedback_rate", "theta"]
 )

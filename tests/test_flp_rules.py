@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_reproduction import left
 
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, GrammarError
 from rulesearch.grammar import Grammar, Term, TermPool
 from rulesearch.networks import LearntFeedback
 from rulesearch.outer import FLPSettings, MetaRates, MetaTraining, ProximalL1, flp_model
@@ -202,6 +202,17 @@ def test_rules_and_tables_are_left(whole: Path) -> None:
         assert "Kept (of 2)" in latex
         assert all(name.replace("_", r"\_") in latex for name in names)
         assert "survivors, refitted" in (whole / "rules" / condition / "terms.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["flp-rules", "flp-rules-omniglot"])
+def test_plastic_feedback_is_refused_before_anything_is_trained(name: str) -> None:
+    """Its synapses have no errors, of which three of the terms speak."""
+    speak = {
+        t.name for t in Grammar.from_yaml("flp10").enumerate() if t.symbols & {"e_post", "e_pre"}
+    }
+    assert speak == {"fed", "fed_pre", "fed_both"}
+    with pytest.raises(GrammarError, match=r"'plastic': should be false: .*e_pre, e_post"):
+        make_plan(name, "small", ("plastic=true",))
 
 
 def test_survivors_are_those_that_the_penalty_left(whole: Path) -> None:

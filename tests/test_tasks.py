@@ -199,3 +199,16 @@ def test_other_mistakes() -> None:
         FewShot(data).sample([])
     with pytest.raises(ConfigError, match="needs classes in hold_out"):
         FewShot(data).with_held_out()
+
+
+def test_the_last_images_of_each_class_are_set_apart() -> None:
+    data = numbered([5, 3, 4])
+    first, last = data.apart(2)
+    for label, count in enumerate([5, 3, 4]):
+        stored, early, late = (d.images[d.labels == label, 0].tolist() for d in (data, first, last))
+        assert stored == early + late
+        assert (len(early), len(late)) == (count - 2, 2)
+    assert (first.n_classes, last.class_names) == (3, data.class_names)
+    for count in (0, 3):
+        with pytest.raises(DataError, match=r"class 'c.' has . images, of which . cannot be set"):
+            data.apart(count)

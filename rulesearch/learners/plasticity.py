@@ -346,7 +346,10 @@ class PlasticityLearner:
             )
         if self.method == "first-order":
             if theta.requires_grad:
-                raise LearnerError("the first-order meta-gradient tells nothing of theta")
+                raise LearnerError(
+                    "the first-order meta-gradient tells nothing of theta: "
+                    "theta.requires_grad_(False), as of model.theta, or another method"
+                )
             return
         if isinstance(x, Indexed) and inputs.requires_grad:
             raise LearnerError("the table of inputs wants a gradient: give x as a tensor")

@@ -62,7 +62,8 @@ class FLPSettings:
     Raises
     ------
     ConfigError
-        If something is not finite, or the parts do not fit together.
+        If a size is not a whole number from 1 on, something is not finite, or the parts do not
+        fit together.
     """
 
     widths: tuple[int, ...]
@@ -85,6 +86,10 @@ class FLPSettings:
             raise ConfigError(
                 f"FLP: learning is one of {', '.join(LEARNING)}, not '{self.learning}'"
             )
+        for name in ("widths", "image", "channels", "strides"):
+            sizes = getattr(self, name)
+            if not all(isinstance(size, int) and size > 0 for size in sizes or ()):
+                raise ConfigError(f"FLP: {name} is {sizes}; give whole numbers from 1 on")
         if not 1 <= self.plastic_layers < len(self.widths):
             raise ConfigError(
                 f"FLP: {len(self.widths) - 1} layers, of which 1 or more can be plastic, "
@@ -169,8 +174,10 @@ def flp_model(
     Raises
     ------
     ConfigError
-        If ``like`` has other layers, or features do not fit the settings.
+        If there are no seeds, ``like`` has other layers, or features do not fit the settings.
     """
+    if seeds < 1:
+        raise ConfigError(f"FLP: seeds must be at least 1, not {seeds}")
     members = [(row, 0) for row in range(seeds)]
     network = settings.network
     rule: Rule | TermPool = pool if pool is not None else _rule(settings)

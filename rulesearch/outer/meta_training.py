@@ -117,6 +117,8 @@ class MetaTraining:
     updates: int = 0
 
     def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ConfigError(f"meta-training: episodes must be at least 1, not {self.episodes}")
         check_fit(self.model, self.tasks)
         if self.model.learner.method == "first-order":
             self._check_first_order()

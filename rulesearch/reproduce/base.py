@@ -142,6 +142,8 @@ class Reproduction(Generic[S]):
         What a reader of the table should know.
     draw : callable, optional
         Writes figures and their numbers into the run folder, from what every job measured.
+    quoted : tuple of str
+        Keys of rows and conditions without jobs: the paper's figures stand there alone.
     trained_by : str, optional
         Name of the reproduction whose jobs of the same names train the same networks, so that
         a run can take those of a run of it.
@@ -158,4 +160,5 @@ class Reproduction(Generic[S]):
     jobs: Callable[[S], Sequence[Job]]
     notes: tuple[str, ...] = ()
     draw: Callable[[Mapping[str, Measured], Path], None] | None = None
+    quoted: tuple[str, ...] = ()
     trained_by: str | None = None

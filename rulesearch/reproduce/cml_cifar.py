@@ -24,7 +24,7 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.seeds import NETWORK, TEST, generators
 from rulesearch.reproduce.base import RunSettings
-from rulesearch.reproduce.strength import Tolerance
+from rulesearch.reproduce.strength import Momentum, Rate, Tolerance
 from rulesearch.search.settings import Count, Size, Spec
 from rulesearch.tasks import ImageData, load
 
@@ -33,7 +33,6 @@ __all__ = ["REFERENCE", "Cifar", "CifarSettings", "MethodSettings", "Synapses", 
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 REFERENCE = 2000  # images learnt whose statistics normalise what is judged
 
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Synapses = ComplexSynapse[LossProblem]
 
 
@@ -102,7 +101,7 @@ class CifarSettings(RunSettings):
     batch: Count = 500
     channels: tuple[Count, ...] = (6, 16)
     hidden: tuple[Count, ...] = (120, 84)
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     cml: MethodSettings = _method(5000, 3e-4, 0.2, 0.06)
     nudged_steps: Count = 200
     nudged_rate: Rate = 1e-4

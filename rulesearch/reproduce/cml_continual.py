@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rulesearch.networks import PlasticNetwork
@@ -30,13 +29,12 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights, network_state
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Strength
+from rulesearch.reproduce.strength import Momentum, Rate, Strength, Tolerance
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IncrementalSines, TaskFamily
 
 __all__ = ["CML_CONTINUAL", "ContinualSettings"]
 
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AT_ONCE = 20  # test lifetimes side by side
 PARTS = ("W", "bias")  # of a layer
 ROWS: Mapping[str, tuple[str, ...]] = {
@@ -68,6 +66,8 @@ class ContinualSettings(RunSettings):
         Of learning where it is by descent.
     beta, strength, meta_rate : float
         Of the contrast; lambda at first; and Adam's step.
+    tolerance : float, optional
+        The largest residual of learning that an update accepts; by default any.
     """
 
     hidden: tuple[Count, ...] = (64, 64, 64, 192, 64, 64)
@@ -76,10 +76,11 @@ class ContinualSettings(RunSettings):
     examples: Count = 32
     repeats: Count = 1
     rate: Rate = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     beta: Rate = 0.3
     strength: Strength = 0.1
     meta_rate: Rate = 1e-3
+    tolerance: Tolerance = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +158,7 @@ class _Model:
         return BilevelTraining(
             MetaParameters(self.theta),
             lambda update: self.problem(generators(s.seed, 0, TASK, pairs, update)),
-            Contrastive(self.life, self.life, s.beta, continued=True),
+            Contrastive(self.life, self.life, s.beta, continued=True, tolerance=s.tolerance),
             s.meta_rate,
             s.episodes,
         )
@@ -227,7 +228,7 @@ class _Readout:
         return BilevelTraining(
             MetaParameters(self.theta),
             lambda update: self.problem(generators(s.seed, 0, TASK, pairs, update)),
-            ContrastiveChain(Newton(), Newton(), s.beta),
+            ContrastiveChain(Newton(), Newton(), s.beta, s.tolerance),
             s.meta_rate,
             s.episodes,
         )

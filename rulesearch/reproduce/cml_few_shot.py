@@ -31,7 +31,7 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Strength, Tolerance
+from rulesearch.reproduce.strength import Momentum, Rate, Strength, Tolerance
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
 
@@ -52,8 +52,6 @@ FAST: Mapping[str, tuple[str, ...]] = {"synaptic": (), "modulatory": ("gain", "s
 UNTRAINED = "untrained"  # the control of a row: its meta-parameters as they are born
 
 AT_ONCE = 10  # test tasks side by side
-
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PhaseSettings(Spec):
@@ -109,7 +107,7 @@ class FewShotSettings(RunSettings):
     size: Count
     channels: tuple[Count, ...]
     rate: Rate = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     tolerance: Tolerance = None
 
 
@@ -168,7 +166,7 @@ class _Model:
 
     @torch.no_grad()
     def measure(self, family: TaskFamily, training: Training) -> Measured:
-        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""
+        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``; NaN where one diverged."""
         assert isinstance(training.model, MetaParameters)
         s, found = self.settings, []
         for first in range(0, s.lifetimes, AT_ONCE):
@@ -242,6 +240,7 @@ NOTES = (
     "gain and shift of every channel and the readout learn, with consolidated states of their "
     "own, and convolutions are meta-learnt. The paper does not tell its modulatory network, nor "
     "its settings; those of the synaptic one are used.",
+    "Rows as published are those that the paper quotes from others, of which nothing is run here.",
     "Untrained: meta-parameters as they are born, from which the same test tasks are learnt in the "
     "same way.",
     "The meta-parameters are those of the last update: the released code averages them over the "

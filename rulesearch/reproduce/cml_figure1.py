@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rulesearch.errors import ConfigError
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.bilevel import (
     SGD,
@@ -21,17 +20,18 @@ from rulesearch.outer.bilevel import (
     draw_ridge,
     exact_ridge_gradient,
 )
-from rulesearch.outer.bilevel.networks import Examples, network_problem
+from rulesearch.outer.bilevel.networks import network_problem
 from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
 from rulesearch.outer.meta_training import UpdateRecord
 from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.report.cml_figures import Nudging, figure1
 from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.cml_digits import check_digits, draw_digits
 from rulesearch.reproduce.cml_figure1_cifar import CIFAR, CifarPanel, cifar_jobs, judged
 from rulesearch.reproduce.figures import write_figures
+from rulesearch.reproduce.strength import Momentum, Rate, Tolerance
 from rulesearch.search.settings import Count, Size
-from rulesearch.tasks import load
 
 __all__ = ["CML_FIGURE1", "NudgingSettings"]
 
@@ -57,6 +57,8 @@ class NudgingSettings(RunSettings):
         Of learning in B, by Nesterov's momentum.
     strength, meta_rate : float
         Of the complex synapses of B: lambda at first, and Adam's step.
+    tolerance : float, optional
+        The largest residual of learning that an update of B accepts; by default any.
     cifar : CifarPanel, optional
         B as in the paper, on CIFAR-10 in place of digits; it has settings of its own.
     """
@@ -66,10 +68,11 @@ class NudgingSettings(RunSettings):
     examples: Count = 100
     judged: Count = 300
     nudged_steps: Count = 30
-    rate: Size = 0.1
-    momentum: Size = 0.9
+    rate: Rate = 0.1
+    momentum: Momentum = 0.9
     strength: Size = 0.01
-    meta_rate: Size = 0.003
+    meta_rate: Rate = 0.003
+    tolerance: Tolerance = None
     cifar: CifarPanel | None = None
 
 
@@ -148,20 +151,12 @@ Synapses = ComplexSynapse[LossProblem]
 
 def _digits_problem(settings: NudgingSettings) -> Synapses:
     """A network for each seed, with its own images, whose weights are complex synapses."""
-    data, seeds = load("digits"), range(settings.seeds)
-    n, total = settings.examples, settings.examples + settings.judged
-    if total > len(data.labels):
-        raise ConfigError(
-            f"examples and judged are {total} images, of {len(data.labels)} that there are"
-        )
-    draws = generators(settings.seed, 0, TASK, [(row, 0) for row in seeds])
-    order = torch.stack([torch.randperm(len(data.labels), generator=g) for g in draws])
-    learn, judge = (
-        Examples(data.examples(index, torch.float32), data.labels[index])
-        for index in (order[:, :n], order[:, n:total])
-    )
+    check_digits(settings.examples, settings.judged)
+    seeds = [(row, 0) for row in range(settings.seeds)]
+    draws = generators(settings.seed, 0, TASK, seeds)
+    learn, judge = draw_digits(draws, settings.examples, settings.judged, torch.float32)
     network = PlasticNetwork([64, settings.hidden, 10], activation="tanh")
-    born = network.init(generators(settings.seed, 0, NETWORK, [(row, 0) for row in seeds]))
+    born = network.init(generators(settings.seed, 0, NETWORK, seeds))
     return ComplexSynapse(network_problem(network, born, learn, judge))
 
 
@@ -181,7 +176,7 @@ def _digits_job(beta: float, steps: int, problem: Synapses, settings: NudgingSet
         return BilevelTraining(
             MetaParameters(strengths),
             lambda update: problem,
-            Contrastive(free, nudged, beta),
+            Contrastive(free, nudged, beta, tolerance=settings.tolerance),
             settings.meta_rate,
         )
 
@@ -200,7 +195,7 @@ def _row(beta: float) -> str:
 def _jobs(settings: NudgingSettings) -> Sequence[Job]:
     ridge = [_ridge_job(beta, steps, settings) for steps in RIDGE for beta in BETAS]
     if settings.cifar is not None:
-        return ridge + cifar_jobs(settings.cifar, settings, BETAS)
+        return ridge + cifar_jobs(settings.cifar, settings, BETAS, settings.tolerance)
     problem = _digits_problem(settings)
     return ridge + [_digits_job(b, steps, problem, settings) for steps in DIGITS for b in BETAS]
 
@@ -256,7 +251,8 @@ CML_FIGURE1 = Reproduction(
         "Ridge (A): error of the meta-gradient of lambda and omega of 20 weights relative to the "
         "exact one, both phases with so many steps of gradient descent; the mean over updates, "
         "each with a new problem. The figure's bound is that of Theorem 1, with delta as measured "
-        "and the least constant with which it holds everywhere.",
+        "of the free phase alone, where the theorem asks it of both, and the least constant with "
+        "which it holds everywhere.",
         "B, digits: cross-entropy on the evaluation images after meta-learning lambda of every "
         "weight of a 64-32-10 network, so many steps in the first phase; a small stand-in for the "
         "paper's CIFAR-10.",

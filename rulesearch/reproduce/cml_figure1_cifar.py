@@ -71,7 +71,7 @@ class _Curve:
         return BilevelTraining(
             MetaParameters(self.cifar.strengths(method.strength)),
             self.cifar.problem,
-            Contrastive(self.free, self.nudged, self.beta),
+            Contrastive(self.free, self.nudged, self.beta, tolerance=self.cifar.settings.tolerance),
             method.meta_rate,
         )
 
@@ -96,12 +96,14 @@ def judged(problem: Synapses, free: Descent, theta: Named, before: Named) -> Mea
     return {"error": found[:, None], "without": without, "steps": torch.tensor(free.steps)}
 
 
-def cifar_jobs(panel: CifarPanel, settings: RunSettings, betas: Sequence[float]) -> list[Job]:
+def cifar_jobs(
+    panel: CifarPanel, settings: RunSettings, betas: Sequence[float], tolerance: float | None
+) -> list[Job]:
     """A job for each strength and length, ``beta-1-cifar-500`` and so on."""
     own = {k: getattr(settings, k) for k in ("updates", "seeds", "seed")}
     # The test images are of no use here: one satisfies Table 1.
     images = panel.model_dump(exclude={"shorter"})
-    cifar = load_cifar(CifarSettings(**own, **images, tested=1))
+    cifar = load_cifar(CifarSettings(**own, **images, tested=1, tolerance=tolerance))
     jobs = []
     for steps in CIFAR:
         for beta in betas:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from rulesearch.grammar import Grammar
 from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.bilevel import (
     SGD,
     BilevelTraining,
@@ -28,23 +30,29 @@ from rulesearch.outer.bilevel.named import detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Strength, Tolerance
+from rulesearch.reproduce.strength import Rate, Strength, Tolerance
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
-from rulesearch.tasks import FewShot, TaskFamily, load
+from rulesearch.tasks import FewShot, ImageData, TaskFamily, load
 
 __all__ = ["CML_RULES", "Coefficients", "RuleSettings"]
 
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 AT_ONCE = 10  # test tasks side by side: more would not stay in cache
 
 
 class Coefficients(Spec):
     """Of the rule that the paper discovers: Eq. 7 of Shervani-Tabar & Rosenbaum 2023."""
 
-    F0: float
-    F2: float
-    F9: float
+    F0: Finite
+    F2: Finite
+    F9: Finite
+
+    @model_validator(mode="after")
+    def _learns(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise PydanticCustomError("coefficients", "should not all be zero: nothing would learn")
+        return self
 
 
 class RuleSettings(RunSettings):
@@ -54,6 +62,8 @@ class RuleSettings(RunSettings):
     ----------
     data, held_out : str, int
         Images, and how many of their classes only test tasks have.
+    unseen : int
+        Images of every other class that only test tasks have.
     ways, shots, queries : int
         Of a task.
     hidden : sequence of int
@@ -72,6 +82,7 @@ class RuleSettings(RunSettings):
 
     data: str = "emnist"
     held_out: Count = 12
+    unseen: Count = 50
     ways: Annotated[int, Field(strict=True, ge=2)] = 5
     shots: Count = 5
     queries: Count = 10
@@ -161,7 +172,7 @@ class _Model:
 
     @torch.no_grad()
     def measure(self, family: TaskFamily, training: Training) -> Measured:
-        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""
+        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``; NaN where one diverged."""
         assert isinstance(training.model, MetaParameters)
         s, found = self.settings, []
         for first in range(0, s.lifetimes, AT_ONCE):
@@ -174,8 +185,8 @@ class _Model:
             }
             phi = self.descent(s.steps)(problem, theta, problem.start(theta))
             x, label = problem.inner.evaluate(None)
-            answer = self.network(replace(problem.inner.born, W=list(phi.values())), x).argmax(-1)
-            found.append(100 * answer.eq(label).float().mean(1).reshape(s.seeds, -1))
+            logits = self.network(replace(problem.inner.born, W=list(phi.values())), x)
+            found.append(100 * share_right(logits, label, *phi.values()).reshape(s.seeds, -1))
         return {"error": torch.cat(found, 1)}
 
 
@@ -186,15 +197,28 @@ def _rule(settings: RuleSettings) -> Rule:
     return Rule(Grammar.from_yaml("bio").enumerate(), settings.coefficients.model_dump())
 
 
+def _tasks(settings: RuleSettings) -> dict[str, FewShot]:
+    """Where states are meta-learnt, and tests: of other images of classes met, of new classes."""
+    data = load(settings.data)
+    learnt, unseen = data.apart(settings.unseen)
+
+    def tasks(images: ImageData, held_out: bool = False) -> FewShot:
+        return FewShot(
+            images,
+            ways=settings.ways,
+            shots=settings.shots,
+            queries=settings.queries,
+            hold_out=settings.held_out,
+            held_out=held_out,
+        )
+
+    return {"train": tasks(learnt), "met": tasks(unseen), "new": tasks(data, held_out=True)}
+
+
 def _jobs(settings: RuleSettings) -> Sequence[Job]:
-    met = FewShot(
-        load(settings.data),
-        ways=settings.ways,
-        shots=settings.shots,
-        queries=settings.queries,
-        hold_out=settings.held_out,
-    )
-    network = PlasticNetwork((met.n_in, *settings.hidden, met.n_out))
+    tasks = _tasks(settings)
+    train = tasks["train"]
+    network = PlasticNetwork((train.n_in, *settings.hidden, train.n_out))
     pool = Grammar.from_yaml("catalogue").enumerate()
     consolidation = Rule(pool, {"consolidation": 1.0})
     jobs = []
@@ -202,14 +226,15 @@ def _jobs(settings: RuleSettings) -> Sequence[Job]:
         rule = _rule(settings) + consolidation * (settings.strength if way.held else 0.0)
         model = _Model(settings, network, rule, way.parts)
         updates = settings.updates if way.trained else 0
-        begin = partial(model.training, met)
-        job = Job(row, "met", updates, partial(_begin, begin), partial(model.measure, met))
+        begin = partial(model.training, train)
+        measure = {condition: partial(model.measure, tasks[condition]) for condition in tasks}
+        job = Job(row, "met", updates, partial(_begin, begin), measure["met"])
         new = Job(
             row,
             "new",
             0,
             partial(_again, begin, job.name),
-            partial(model.measure, met.with_held_out()),
+            measure["new"],
             needs=(job.name,),
         )
         jobs += [job, new]
@@ -248,8 +273,9 @@ CML_RULES: Reproduction[Any] = Reproduction(
     },
     jobs=_jobs,
     notes=(
-        "Accuracy on images of new tasks, of classes that meta-training met in other tasks, and of "
-        "classes held out. A network has an output for every class of the data.",
+        "Accuracy on new tasks, all of whose images are new: those of classes that meta-training "
+        "met, of which it never drew the last images (unseen), and those of classes held out. A "
+        "network has an output for every class of the data.",
         "Errors go back by fixed random feedback, and no gradient of any loss is taken, neither in "
         "learning nor in meta-learning.",
         "All rows learn for as many steps from as many images; meta-learnt states are where "

@@ -211,7 +211,8 @@ CML_TABLE1 = Reproduction(
         "The strength is in the paper's convention, 1/2 lambda phi^2.",
         "Rows begun as CML have its lambda and its step of Adam at first, and their own learning.",
         "TBPTL meta-learns strengths alone, on the evaluation images; the released code does so on "
-        "the test images, and initial weights too.",
+        "the test images, and initial weights too. Momentum lives through its window; there it "
+        "begins anew.",
         "No meta: one strength for all synapses, the best of a few by evaluation loss.",
         "Learning normalises by the batch. Images judged are normalised by the statistics of "
         f"{REFERENCE} images learnt, and losses that meta-gradients differentiate by those of all "

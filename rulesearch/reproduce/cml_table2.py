@@ -65,7 +65,10 @@ CML_TABLE2 = Reproduction(
         control_row("synaptic"),
         Row("modulatory", "CML (modulatory)", {"1-shot": Published(49.80, 0.18)}),
         control_row("modulatory"),
+        Row("maml", "MAML, as published", {"1-shot": Published(48.70)}),
+        Row("fomaml", "FOMAML, as published", {"1-shot": Published(48.07)}),
     ),
+    quoted=("maml", "fomaml"),
     conditions={"1-shot": "1-shot"},
     settings=MiniImageNetSettings,
     scales={

@@ -23,11 +23,12 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.coefficients import THETA
 from rulesearch.outer.bilevel.named import detached
-from rulesearch.outer.bilevel.networks import Examples
+from rulesearch.outer.bilevel.residual import LEARNING, within
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.cml_digits import check_digits, draw_digits
+from rulesearch.reproduce.strength import Momentum, Tolerance
 from rulesearch.search.settings import Count, Size
-from rulesearch.tasks import load
 
 __all__ = ["CML_THETA", "ThetaSettings"]
 
@@ -50,15 +51,18 @@ class ThetaSettings(RunSettings):
     momentum : float
     gradient, decay : float
         The rule's coefficients.
+    tolerance : float, optional
+        The largest residual of learning of what is compared; by default any.
     """
 
     updates: Annotated[int, Field(ge=0)] = 0
     hidden: tuple[Count, ...] = ()
     examples: Count = 100
     judged: Count = 200
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Momentum = 0.9
     gradient: Size = 0.1
     decay: Size = 0.005
+    tolerance: Tolerance = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,9 @@ class _Comparison:
 
     def problem(self, draws: Sequence[torch.Generator]) -> CoefficientProblem:
         """A network with its own digits for each generator."""
-        s, data = self.settings, load("digits")
+        s = self.settings
         network = PlasticNetwork((64, *s.hidden, 10), activation="tanh", feedback="symmetric")
-        order = torch.stack([torch.randperm(len(data.labels), generator=g) for g in draws])
-        learn, judge = (
-            Examples(data.examples(rows, torch.float64), data.labels[rows])
-            for rows in order[:, : s.examples + s.judged].split([s.examples, s.judged], 1)
-        )
+        learn, judge = draw_digits(draws, s.examples, s.judged, torch.float64)
         pool = Grammar.from_yaml("catalogue").enumerate().subset(["pseudo_gradient", "decay"])
         born = network.init(draws, torch.float64)
         return CoefficientProblem(network, pool, born, always(learn), always(judge))
@@ -93,12 +93,21 @@ class _Comparison:
         return BilevelTraining(
             MetaParameters({THETA: theta.expand(self.settings.seeds, -1)}),
             lambda update: self.problem(()),
-            Contrastive(self.learner, self.learner, self.beta, "symmetric"),
+            Contrastive(
+                self.learner,
+                self.learner,
+                self.beta,
+                "symmetric",
+                tolerance=self.settings.tolerance,
+            ),
             rate=1.0,
         )
 
     def measure(self, training: Training) -> Measured:
-        """Relative error of the contrast, and its cosine with the exact gradient."""
+        """Relative error of the contrast, and its cosine with the exact gradient.
+
+        NaN where learning has not converged as far as is asked.
+        """
         assert isinstance(training, BilevelTraining)
         s = self.settings
         pairs = [(row, k) for row in range(s.seeds) for k in range(s.lifetimes)]
@@ -107,14 +116,17 @@ class _Comparison:
             name: t.repeat_interleave(s.lifetimes, 0)
             for name, t in detached(training.model.theta()).items()
         }
-        found = training.meta_gradient(problem, at).gradient[THETA]
+        estimate = training.meta_gradient(problem, at)
+        found = estimate.gradient[THETA]
         exact = UnrolledDescent(self.learner)(problem, at).gradient[THETA]
         error = (found - exact).norm(dim=1) / exact.norm(dim=1)
+        error = torch.where(within(estimate.residual[LEARNING], s.tolerance), error, torch.nan)
         cosine = torch.cosine_similarity(found, exact, 1)
         return {"error": error.reshape(s.seeds, -1), "cosine": cosine.reshape(s.seeds, -1)}
 
 
 def _jobs(settings: ThetaSettings) -> Sequence[Job]:
+    check_digits(settings.examples, settings.judged)
     found = []
     for beta in BETAS:
         for steps in STEPS:

@@ -29,6 +29,7 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.seeds import NETWORK, generators
 from rulesearch.reproduce.base import RunSettings
+from rulesearch.reproduce.strength import Tolerance
 from rulesearch.search.settings import Count
 from rulesearch.tasks.wheel import ARMS, Experience
 
@@ -60,6 +61,8 @@ class WheelSettings(RunSettings):
         Choices of a step when learning online.
     shorter : int
         Divides all numbers of learning steps but MAML's ten and NeuralLinear's.
+    tolerance : float, optional
+        The largest residual of learning that an update of CML accepts; by default any.
     """
 
     updates: Count = 800
@@ -72,6 +75,7 @@ class WheelSettings(RunSettings):
     horizon: Count = 80_000
     batch: Count = 512
     shorter: Count = 1
+    tolerance: Tolerance = None
 
 
 Source = Callable[[int | None], Experience]
@@ -92,7 +96,7 @@ class Method:
     rate : float
         Of Adam on the meta-parameters.
     meta_gradient : callable
-        Of the divisor of steps.
+        Of the divisor of steps, and of the tolerance.
     online : Optimiser
     every, steps : int
         Choices between two times of learning, and steps of each.
@@ -103,7 +107,7 @@ class Method:
     tanh: bool
     share: int
     rate: float
-    meta_gradient: Callable[[int], BilevelGradient[Any]]
+    meta_gradient: Callable[[int, float | None], BilevelGradient[Any]]
     online: Optimiser
     every: int
     steps: int
@@ -155,10 +159,14 @@ def copied(w: Tensor, copies: int) -> Tensor:
 
 
 def _contrast(
-    free: tuple[int, Optimiser], nudged: tuple[int, Optimiser], beta: float, shorter: int
+    free: tuple[int, Optimiser],
+    nudged: tuple[int, Optimiser],
+    beta: float,
+    shorter: int,
+    tolerance: float | None,
 ) -> BilevelGradient[Any]:
     first, second = (Descent(max(1, n // shorter), opt) for n, opt in (free, nudged))
-    contrast: Contrastive[Any] = Contrastive(first, second, beta)
+    contrast: Contrastive[Any] = Contrastive(first, second, beta, tolerance=tolerance)
     return contrast
 
 
@@ -196,7 +204,7 @@ METHODS = {
         False,
         4,
         0.1,
-        lambda shorter: UnrolledDescent(Descent(10, SGD(1e-2))),
+        lambda shorter, tolerance: UnrolledDescent(Descent(10, SGD(1e-2))),
         SGD(1e-3),
         100,
         100,

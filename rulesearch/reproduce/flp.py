@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rulesearch.networks import LearntFeedback
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
+from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.fit import usable_device
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.reproduce.base import Job, RunSettings, Training
@@ -142,7 +143,7 @@ def lifetime_errors(model: MetaModel, tasks: TaskFamily, lifetimes: int, seed: i
     -------
     Tensor (seeds, lifetimes)
         Mean squared error on the queries; in classification the percentage of queries whose
-        largest output is not their class.
+        largest output is not their class. NaN where a lifetime has diverged.
     """
     size, found = max(1, AT_ONCE // model.seeds), []
     for begin in range(0, lifetimes, size):
@@ -154,8 +155,8 @@ def lifetime_errors(model: MetaModel, tasks: TaskFamily, lifetimes: int, seed: i
         if model.learner.network.output == "linear":
             error = outcome.loss
         else:
-            wrong = outcome.output.argmax(-1) != task.label_query
-            error = 100 * wrong.to(model.dtype).mean(-1)
+            left = (outcome.loss[:, None], *outcome.state.W)
+            error = 100 - 100 * share_right(outcome.output, task.label_query, *left)
         found.append(error.reshape(model.seeds, -1).cpu())
     return torch.cat(found, 1)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from rulesearch.errors import RunError
@@ -55,7 +56,7 @@ ROWS = (
 
 
 class RuleSettings(FLPRunSettings):
-    """How a rule is learnt.
+    """How a rule is learnt; feedback is not plastic.
 
     Attributes
     ----------
@@ -70,6 +71,17 @@ class RuleSettings(FLPRunSettings):
     theta: Annotated[float, Field(gt=0)] = 1e-3
     lam: Size = 1e-2
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+    @field_validator("plastic")
+    @classmethod
+    def _feedback_stands_still(cls, plastic: bool) -> bool:
+        if plastic:
+            raise PydanticCustomError(
+                "plastic",
+                "should be false: terms of the search speak of what is fed back (e_pre, e_post), "
+                "which the synapses of plastic feedback do not have",
+            )
+        return plastic
 
 
 class SineRuleSettings(SineSettings, RuleSettings):

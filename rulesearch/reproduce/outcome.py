@@ -87,7 +87,8 @@ class Outcome:
             for condition in r.conditions
             if f"{row.key}-{condition}" in self.finished
         }
-        conditions = {c: title for c, title in r.conditions.items() if c in {c for _, c in found}}
+        shown = {key for place in found for key in place} | set(r.quoted if found else ())
+        conditions = {c: title for c, title in r.conditions.items() if c in shown}
         return {
             "schema": "reproduction-1",
             "reproduction": r.name,
@@ -106,7 +107,7 @@ class Outcome:
                     "ours": {c: found.get((row.key, c)) for c in conditions},
                 }
                 for row in r.rows
-                if any(key == row.key for key, _ in found)
+                if row.key in shown
             ],
         }
 

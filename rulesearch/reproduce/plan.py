@@ -192,8 +192,10 @@ def _is_of(run: Path, plan: Plan) -> bool:
 
 
 def _check_rows(reproduction: Reproduction[Any], rows: Sequence[str]) -> None:
-    known = [row.key for row in reproduction.rows]
+    known = [row.key for row in reproduction.rows if row.key not in reproduction.quoted]
     for row in rows:
+        if row in reproduction.quoted:
+            raise ConfigError(f"{reproduction.name}: '{row}' is quoted from the paper, never run")
         if row not in known:
             hint = did_you_mean(str(row), known) or f"; there are {', '.join(known)}"
             raise ConfigError(f"{reproduction.name}: unknown row '{row}'{hint}")

@@ -1,4 +1,4 @@
-"""Settings that several reproductions of CML share: of consolidation, and of convergence."""
+"""Settings that several reproductions of CML share: of learning, consolidation, convergence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Strength", "Tolerance"]
+__all__ = ["Momentum", "Rate", "Strength", "Tolerance"]
+
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A step of learning or of meta-learning, or a nudging strength."""
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _pulls(strength: float) -> float:
@@ -23,5 +29,5 @@ def _pulls(strength: float) -> float:
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_pulls)]
 """Of consolidation, where consolidated states are what is meta-learnt."""
 
-Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+Tolerance = Rate | None
 """The largest residual of learning that is accepted: see rulesearch.outer.bilevel.residual."""

@@ -67,17 +67,16 @@ def _headings(content: Content, between: str) -> list[str]:
 
 
 def _columns(content: Content) -> list[tuple[str, str]]:
-    """Condition and whose figures; the paper's only where it has any."""
-    told = {c for row in content["rows"] for c, figure in row["paper"].items() if figure}
+    """Condition and whose figures; only where there are any."""
     both = [(c, whose) for c in content["conditions"] for whose in ("paper", "ours")]
-    return [(c, whose) for c, whose in both if whose == "ours" or c in told]
+    return [(c, whose) for c, whose in both if any(row[whose][c] for row in content["rows"])]
 
 
 def _rows(content: Content) -> Iterable[list[str]]:
     for row in content["rows"]:
         cells = [row["title"], *(_figure(row[whose][c]) for c, whose in _columns(content))]
         minutes = [ours["minutes"] for ours in row["ours"].values() if ours is not None]
-        yield [*cells, f"{sum(minutes):.1f}"]
+        yield [*cells, f"{sum(minutes):.1f}" if minutes else NONE]
 
 
 def _figure(figure: Mapping[str, Any] | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -176,6 +176,29 @@ class ImageData:
             mean, std = (torch.tensor(part, dtype=dtype)[:, None] for part in self.normalisation)
             values.view(*index.shape, self.channels, -1).sub_(mean).div_(std)
         return values
+
+    def apart(self, count: int) -> tuple[ImageData, ImageData]:
+        """Return the images in two parts: the last `count` of each class are the second.
+
+        Raises
+        ------
+        DataError
+            If that leaves nothing of a class in a part.
+        """
+        last = torch.zeros_like(self.labels, dtype=torch.bool)
+        for label, name in enumerate(self.class_names):
+            rows = torch.nonzero(self.labels == label).flatten()
+            if not 0 < count < len(rows):
+                raise self._error(
+                    f"class '{name}' has {len(rows)} images, of which {count} cannot be set "
+                    "apart: either part needs one"
+                )
+            last[rows[-count:]] = True
+        first, second = (
+            replace(self, images=self.images[part], labels=self.labels[part])
+            for part in (~last, last)
+        )
+        return first, second
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits of the SHA-256 of images, labels and normalisation."""

@@ -37,6 +37,13 @@ def best_beta(delta: float) -> float:
     r"""Where the bound is least: :math:`\sqrt\delta / (1 - \sqrt\delta)`, and there 2 sqrt(delta).
 
     From delta = 1 on no strength is too large.
+
+    Raises
+    ------
+    ConfigError
+        If delta is negative.
     """
+    if not delta >= 0:
+        raise ConfigError(f"delta must not be negative: {delta}")
     root = math.sqrt(delta)
     return root / (1 - root) if root < 1 else math.inf

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from rulesearch.errors import LearnerError
-from rulesearch.outer.bilevel.contrastive import Contrastive
+from rulesearch.outer.bilevel.contrastive import Contrastive, check_beta
 from rulesearch.outer.bilevel.named import Named, detached, flat
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
-from rulesearch.outer.bilevel.residual import LEARNING
+from rulesearch.outer.bilevel.residual import LEARNING, check_tolerance
 from rulesearch.outer.bilevel.synapse import OMEGA, ComplexSynapse
 
 __all__ = ["Chain", "ContrastiveChain"]
@@ -81,12 +81,21 @@ class ContrastiveChain(Generic[P]):
         Nudging strength.
     tolerance : float, optional
         As :class:`Contrastive` has it.
+
+    Raises
+    ------
+    ConfigError
+        For a strength or tolerance that is not a positive number.
     """
 
     free: BilevelLearner[ComplexSynapse[P]]
     nudged: BilevelLearner[Pulled]
     beta: float
     tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        check_beta(self.beta)
+        check_tolerance(self.tolerance)
 
     @torch.no_grad()
     def __call__(self, problem: Chain[P], theta: Named) -> Estimate:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rulesearch.errors import LearnerError
+from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.bilevel.losses import LossProblem
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.networks import Source
@@ -84,7 +85,7 @@ def fast_and_slow(weights: Named, fast: Collection[str]) -> tuple[Named, Named]:
 def accuracy(
     network: Classifier, weights: Named, source: Source, reference: Source | None = None
 ) -> Tensor:
-    """Part of all examples that are classified rightly, ``(problems,)``.
+    """Part of all examples that are classified rightly, ``(problems,)``; NaN of what diverged.
 
     Parameters
     ----------
@@ -94,11 +95,11 @@ def accuracy(
     """
     x, label = source(None)
     if reference is None:
-        return network(weights, x).argmax(-1).eq(label).float().mean(1)
+        return share_right(network(weights, x), label, *weights.values())
     shown = reference(None).x
     count = shown.shape[1]
     logits = [
         network(weights, torch.cat([shown, part], 1), count)[:, count:]
         for part in x.split(AT_ONCE, 1)
     ]
-    return torch.cat(logits, 1).argmax(-1).eq(label).float().mean(1)
+    return share_right(torch.cat(logits, 1), label, *weights.values())

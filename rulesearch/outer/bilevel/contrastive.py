@@ -27,7 +27,7 @@ from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
 from rulesearch.outer.bilevel.residual import LEARNING, Nudge, check_tolerance, within
 
-__all__ = ["SCHEMES", "Contrastive"]
+__all__ = ["SCHEMES", "Contrastive", "check_beta"]
 
 SCHEMES: Mapping[str, Mapping[int, float]] = {
     "forward": {0: -1.0, 1: 1.0},
@@ -38,6 +38,12 @@ SCHEMES: Mapping[str, Mapping[int, float]] = {
 1, 2 and 2, so that errors are O(beta), O(beta^2) and O(beta^2)."""
 
 P = TypeVar("P", bound=Bilevel)
+
+
+def check_beta(beta: float) -> None:
+    """Raise ConfigError unless the nudging strength is a positive number."""
+    if not (math.isfinite(beta) and beta > 0):
+        raise ConfigError(f"beta, the nudging strength, must be positive, not {beta}")
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,7 @@ class Contrastive(Generic[P]):
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.beta) and self.beta > 0):
-            raise ConfigError(f"beta, the nudging strength, must be positive, not {self.beta}")
+        check_beta(self.beta)
         check_bound(self.bound)
         check_tolerance(self.tolerance)
         if self.scheme not in SCHEMES:

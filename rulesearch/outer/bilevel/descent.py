@@ -64,7 +64,7 @@ class Adam:
     Raises
     ------
     ConfigError
-        For a rate that is not positive.
+        For a rate that is not positive, betas outside of [0, 1), or eps or eps_root below zero.
     """
 
     rate: float
@@ -74,6 +74,11 @@ class Adam:
 
     def __post_init__(self) -> None:
         _positive("rate", self.rate)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas are from 0 to below 1, not {self.betas}")
+        for name, value in (("eps", self.eps), ("eps_root", self.eps_root)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be a number not below zero, not {value}")
 
     def update(self, slope: Tensor, memory: Memory, step: int | Tensor) -> tuple[Tensor, Memory]:
         """Return the change and the two moments; the step may be a number for each row."""

@@ -85,8 +85,7 @@ class Evolution(Generic[P]):
         loss, settled, free = self._live(problem, theta)
         total = {name: torch.zeros_like(t) for name, t in theta.items()}
         for _ in range(self.pairs):
-            noise = {k: torch.randn(t.shape, generator=self.generator, dtype=t.dtype)
-                     for k, t in theta.items()}  # fmt: skip
+            noise = {k: self._noise(t) for k, t in theta.items()}
             higher, lower = (
                 self._live(problem, {k: t + s * noise[k] for k, t in theta.items()})
                 for s in (self.sigma, -self.sigma)
@@ -96,6 +95,12 @@ class Evolution(Generic[P]):
             for name, epsilon in noise.items():
                 total[name] += spread(rise, epsilon) * epsilon
         return Estimate(total, loss, free, settled)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        """Drawn where the generator is, and taken to where theta is."""
+        source = self.generator
+        drawn = torch.randn(like.shape, generator=source, dtype=like.dtype, device=source.device)
+        return drawn.to(like.device)
 
     def _live(self, problem: P, theta: Named) -> _Life:
         """Learn from theta, or from the nearest that is allowed."""

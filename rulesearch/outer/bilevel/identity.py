@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.implicit import Product, Solution
 
 __all__ = ["Identity"]
@@ -14,9 +16,19 @@ __all__ = ["Identity"]
 
 @dataclass(frozen=True)
 class Identity:
-    """``v = scale g``: the first term of the Neumann series, a bias that nothing reduces."""
+    """``v = scale g``: the first term of the Neumann series, a bias that nothing reduces.
+
+    Raises
+    ------
+    ConfigError
+        For a scale that is not a positive number.
+    """
 
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ConfigError(f"scale must be a positive number, not {self.scale}")
 
     def __call__(self, product: Product, g: Tensor) -> Solution:
         """Return the scaled vector, which relies on nothing."""

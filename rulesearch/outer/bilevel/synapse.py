@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from rulesearch.errors import LearnerError
+from rulesearch.errors import LearnerError, did_you_mean
 from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.outer.bilevel.problem import Bilevel
 
@@ -58,9 +58,10 @@ class ComplexSynapse(Generic[B_co]):
     Raises
     ------
     LearnerError
-        At the start of learning, if an anchor is of no parameter or of another shape, or a
-        strength is not finite or below zero. A logarithm so large that its strength overflows is
-        none of these: nothing is learnt there, and the problem is rejected.
+        At the start of learning, if an anchor is of no parameter or of another shape, is all but
+        called so (``omgea.W``), or a strength is not finite or below zero. A logarithm so large
+        that its strength overflows is none of these: nothing is learnt there, and the problem is
+        rejected.
     """
 
     inner: B_co
@@ -138,8 +139,12 @@ class ComplexSynapse(Generic[B_co]):
 
     def _check(self, phi: Named, theta: Named) -> None:
         known = {**self.fixed, **theta}
+        kinds = [part.rstrip(".") for part in (OMEGA, LAMBDA, LOG_LAMBDA)]
         for key in known:
             kind, _, name = key.partition(".")
+            hint = did_you_mean(kind, kinds)
+            if kind not in kinds and name in phi and hint:
+                raise LearnerError(f"{key}: '{kind}' is nothing that a parameter has{hint}")
             if f"{kind}." in (OMEGA, LAMBDA, LOG_LAMBDA) and name not in phi:
                 raise LearnerError(f"{key}: there is no parameter '{name}' ({', '.join(phi)})")
             if f"{kind}." == LOG_LAMBDA and LAMBDA + name in known:

@@ -68,7 +68,7 @@ class BilevelTraining(Generic[P]):
     Raises
     ------
     ConfigError
-        For a rate that is not positive.
+        For a rate that is not positive, or without an episode.
     """
 
     model: MetaParameters
@@ -81,6 +81,8 @@ class BilevelTraining(Generic[P]):
     def __post_init__(self) -> None:
         if not 0 < self.rate < float("inf"):
             raise ConfigError(f"rate must be a positive number, not {self.rate}")
+        if self.episodes < 1:
+            raise ConfigError(f"episodes must be at least 1, not {self.episodes}")
         self._adam = Adam(self.rate)
         theta = detached(self.model.theta())
         self._moments: dict[str, Memory] = {

@@ -1,0 +1,82 @@
+"""Settings of CML's reproductions that make no sense are refused before any job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rulesearch.errors import ConfigError, GrammarError
+from rulesearch.reproduce import make_plan
+
+RATES = {
+    "cml-figure1": ("rate", "meta_rate"),
+    "cml-table4": (
+        "free_rate", "nudged_rate", "beta", "meta_rate", "bptt_rate", "eprop_rate",
+        "baseline_meta_rate",
+    ),
+    "cml-rules": ("beta", "meta_rate"),
+    "cml-continual": ("rate", "beta", "meta_rate"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["0", "-0.1", ".nan", ".inf"])
+def test_steps_of_learning_and_nudges_that_are_none(value: str) -> None:
+    for name, settings in RATES.items():
+        for setting in settings:
+            with pytest.raises(GrammarError, match=rf"'{setting}'"):
+                make_plan(name, "small", [f"{setting}={value}"])
+
+
+@pytest.mark.parametrize("value", ["1", "1.5", "-0.1", ".nan"])
+@pytest.mark.parametrize("name", ["cml-figure1", "cml-theta", "cml-continual", "cml-table1"])
+def test_momentum_that_is_none(name: str, value: str) -> None:
+    with pytest.raises(GrammarError, match="'momentum'"):
+        make_plan(name, "small", [f"momentum={value}"])
+
+
+@pytest.mark.parametrize("name", ["cml-theta", "cml-figure1"])
+def test_more_digits_than_there_are(name: str) -> None:
+    """There are 1797."""
+    plan = make_plan(name, "small", ["examples=1600", "judged=198"])
+    with pytest.raises(ConfigError, match="examples and judged are 1798 images, of 1797 that"):
+        plan.jobs()
+    assert make_plan(name, "small", ["examples=1600", "judged=197"]).jobs()
+
+
+CONTRASTED: dict[str, tuple[list[str], str]] = {
+    "cml-figure1": ([], "beta-1-digits-30"),
+    "cml-rules": (["data=digits", "held_out=5"], "omega-met"),
+    "cml-continual": (["hidden=[5]"], "omega-iid"),
+    "cml-table4": ([], "cml-eprop-own"),
+    "cml-table5": (["hidden=4", "tasks=1"], "cml-synaptic-0.5"),
+    "cml-theta": ([], "beta-0.01-20"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRASTED)
+def test_how_far_learning_has_to_have_converged_is_a_setting(name: str) -> None:
+    changes, wanted = CONTRASTED[name]
+    for value, accepted in (("0.25", 0.25), ("null", None)):
+        jobs = make_plan(name, "small", [*changes, f"tolerance={value}"]).jobs()
+        training: Any = next(job for job in jobs if job.name == wanted).begin({})
+        contrast = getattr(training, "training", training).meta_gradient
+        assert contrast.tolerance == accepted
+    with pytest.raises(GrammarError, match="'tolerance'"):
+        make_plan(name, "small", ["tolerance=0"])
+
+
+def test_readouts_have_it_too() -> None:
+    jobs = make_plan("cml-continual", "small", ["hidden=[5]", "tolerance=0.25"]).jobs()
+    training: Any = next(job for job in jobs if job.name == "readout-iid").begin({})
+    assert training.meta_gradient.tolerance == 0.25
+
+
+def test_coefficients_are_compared_where_learning_has_converged() -> None:
+    """After 180 steps, and not after 20."""
+    settings = ["seeds=1", "lifetimes=1"]
+    for told, finite in (([], [True, True]), (["tolerance=1"], [False, True])):
+        jobs = {job.name: job for job in make_plan("cml-theta", "small", settings + told).jobs()}
+        short, long = (jobs[f"beta-0.01-{steps}"] for steps in (20, 180))
+        errors = [job.measure(job.begin({}))["error"] for job in (short, long)]
+        assert [bool(error.isfinite()) for error in errors] == finite
