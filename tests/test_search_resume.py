@@ -193,6 +193,55 @@ def test_a_run_never_overwrites(tiny: Path, whole: Path, tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize("written", [0, 1])
+def test_interrupted_while_it_is_made(
+    written: int, tiny: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-C while the configuration, or the manifest, is on its way to the disk."""
+    left, fsync = iter(range(written)), os.fsync
+
+    def interrupted(file: int) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        start_search(load_config(tiny), run)
+    monkeypatch.undo()
+    assert list(run.iterdir()) == []
+    assert ends(start_search(load_config(tiny), run).path) == ends(whole)
+
+
+HALF_MADE = {".lock": b"", "events.jsonl": b"", ".config.yaml.x1": b"na", "config.yaml": b"name: x"}
+
+
+@pytest.mark.parametrize("names", [[*HALF_MADE][:k] for k in range(1, 5)])
+def test_killed_while_it_was_made(
+    names: list[str], tiny: Path, whole: Path, tmp_path: Path
+) -> None:
+    for name in [*names, ".manifest.json.x2"]:
+        (tmp_path / name).write_bytes(HALF_MADE.get(name, b"{"))
+    assert ends(start_search(load_config(tiny), tmp_path).path) == ends(whole)
+    assert not list(tmp_path.glob(".*.x?"))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"config.yaml": b"name: mine"}, {".lock": b"", "events.jsonl": b"{}\n"},
+     {**HALF_MADE, "mine.txt": b""}],
+)  # fmt: skip
+def test_what_a_person_may_want_is_not_overwritten(
+    files: dict[str, bytes], tiny: Path, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RunError, match="is not empty; choose another folder"):
+        start_search(load_config(tiny), tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == files
+
+
 @pytest.mark.parametrize("where", ["file/run", "file"])
 def test_a_folder_that_cannot_be(where: str, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

@@ -27,6 +27,7 @@ from rulesearch.files import seal, sealed, write_atomically
 __all__ = ["Checkpoint", "RunBusyError", "RunFolder"]
 
 KEEP = 2  # checkpoints; the one before the last is there should the last be damaged
+BEGUN = ("config.yaml", "events.jsonl", ".lock")  # what a run has before its manifest
 
 
 class RunBusyError(RunError):
@@ -78,12 +79,13 @@ class RunFolder:
         Raises
         ------
         RunError
-            If the folder exists and is not empty: a run never overwrites another.
+            If the folder exists and is not empty: a run never overwrites another. What a process
+            left that was killed before the manifest was there is no run.
         """
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
+            occupied = any(path.iterdir()) and not _half_made(path)
         except OSError as error:
             raise RunError(f"{path} cannot be made: {error.strerror}") from None
         if occupied:
@@ -92,13 +94,14 @@ class RunFolder:
         try:
             if (path / "manifest.json").exists():  # of a process that began between the two looks
                 raise _occupied(path)
+            folder._tidy()
             write_atomically(path / "config.yaml", config)
             cls._write_manifest(path, manifest)
-        except RunError:
-            folder.close()
-            if not (path / "manifest.json").exists():  # so that the same command may be tried again
-                for name in ("config.yaml", "events.jsonl", ".lock"):
+        except BaseException:  # an interrupt too leaves nothing that is in the way
+            if not (path / "manifest.json").exists():
+                for name in BEGUN:
                     (path / name).unlink(missing_ok=True)
+            folder.close()
             raise
         return folder
 
@@ -271,6 +274,15 @@ class RunFolder:
             return Checkpoint(**about, tensors=load(data))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None  # damaged: the checkpoint before it is taken
+
+
+def _half_made(path: Path) -> bool:
+    """Whether a folder holds what a killed process made of a run, short of its manifest."""
+    names, events = {p.name for p in path.iterdir()}, path / "events.jsonl"
+    parts = {n for n in names if n.startswith((".config.yaml.", ".manifest.json."))}
+    if ".lock" not in names or names - parts - set(BEGUN):
+        return False
+    return not events.exists() or not events.stat().st_size
 
 
 def _occupied(path: Path) -> RunError:
