@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Self
 
 __all__ = [
     "ConfigError",
@@ -36,7 +37,29 @@ class Place:
 
 
 class RuleSearchError(Exception):
-    """Root of the errors that a user can cause and mend."""
+    """Root of the errors that a user can cause and mend.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        The way to the argument at fault, where that is known.
+    place : Place or None
+        Where that stands, if it was read from a file.
+    """
+
+    keys: tuple[str, ...] = ()
+    place: Place | None = None
+
+    def about(self, *keys: str) -> Self:
+        """Name the argument at fault."""
+        self.keys = keys
+        return self
+
+    def at(self, place: Place) -> Self:
+        """Return the same error, its message with a place."""
+        error = type(self)(f"{place}: {self}")
+        error.place = place
+        return error
 
 
 class GrammarError(RuleSearchError):
