@@ -33,6 +33,13 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sets: where they are, and fetching them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise typer.BadParameter("name a folder")
+    return Path(text)
+
+
 GrammarArgument = Annotated[
     str, typer.Argument(metavar="GRAMMAR", help="A YAML file, or a bundled grammar's name.")
 ]
@@ -42,7 +49,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as tasks.ways=3."),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The run's folder.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="RUN", parser=_folder, help="The run's folder.")
+]
 LatexOption = Annotated[bool, typer.Option("--latex", help="LaTeX.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON.")]
 DeviceOption = Annotated[
@@ -123,7 +132,12 @@ def sweep(
     storage: Annotated[str | None, typer.Option(metavar="URL", help="Where workers meet.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes on this machine.")] = 1,
     set_: SetOption = None,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="STUDY", parser=_folder, help="The study's folder, of all runs."
+        ),
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Search over the configuration's 'sweep:', or go on with it; ends with the front."""
@@ -247,7 +261,10 @@ def reproduce(
     scale: Annotated[
         str, typer.Option(help="small: minutes on a laptop; full: the paper's own sizes.")
     ] = "small",
-    set_: SetOption = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as updates=100."),
+    ] = None,
     rows: Annotated[
         list[str] | None,
         typer.Option("--rows", metavar="ROW", help="Only these; may be given several times."),
@@ -356,19 +373,33 @@ def data_fetch(
     """Download a data set into the cache, its checksum verified."""
     from rulesearch.tasks import fetch
 
-    for path in fetch(name):
+    for path in (paths := fetch(name)):
         print(path)
+    if not paths:
+        print(f"{name} comes with scikit-learn; there is nothing to fetch")
 
+
+INTERRUPTED = 130  # typer's status of an interrupt, where it raises no Abort
 
 # typer's own class where it carries click inside, click's where it does not.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's is one line and exit status 2."""
+    """Run the command line; a mistake of the user's is one line and exit status 2.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If it is interrupted where no command says how to go on, as while it starts.
+    """
     try:
         status = app(standalone_mode=False)
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
         sys.stdout.flush()
+    except typer.Abort:
+        raise KeyboardInterrupt from None
     except RuleSearchError as error:
         status = _refused(str(error))
     except UsageError as error:
@@ -383,7 +414,10 @@ def _usage(error: Any) -> str:
     """A mistake in the command itself, and where its options are told."""
     command = error.ctx.command_path if error.ctx is not None else "rulesearch"
     message = error.format_message().strip().rstrip(".")
-    return f"{message}; see '{command} --help'" if message else ""
+    see = f"see '{command} --help'"
+    if message.endswith("?"):  # as where it asks whether another command was meant
+        return f"{message} Else {see}"
+    return f"{message}; {see}" if message else ""
 
 
 def _refused(message: str) -> int:

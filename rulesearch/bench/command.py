@@ -20,7 +20,7 @@ from rulesearch.bench.run import run_benchmarks, started
 from rulesearch.bench.suites import find_suites
 from rulesearch.bench.suites import quick as made_quick
 from rulesearch.bench.tables import print_tables, tables_in_markdown
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, RunError
 
 __all__ = ["draw", "measure", "print_results"]
 
@@ -47,7 +47,11 @@ def measure(
     ------
     ConfigError
         For an unknown suite, peer or device.
+    RunError
+        If what is measured could not be written.
     """
+    if out is not None and not out.parent.is_dir():
+        raise RunError(f"{out} cannot be written: there is no folder {out.parent}; make it first")
     chosen, others = find_suites(suites), find_peers(peers)
     if device not in ("cpu", "cuda"):
         raise ConfigError(f"device is cpu or cuda, not '{device}'")
