@@ -126,11 +126,11 @@ def test_a_finished_run_resumes_to_itself(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("manifest.json", b"{", "manifest.json cannot be read"),
+        ("manifest.json", b"{", "manifest.json is damaged: .* give the file back, or begin a new"),
         ("manifest.json", b"[]", "manifest.json is damaged"),
-        ("config.yaml", b"", "a configuration is a mapping"),
+        ("config.yaml", b"", "a configuration is a mapping .* give the file back"),
         ("config.yaml", b"grammar: pool10\n\xff", "not UTF-8"),
-        ("config.yaml", None, "config.yaml: cannot be read"),
+        ("config.yaml", None, "config.yaml: cannot be read: .*; give the file back as it was"),
         ("manifest.json", None, "is not a run: it has no manifest.json"),
     ],
 )

@@ -101,7 +101,8 @@ def follow_run(run: Path) -> int:
     except KeyboardInterrupt:
         return 0
     if not finished:
-        return interrupted(run)
+        print(f"no process runs it; continue with: rulesearch resume {run}", file=sys.stderr)
+        return INTERRUPTED
     _print_table(Result.load(run))
     return 0
 

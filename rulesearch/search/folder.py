@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rulesearch.errors import RunError
-from rulesearch.files import seal, sealed, write_atomically
+from rulesearch.files import check_run, read_manifest, seal, sealed, write_atomically
 
 __all__ = ["Checkpoint", "RunBusyError", "RunFolder"]
 
@@ -109,28 +109,20 @@ class RunFolder:
     def open(cls, path: str | Path) -> RunFolder:
         """Open an existing run."""
         path = Path(path)
-        if not (path / "manifest.json").is_file():
-            raise RunError(f"{path} is not a run: it has no manifest.json")
+        check_run(path)
         folder = cls(path)
-        with folder.writing():
-            folder._tidy()
+        try:
+            with folder.writing():
+                folder._tidy()
+        except RunError:
+            folder.close()
+            raise
         return folder
 
     @property
     def manifest(self) -> dict[str, Any]:
         """What the run began with; refused where a bit of it is no longer what was written."""
-        try:
-            content = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.path}/manifest.json cannot be read: {error}") from None
-        if not isinstance(content, dict):
-            raise RunError(f"{self.path}/manifest.json is damaged: it holds no JSON object")
-        if content.pop("sha256", None) != seal(content):
-            raise RunError(
-                f"{self.path}/manifest.json is damaged: its checksum is of something else; give "
-                "the file back, or begin a new run"
-            )
-        return content
+        return read_manifest(self.path)
 
     def on(self, device: str | None) -> str:
         """Name the device that the run goes on on, by default that it was on, and write it down."""
@@ -213,6 +205,11 @@ class RunFolder:
         """Remove what a killed process was writing: temporary files, undescribed tensors."""
         for half in self.path.glob(".*.*"):
             half.unlink()
+        for folder in filter(Path.is_dir, self.path.glob("checkpoint-*")):
+            try:
+                folder.rmdir()
+            except OSError:
+                raise RunError(f"{folder} is a folder in a checkpoint's place") from None
         for tensors in self.path.glob("checkpoint-*.safetensors"):
             if not tensors.with_suffix(".json").exists():
                 tensors.unlink()
