@@ -10,16 +10,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from rulesearch import __version__
 from rulesearch.errors import RuleSearchError, RunError
 from rulesearch.grammar import Grammar
-
-if TYPE_CHECKING:
-    from rulesearch.reproduce import Plan
 
 __all__ = ["app", "main"]
 
@@ -164,6 +161,7 @@ def resume(
     run: RunArgument, tensorboard: TensorBoardOption = False, device: DeviceOption = None
 ) -> None:
     """Continue a run that was interrupted or killed; it ends as if it had not been."""
+    from rulesearch.reproduce.command import run_and_print
     from rulesearch.reproduce.plan import is_reproduction, load_plan
     from rulesearch.search.command import run_resume
 
@@ -171,7 +169,7 @@ def resume(
         raise typer.Exit(run_resume(run, tensorboard, device))
     if device is not None:
         raise RunError(f"{run} is a reproduction, which goes on where its settings say")
-    _reproduce(load_plan(run), run)
+    raise typer.Exit(run_and_print(load_plan(run), run))
 
 
 @app.command()
@@ -279,24 +277,14 @@ def reproduce(
     out: OutOption = None,
 ) -> None:
     """Run a paper's table or figure again, its figures beside ours."""
-    from rulesearch.reproduce.command import list_reproductions
+    from rulesearch.reproduce.command import list_reproductions, run_and_print
     from rulesearch.reproduce.plan import make_plan, run_folder
 
     if name == "list":
         list_reproductions()
         return
     plan = make_plan(name, scale, set_ or (), rows or (), trained)
-    _reproduce(plan, out or run_folder(plan))
-
-
-def _reproduce(plan: Plan, run: Path) -> None:
-    from rulesearch.reproduce.command import run_and_print
-    from rulesearch.search.command import interrupted
-
-    try:
-        run_and_print(plan, run)
-    except KeyboardInterrupt:
-        raise typer.Exit(interrupted(run)) from None
+    raise typer.Exit(run_and_print(plan, out or run_folder(plan)))
 
 
 @app.command()
@@ -328,42 +316,23 @@ def bench(
     ] = None,
 ) -> None:
     """Measure the meta-gradient beside torch and JAX, and beside the machine's floor."""
-    from rulesearch.bench.command import draw, measure, print_results
-    from rulesearch.bench.results import Results
+    from rulesearch.bench.command import run_bench, show_bench
 
     if show_ is not None:
-        print_results(Results.load(show_), markdown)
-        draw(Results.load(show_), figures)
+        show_bench(show_, markdown, figures)
         return
-    try:
-        results, finished = measure(
-            suite or ["main"], peers, repeats, quick, device, (seconds, memory), out
-        )
-    except KeyboardInterrupt:
-        print("interrupted before anything was measured", file=sys.stderr)
-        raise typer.Exit(3) from None
-    print_results(results, markdown)
-    draw(results, figures)
-    if not finished:
-        kept = f"; what was measured is in {out}" if out else ""
-        print(f"interrupted{kept}", file=sys.stderr)
-        raise typer.Exit(3)
+    limits, suites = (seconds, memory), suite or ["main"]
+    raise typer.Exit(
+        run_bench(suites, peers, repeats, quick, device, limits, out, markdown, figures)
+    )
 
 
 @data_app.command("list")
 def data_list() -> None:
     """List the data sets, and where they were found."""
-    from rulesearch.tasks import data_sets
+    from rulesearch.tasks.command import list_data_sets
 
-    rows = [("name", "classes", "size", "licence", "found")]
-    for d in data_sets():
-        classes = "-" if d.classes is None else str(d.classes)
-        where = d.found or ("with root=FOLDER" if d.address == "-" else f"no; {d.address}")
-        rows.append((d.name, classes, d.size, d.licence, where))
-    widths = [max(len(row[k]) for row in rows) for k in range(4)]
-    for row in rows:
-        cells = [c.ljust(w) for c, w in zip(row[:4], widths, strict=True)]
-        print("  ".join([*cells, row[4]]).rstrip())
+    list_data_sets()
 
 
 @data_app.command("fetch")
@@ -371,12 +340,9 @@ def data_fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.")],
 ) -> None:
     """Download a data set into the cache, its checksum verified."""
-    from rulesearch.tasks import fetch
+    from rulesearch.tasks.command import fetch_data_set
 
-    for path in (paths := fetch(name)):
-        print(path)
-    if not paths:
-        print(f"{name} comes with scikit-learn; there is nothing to fetch")
+    fetch_data_set(name)
 
 
 INTERRUPTED = 130  # typer's status of an interrupt, where it raises no Abort
