@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,31 @@ def test_an_interrupt_while_modules_are_imported(
     monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
     assert run_main("search", tmp_path / "x.yaml") == (3, "", "interrupted\n")
+
+
+SWALLOWED = """
+import os, signal, sys
+
+class Swallows:
+    def find_spec(self, name, *_):
+        if name == "rulesearch.search.command":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                sum(range(1000))
+            except BaseException:
+                pass
+
+sys.meta_path.insert(0, Swallows())
+sys.argv = ["rulesearch", "search", "nowhere.yaml"]
+from rulesearch.__main__ import main
+main()
+"""
+
+
+def test_an_interrupt_that_a_library_would_swallow() -> None:
+    command = [sys.executable, "-c", SWALLOWED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "interrupted\n")
 
 
 # -- what a mistaken word may have meant --
