@@ -41,14 +41,18 @@ class RuleSearchError(Exception):
 
     Attributes
     ----------
+    message : str
+    place : Place or None
+        Where the mistake stands, if it was read from a file; it then precedes the message.
     keys : tuple of str
         The way to the argument at fault, where that is known.
-    place : Place or None
-        Where that stands, if it was read from a file.
     """
 
     keys: tuple[str, ...] = ()
-    place: Place | None = None
+
+    def __init__(self, message: str, place: Place | None = None) -> None:
+        self.message, self.place = message, place
+        super().__init__(message if place is None else f"{place}: {message}")
 
     def about(self, *keys: str) -> Self:
         """Name the argument at fault."""
@@ -56,19 +60,12 @@ class RuleSearchError(Exception):
         return self
 
     def at(self, place: Place) -> Self:
-        """Return the same error, its message with a place."""
-        error = type(self)(f"{place}: {self}")
-        error.place = place
-        return error
+        """Return the same error, with its place."""
+        return type(self)(self.message, place)
 
 
 class GrammarError(RuleSearchError):
     """A mistake in a grammar; its message reads ``file:line:col: message``."""
-
-    def __init__(self, message: str, place: Place | None = None) -> None:
-        self.place = place
-        self.message = message
-        super().__init__(message if place is None else f"{place}: {message}")
 
 
 class ConfigError(RuleSearchError):

@@ -208,7 +208,7 @@ def _placed(document: Document, *part: str) -> Iterator[None]:
         yield
     except (ConfigError, DataError) as error:
         path = (*part, *error.keys)
-        if path and document.values:
+        if path and () in document.values:  # read from a file
             raise error.at(document.place(path)) from None
         raise
 

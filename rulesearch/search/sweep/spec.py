@@ -21,7 +21,7 @@ from optuna.distributions import (
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from rulesearch.errors import ConfigError, Place, RuleSearchError
+from rulesearch.errors import ConfigError, GrammarError, Place, RuleSearchError
 from rulesearch.grammar.reader import Document
 from rulesearch.grammar.validation import validate
 from rulesearch.search.config import (
@@ -351,10 +351,10 @@ def _distribution(
         document = placed(value, *where)
         try:
             found = experiment_from(document, path.parent, path.stem)
+        except GrammarError:
+            raise
         except RuleSearchError as error:
-            if error.place is not None:
-                raise
-            raise ConfigError(f"{document.place(steps)}: {key}: {error}") from None
+            raise ConfigError(f"{key}: {error.message}", document.place(steps)) from None
         if type(found.tasks) is not type(base.tasks):
             raise ConfigError(
                 f"{document.place(steps)}: {key}: trials are judged on the configuration's own "
