@@ -39,6 +39,7 @@ __all__ = [
     "grammar_content",
     "grammar_of",
     "load_config",
+    "placed",
     "read_config",
     "with_value",
 ]
@@ -191,18 +192,18 @@ def experiment_from(document: Document, folder: Path, name: str) -> Experiment:
     """
     config = validate(Config, document, WHAT)
     grammar = grammar_of(config.grammar, folder, document)
-    with _placed(document, "tasks"):
+    with placed(document, "tasks"):
         tasks = config.tasks.build()
     settings = Settings(**{name: getattr(config, name) for name in Settings.model_fields})
-    with _placed(document, "network"):
+    with placed(document, "network"):
         network = config.network.build(tasks)
     name, pool = config.name or name, grammar.enumerate()
-    with _placed(document):
+    with placed(document):
         return Experiment(pool, network, tasks, settings, name, grammar.name, config.device)
 
 
 @contextmanager
-def _placed(document: Document, *part: str) -> Iterator[None]:
+def placed(document: Document, *part: str) -> Iterator[None]:
     """Show errors where the argument at fault stands, or all of a part, if there is a file."""
     try:
         yield
