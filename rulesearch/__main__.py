@@ -1,6 +1,45 @@
-"""``python -m rulesearch`` is the command line, for launchers such as torchrun."""
+"""Where the command line begins: ``rulesearch``, or ``python -m rulesearch`` for launchers.
 
-from rulesearch.cli import main
+An interrupt counts from the first moment, while modules are still being imported.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+__all__ = ["main"]
+
+INTERRUPTED = 3
+
+
+def main() -> None:
+    """Run the command line; exits with its status."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        if before is signal.default_int_handler:  # not ignored, as in the background
+            signal.signal(signal.SIGINT, _interrupt)
+        from rulesearch.cli import main as command_line
+
+        command_line()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; in an import end at once, for libraries catch everything there."""
+    while frame is not None:
+        if "importlib._bootstrap" in frame.f_code.co_filename:
+            os.write(sys.stderr.fileno(), b"interrupted\n")
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
 
 if __name__ == "__main__":
     main()

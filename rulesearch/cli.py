@@ -10,16 +10,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from rulesearch import __version__
 from rulesearch.errors import ConfigError, RuleSearchError, RunError
 from rulesearch.grammar import Grammar
-
-if TYPE_CHECKING:
-    from rulesearch.reproduce import Plan
 
 __all__ = ["app", "main"]
 
@@ -33,6 +30,13 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sets: where they are, and fetching them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise typer.BadParameter("name a folder")
+    return Path(text)
+
+
 GrammarArgument = Annotated[
     str, typer.Argument(metavar="GRAMMAR", help="A YAML file, or a bundled grammar's name.")
 ]
@@ -42,7 +46,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as tasks.ways=3."),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The run's folder.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="RUN", parser=_folder, help="The run's folder.")
+]
 LatexOption = Annotated[bool, typer.Option("--latex", help="LaTeX.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON.")]
 DeviceOption = Annotated[
@@ -112,7 +118,12 @@ def sweep(
     storage: Annotated[str | None, typer.Option(metavar="URL", help="Where workers meet.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes on this machine.")] = 1,
     set_: SetOption = None,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="STUDY", parser=_folder, help="The study's folder, of all runs."
+        ),
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Search over the configuration's 'sweep:', or go on with it; ends with the front."""
@@ -139,6 +150,7 @@ def resume(
     run: RunArgument, tensorboard: TensorBoardOption = False, device: DeviceOption = None
 ) -> None:
     """Continue a run that was interrupted or killed; it ends as if it had not been."""
+    from rulesearch.reproduce.command import run_and_print
     from rulesearch.reproduce.plan import is_reproduction, load_plan
     from rulesearch.search.command import run_resume
 
@@ -146,7 +158,7 @@ def resume(
         raise typer.Exit(run_resume(run, tensorboard, device))
     if device is not None:
         raise RunError(f"{run} is a reproduction, which goes on where its settings say")
-    _reproduce(load_plan(run), run)
+    raise typer.Exit(run_and_print(load_plan(run), run))
 
 
 @app.command()
@@ -237,7 +249,10 @@ def reproduce(
     scale: Annotated[
         str, typer.Option(help="small: minutes on a laptop; full: the paper's own sizes.")
     ] = "small",
-    set_: SetOption = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as updates=100."),
+    ] = None,
     rows: Annotated[
         list[str] | None,
         typer.Option("--rows", metavar="ROW", help="Only these; may be given several times."),
@@ -252,24 +267,14 @@ def reproduce(
     out: OutOption = None,
 ) -> None:
     """Run a paper's table or figure again, its figures beside ours."""
-    from rulesearch.reproduce.command import list_reproductions
+    from rulesearch.reproduce.command import list_reproductions, run_and_print
     from rulesearch.reproduce.plan import make_plan, run_folder
 
     if name == "list":
         list_reproductions()
         return
     plan = make_plan(name, scale, set_ or (), rows or (), trained)
-    _reproduce(plan, out or run_folder(plan))
-
-
-def _reproduce(plan: Plan, run: Path) -> None:
-    from rulesearch.reproduce.command import run_and_print
-    from rulesearch.search.command import interrupted
-
-    try:
-        run_and_print(plan, run)
-    except KeyboardInterrupt:
-        raise typer.Exit(interrupted(run)) from None
+    raise typer.Exit(run_and_print(plan, out or run_folder(plan)))
 
 
 @app.command()
@@ -301,42 +306,23 @@ def bench(
     ] = None,
 ) -> None:
     """Measure the meta-gradient beside torch and JAX, and beside the machine's floor."""
-    from rulesearch.bench.command import draw, measure, print_results
-    from rulesearch.bench.results import Results
+    from rulesearch.bench.command import run_bench, show_bench
 
     if show_ is not None:
-        print_results(Results.load(show_), markdown)
-        draw(Results.load(show_), figures)
+        show_bench(show_, markdown, figures)
         return
-    try:
-        results, finished = measure(
-            suite or ["main"], peers, repeats, quick, device, (seconds, memory), out
-        )
-    except KeyboardInterrupt:
-        print("interrupted before anything was measured", file=sys.stderr)
-        raise typer.Exit(3) from None
-    print_results(results, markdown)
-    draw(results, figures)
-    if not finished:
-        kept = f"; what was measured is in {out}" if out else ""
-        print(f"interrupted{kept}", file=sys.stderr)
-        raise typer.Exit(3)
+    limits, suites = (seconds, memory), suite or ["main"]
+    raise typer.Exit(
+        run_bench(suites, peers, repeats, quick, device, limits, out, markdown, figures)
+    )
 
 
 @data_app.command("list")
 def data_list() -> None:
     """List the data sets, and where they were found."""
-    from rulesearch.tasks import data_sets
+    from rulesearch.tasks.command import list_data_sets
 
-    rows = [("name", "classes", "size", "licence", "found")]
-    for d in data_sets():
-        classes = "-" if d.classes is None else str(d.classes)
-        where = d.found or ("with root=FOLDER" if d.address == "-" else f"no; {d.address}")
-        rows.append((d.name, classes, d.size, d.licence, where))
-    widths = [max(len(row[k]) for row in rows) for k in range(4)]
-    for row in rows:
-        cells = [c.ljust(w) for c, w in zip(row[:4], widths, strict=True)]
-        print("  ".join([*cells, row[4]]).rstrip())
+    list_data_sets()
 
 
 @data_app.command("fetch")
@@ -344,21 +330,32 @@ def data_fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.")],
 ) -> None:
     """Download a data set into the cache, its checksum verified."""
-    from rulesearch.tasks import fetch
+    from rulesearch.tasks.command import fetch_data_set
 
-    for path in fetch(name):
-        print(path)
+    fetch_data_set(name)
 
+
+INTERRUPTED = 130  # typer's status of an interrupt, where it raises no Abort
 
 # typer's own class where it carries click inside, click's where it does not.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's is one line and exit status 2."""
+    """Run the command line; a mistake of the user's is one line and exit status 2.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If it is interrupted where no command says how to go on, as while it starts.
+    """
     try:
         status = app(standalone_mode=False)
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
         sys.stdout.flush()
+    except typer.Abort:
+        raise KeyboardInterrupt from None
     except RuleSearchError as error:
         status = _refused(str(error))
     except UsageError as error:
@@ -373,7 +370,10 @@ def _usage(error: Any) -> str:
     """A mistake in the command itself, and where its options are told."""
     command = error.ctx.command_path if error.ctx is not None else "rulesearch"
     message = error.format_message().strip().rstrip(".")
-    return f"{message}; see '{command} --help'" if message else ""
+    see = f"see '{command} --help'"
+    if message.endswith("?"):  # as where it asks whether another command was meant
+        return f"{message} Else {see}"
+    return f"{message}; {see}" if message else ""
 
 
 def _either(latex: bool, as_json: bool) -> None:

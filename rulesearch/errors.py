@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Self
 
 __all__ = [
     "ConfigError",
@@ -36,16 +37,35 @@ class Place:
 
 
 class RuleSearchError(Exception):
-    """Root of the errors that a user can cause and mend."""
+    """Root of the errors that a user can cause and mend.
+
+    Attributes
+    ----------
+    message : str
+    place : Place or None
+        Where the mistake stands, if it was read from a file; it then precedes the message.
+    keys : tuple of str
+        The way to the argument at fault, where that is known.
+    """
+
+    keys: tuple[str, ...] = ()
+
+    def __init__(self, message: str, place: Place | None = None) -> None:
+        self.message, self.place = message, place
+        super().__init__(message if place is None else f"{place}: {message}")
+
+    def about(self, *keys: str) -> Self:
+        """Name the argument at fault."""
+        self.keys = keys
+        return self
+
+    def at(self, place: Place) -> Self:
+        """Return the same error, with its place."""
+        return type(self)(self.message, place)
 
 
 class GrammarError(RuleSearchError):
     """A mistake in a grammar; its message reads ``file:line:col: message``."""
-
-    def __init__(self, message: str, place: Place | None = None) -> None:
-        self.place = place
-        self.message = message
-        super().__init__(message if place is None else f"{place}: {message}")
 
 
 class ConfigError(RuleSearchError):

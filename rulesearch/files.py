@@ -12,7 +12,15 @@ from typing import Any
 
 from rulesearch.errors import RunError
 
-__all__ = ["seal", "sealed", "write_atomically"]
+__all__ = [
+    "check_run",
+    "check_search",
+    "read_manifest",
+    "read_sealed",
+    "seal",
+    "sealed",
+    "write_atomically",
+]
 
 
 def seal(content: Mapping[str, Any], data: bytes = b"") -> str:
@@ -25,6 +33,57 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "sha256": seal(content)}
 
 
+def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+    """Return JSON values that were written with their checksum.
+
+    Raises
+    ------
+    RunError
+        If a bit of them is no longer what was written; the message ends with the remedy.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}; {remedy}") from None
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: it is not valid JSON ({error}); {remedy}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged: it holds no JSON object; {remedy}")
+    if content.pop("sha256", None) != seal(content):
+        raise RunError(f"{path} is damaged: its checksum is of something else; {remedy}")
+    return content
+
+
+def check_run(run: Path) -> None:
+    """Raise RunError where a folder is no run, and say what it is."""
+    if (run / "manifest.json").is_file():
+        return
+    if (run / "study.json").is_file():
+        raise RunError(
+            f"{run} is a sweep: name one of its runs, {run}/trial-*, or see 'rulesearch show "
+            f"{run}'; the 'rulesearch sweep' that began it also goes on with it"
+        )
+    raise RunError(f"{run} is not a run: it has no manifest.json")
+
+
+def check_search(run: Path) -> None:
+    """Raise RunError where a folder is no search's, and say what it is."""
+    if "reproduction" in read_manifest(run):
+        raise RunError(f"{run} is a reproduction, no search; see 'rulesearch show {run}'")
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """Return what a run folder says that the run began with.
+
+    Raises
+    ------
+    RunError
+        If the folder is no run, or its manifest is damaged.
+    """
+    check_run(run)
+    return read_sealed(run / "manifest.json", "give the file back, or begin a new run")
+
+
 def write_atomically(path: str | Path, content: str | bytes) -> Path:
     """Write next to ``path``, flush to disk, then rename over it.
 
@@ -35,17 +94,18 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
     """
     path = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:  # an interrupt leaves nothing either
             Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
     return path

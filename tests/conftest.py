@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from rulesearch import cli
+from rulesearch.__main__ import main
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def run_main(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["rulesearch", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main()
         code = stopped.value.code
         assert code is None or isinstance(code, int)
         out, err = capsys.readouterr()

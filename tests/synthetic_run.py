@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rulesearch import Grammar, Rule
+from rulesearch.files import sealed
 
 W, Y, E = r"\mathbf{W}_{\ell-1,\ell}", r"\mathbf{y}_{\ell}", r"\mathbf{e}_{\ell}"
 Y0, E0, ONE = r"\mathbf{y}_{\ell-1}", r"\mathbf{e}_{\ell-1}", r"\mathbf{1}_{\ell}"
@@ -268,4 +269,4 @@ def _nulled(values: NDArray[Any], lost: NDArray[Any]) -> list[float | None]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(sealed(content), indent=2) + "\n")

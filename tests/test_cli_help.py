@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,3 +49,74 @@ def test_every_command_is_documented() -> None:
 
 def test_the_version(run_main: Any) -> None:
     assert run_main("--version") == (0, f"rulesearch {rs.__version__}\n", "")
+
+
+# -- Ctrl-C before a command has begun --
+
+
+@pytest.mark.parametrize("module", ["rulesearch.cli", "rulesearch.search.command"])
+def test_an_interrupt_while_modules_are_imported(
+    module: str, run_main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Interrupted:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == module:
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert run_main("search", tmp_path / "x.yaml") == (3, "", "interrupted\n")
+
+
+SWALLOWED = """
+import os, signal, sys
+
+class Swallows:
+    def find_spec(self, name, *_):
+        if name == "rulesearch.search.command":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                sum(range(1000))
+            except BaseException:
+                pass
+
+sys.meta_path.insert(0, Swallows())
+sys.argv = ["rulesearch", "search", "nowhere.yaml"]
+from rulesearch.__main__ import main
+main()
+"""
+
+
+def test_an_interrupt_that_a_library_would_swallow() -> None:
+    command = [sys.executable, "-c", SWALLOWED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "interrupted\n")
+
+
+# -- what a mistaken word may have meant --
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["serach"],
+            "No such command 'serach'. Did you mean 'search'? Else see 'rulesearch --help'",
+        ),
+        (["reproduce", "lst"], "unknown reproduction 'lst'; did you mean 'list'?"),
+        (["search", "x.yaml", "--out", ""], "Invalid value for '--out': name a folder; see 'ru"),
+        (
+            ["bench", "--out", "none/x.json"],
+            "none/x.json cannot be written: there is no folder none",
+        ),
+    ],
+)
+def test_refusals_name_the_remedy(arguments: list[str], told: str, run_main: Any) -> None:
+    status, out, err = run_main(*arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(told)
+
+
+def test_digits_need_no_fetching(run_main: Any) -> None:
+    told = "digits comes with scikit-learn; there is nothing to fetch\n"
+    assert run_main("data", "fetch", "digits") == (0, told, "")

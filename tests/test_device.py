@@ -259,6 +259,7 @@ def test_commands_say_so_before_they_begin(config: Path, run_main: Any, tmp_path
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert f"device {absent}: " in err
         assert "use device=cpu" in err
+        assert err.startswith("--set device:1:1: ") == ("--set" in command)
         assert not (tmp_path / "run").exists()
     assert "should be cpu or cuda" in run_main("search", config, "--set", "device=mps")[2]
 

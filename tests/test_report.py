@@ -113,7 +113,7 @@ def test_a_last_line_that_lacks_only_its_newline_counts(tmp_path):
 
 
 def test_damage_is_named(tmp_path):
-    with pytest.raises(RunError, match=r"not a run folder"):
+    with pytest.raises(RunError, match=r"is not a run: it has no manifest"):
         RunData.load(tmp_path)
     folder = synthetic_run(tmp_path / "run", seeds=2, updates=3)
     lines = (folder / "events.jsonl").read_text().splitlines()
@@ -126,10 +126,10 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(RunError, match=r"phase 'search' do not have the same rows"):
         RunData.load(folder)
     (folder / "manifest.json").write_text("[]")
-    with pytest.raises(RunError, match=r"manifest\.json: expected a JSON object"):
+    with pytest.raises(RunError, match=r"manifest\.json is damaged: it holds no JSON object"):
         RunData.load(folder)
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(RunError, match=r"manifest\.json: not valid JSON"):
+    with pytest.raises(RunError, match=r"manifest\.json is damaged: it is not valid JSON"):
         RunData.load(folder)
 
 

@@ -16,6 +16,7 @@ from matplotlib.image import imread
 from synthetic_run import KEPT, TERMS, synthetic_run
 
 from rulesearch import Rule
+from rulesearch.files import read_sealed, sealed
 from rulesearch.report.figures import PLATES
 from rulesearch.report.page import render_page, write_report
 from rulesearch.report.run_data import RunData
@@ -172,13 +173,13 @@ def test_page_has_every_part(run, page):
 
 def test_hostile_names_are_text(tmp_path):
     folder = synthetic_run(tmp_path, seeds=2, updates=12, name=HOSTILE)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    outcome = json.loads((folder / "result.json").read_text())
+    manifest = read_sealed(folder / "manifest.json", "")
+    outcome = read_sealed(folder / "result.json", "")
     for entry in (manifest["terms"][0], outcome["table"][0]):
         entry.update(name=HOSTILE, latex=HOSTILE, locality=HOSTILE)
     manifest["grammar"] = HOSTILE
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "result.json").write_text(json.dumps(outcome))
+    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    (folder / "result.json").write_text(json.dumps(sealed(outcome)))
     (folder / "config.yaml").write_text(f"# {HOSTILE} </pre>\n")
     data = RunData.load(folder)
     drawings = {plate.name: figure_bytes(plate.draw(data), "svg") for plate in PLATES[1:3]}
@@ -200,12 +201,12 @@ def test_a_search_under_way_has_a_page(tmp_path):
 
 def test_a_run_of_one_update_that_kept_nothing(tmp_path):
     folder = synthetic_run(tmp_path, seeds=1, updates=1, layers=1)
-    outcome = json.loads((folder / "result.json").read_text())
+    outcome = read_sealed(folder / "result.json", "")
     for row in outcome["table"]:
         row.update(kept=False, share=0.0, coefficient=None, spread=None)
     del outcome["accuracy"]["refit"]
     outcome["rule"]["terms"] = []
-    (folder / "result.json").write_text(json.dumps(outcome))
+    (folder / "result.json").write_text(json.dumps(sealed(outcome)))
     data = RunData.load(folder)
     page = render_page(data, {})
     assert "0/1" in page

@@ -37,7 +37,7 @@ def test_list(run_main: Any) -> None:
         (["flp-table1", "--set", "update=3"], "unknown key 'update'; did you mean 'updates'?"),
         (["flp-table1", "--set", "updates"], "--set updates: write key=value"),
         (["flp-table1", "--set", "updates=none"], "--set updates:1:1: 'updates': should be a"),
-        (["flp-table1", "--set", "hidden=[4, 4]"], "'hidden': tuple should have at least 3"),
+        (["flp-table1", "--set", "hidden=[4, 4]"], "'hidden': should have at least 3"),
         (["flp-table1", "--set", "clip=0"], "'clip': should be greater than 0"),
         (["flp-table1", "--set", "pool=3"], "the pool 3; enlarge the pool"),
         (["flp-table1", "--set", "order=random"], "'order': should be 'iid' or 'mixed'"),
@@ -76,7 +76,7 @@ def test_ctrl_c_ends_with_status_3(tmp_path: Path) -> None:
     run = tmp_path / "run"
     sets = [word for override in (*TINY, "updates=100000") for word in ("--set", override)]
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "rulesearch.cli", "reproduce", "flp-table1", *sets,
+        [sys.executable, "-W", "error", "-m", "rulesearch", "reproduce", "flp-table1", *sets,
          "--out", str(run)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -176,7 +176,11 @@ def test_damaged_configurations(whole: Path, tmp_path: Path) -> None:
     config = (whole / "config.yaml").read_text()
     path = tmp_path / "config.yaml"
     for content, error, message in (
-        (config.replace("reproduction:", "reproductoin:"), RunError, "holds no reproduction"),
+        (
+            config.replace("reproduction:", "reproductoin:"),
+            RunError,
+            "holds no reproduction .* give the file back",
+        ),
         (config.replace("flp-table1", "flp-table9"), ConfigError, "did you mean"),
         (config.replace("updates: 5", "updates: five"), GrammarError, "config.yaml:"),
         (config.replace("flp-3", "flp-4"), ConfigError, "unknown row"),

@@ -126,11 +126,11 @@ def test_a_finished_run_resumes_to_itself(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("manifest.json", b"{", "manifest.json cannot be read"),
+        ("manifest.json", b"{", "manifest.json is damaged: .* give the file back, or begin a new"),
         ("manifest.json", b"[]", "manifest.json is damaged"),
-        ("config.yaml", b"", "a configuration is a mapping"),
+        ("config.yaml", b"", "a configuration is a mapping .* give the file back"),
         ("config.yaml", b"grammar: pool10\n\xff", "not UTF-8"),
-        ("config.yaml", None, "config.yaml: cannot be read"),
+        ("config.yaml", None, "config.yaml: cannot be read: .*; give the file back as it was"),
         ("manifest.json", None, "is not a run: it has no manifest.json"),
     ],
 )
@@ -191,6 +191,55 @@ def test_a_run_never_overwrites(tiny: Path, whole: Path, tmp_path: Path) -> None
     with pytest.raises(RunError, match=r"is not empty; choose another folder$"):
         start_search(load_config(tiny), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_interrupted_while_it_is_made(
+    written: int, tiny: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-C while the configuration, or the manifest, is on its way to the disk."""
+    left, fsync = iter(range(written)), os.fsync
+
+    def interrupted(file: int) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        start_search(load_config(tiny), run)
+    monkeypatch.undo()
+    assert list(run.iterdir()) == []
+    assert ends(start_search(load_config(tiny), run).path) == ends(whole)
+
+
+HALF_MADE = {".lock": b"", "events.jsonl": b"", ".config.yaml.x1": b"na", "config.yaml": b"name: x"}
+
+
+@pytest.mark.parametrize("names", [[*HALF_MADE][:k] for k in range(1, 5)])
+def test_killed_while_it_was_made(
+    names: list[str], tiny: Path, whole: Path, tmp_path: Path
+) -> None:
+    for name in [*names, ".manifest.json.x2"]:
+        (tmp_path / name).write_bytes(HALF_MADE.get(name, b"{"))
+    assert ends(start_search(load_config(tiny), tmp_path).path) == ends(whole)
+    assert not list(tmp_path.glob(".*.x?"))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"config.yaml": b"name: mine"}, {".lock": b"", "events.jsonl": b"{}\n"},
+     {**HALF_MADE, "mine.txt": b""}],
+)  # fmt: skip
+def test_what_a_person_may_want_is_not_overwritten(
+    files: dict[str, bytes], tiny: Path, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RunError, match="is not empty; choose another folder"):
+        start_search(load_config(tiny), tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == files
 
 
 @pytest.mark.parametrize("where", ["file/run", "file"])

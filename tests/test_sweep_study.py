@@ -87,6 +87,34 @@ def test_a_claim_goes_with_its_process(tmp_path: Path) -> None:
     os.close(write)
 
 
+@pytest.mark.parametrize(
+    "content", [b'{"schema": 1}', b'{"schema": 1, "name": "ti', b"", b"[]", b"\xff"]
+)
+def test_a_damaged_summary(
+    content: bytes, sweep_config: Any, tmp_path: Path, run_main: Any
+) -> None:
+    path, folder = sweep_config(RANGES), tmp_path / "study"
+    with Study.begin(load_sweep(path), folder):
+        pass
+    text, journal = (folder / "study.json").read_bytes(), folder / "journal.log"
+    (folder / "study.json").write_bytes(content)
+    for option in ((), ("--latex",), ("--json",), ("--follow",)):
+        status, out, err = run_main("show", folder, *option)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"{folder}/study.json is damaged: ")
+        assert err.endswith(f"; 'rulesearch worker {journal}' makes it anew from the study's "
+                            "storage\n")  # fmt: skip
+    with pytest.raises(RunError, match=r"study\.json is damaged"):  # another, of the same journal
+        Study.begin(load_sweep(path, ["name=other"]), folder)
+    with Study.begin(load_sweep(path), folder):
+        assert (folder / "study.json").read_bytes() == text
+    (folder / "study.json").write_bytes(content)
+    journal.unlink()
+    with pytest.raises(RunError, match="'rulesearch worker URL' makes it anew"):
+        Study.begin(load_sweep(path), folder)
+    assert not journal.exists()
+
+
 # -- what the trials add up to --
 
 

@@ -196,6 +196,7 @@ def test_downloads_are_checked_cached_and_unzipped(
         ({"name": "q"}, "unknown data set 'q'; there are digits, emnist, mnist"),
         ({"name": "mnist", "split": "tests"}, "has the splits train, test, not 'tests'; did you"),
         ({"name": "digits", "size": 28}, "images of 8 x 8 pixels"),
+        ({"name": "digits", "root": "."}, "comes with scikit-learn and has no files in '.'"),
         ({"name": "image_folder"}, "needs root="),
     ],
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ import pytest
 from tiny_search import TINY, interrupt_after
 
 from rulesearch import cli
-from rulesearch.errors import ConfigError, RunError
+from rulesearch.errors import ConfigError
 from rulesearch.report import follow as following
 from rulesearch.report.follow import follow
 from rulesearch.report.tensorboard import TensorBoard
@@ -80,9 +81,56 @@ def test_a_search_that_nobody_runs_is_left(tiny: Path, whole: Path, tmp_path: Pa
     assert seen == written(whole)[: len(seen)]
     resume_search(run)  # the lock was only asked about
     assert written(run) == written(whole)
-    (run / "events.jsonl").write_bytes(b"no JSON\n")
-    with pytest.raises(RunError, match=r"events\.jsonl is damaged"):
-        follow(run, seen.append)
+
+
+def edited(old: str, new: str) -> Callable[[Path], object]:
+    return lambda events: events.write_text(events.read_text().replace(old, new, 1))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no JSON": (lambda events: events.write_bytes(b"no JSON\n"), ":1: not valid JSON"),
+    "no event": (lambda events: events.write_bytes(b"{}\n"), ":1: no event"),
+    "no mapping": (lambda events: events.write_bytes(b"[1]\n"), ":1: no event"),
+    "no phase": (
+        lambda events: events.write_bytes(b'{"event":"phase","phase":"a"}\n'),
+        ":1: no phase",
+    ),
+    "a phase's bit": (edited('"rows"', '"rowz"'), ":1: no phase of a search"),
+    "before its phase": (edited('"phase":"search"', '"phase":"serch"'), ":2: no update of its"),
+    "a field's bit": (edited('"loss"', '"mess"'), ":2: no update of its phase"),
+    "a comma's bit": (edited('"rejected":[0,0]', '"rejected":[0.0]'), ":2: no update of its"),
+    "a line end": (edited('"loss"', '"lo\ns"'), ":2: not valid JSON"),
+    "deleted": (lambda events: events.unlink(), " cannot be read: No such file"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_events_are_named_and_repaired(
+    damage: str, whole: Path, tmp_path: Path, run_main: Any
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    harm, message = DAMAGE[damage]
+    harm(run / "events.jsonl")
+    status, out, err = run_main("show", run, "--follow")
+    last = err.splitlines()[-1]
+    assert (status, out) == (2, "")
+    assert last.startswith(f"{run}/events.jsonl{message}")
+    assert f"'rulesearch resume {run}'" in last
+    resume_search(run)
+    assert written(run) == written(whole)
+    assert follow(run, [].append)
+
+
+def test_events_that_are_a_folder(whole: Path, tmp_path: Path, run_main: Any) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "events.jsonl").unlink()
+    (run / "events.jsonl").mkdir()
+    status, _, err = run_main("show", run, "--follow")
+    assert status == 2
+    assert err.endswith(
+        f"events.jsonl cannot be read: Is a directory; remove it, then 'rulesearch resume {run}' "
+        "makes it anew\n"
+    )
 
 
 @pytest.fixture
@@ -105,7 +153,7 @@ def test_the_command_shows_what_the_search_does(tiny: Path, tmp_path: Path, main
     (run / "result.json").unlink()
     status, out, err = main("show", run, "--follow")
     assert (status, out) == (3, "")
-    assert err.splitlines()[-1] == f"interrupted; continue with: rulesearch resume {run}"
+    assert err.splitlines()[-1] == f"no process runs it; continue with: rulesearch resume {run}"
     assert main("show", tmp_path, "--follow")[0] == 2
 
 

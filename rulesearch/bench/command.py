@@ -20,11 +20,48 @@ from rulesearch.bench.run import run_benchmarks, started
 from rulesearch.bench.suites import find_suites
 from rulesearch.bench.suites import quick as made_quick
 from rulesearch.bench.tables import print_tables, tables_in_markdown
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, RunError
 
-__all__ = ["draw", "measure", "print_results"]
+__all__ = ["draw", "measure", "print_results", "run_bench", "show_bench"]
 
+INTERRUPTED = 3
 WIDE = 150  # columns of a table that goes into a file
+
+
+def run_bench(
+    suites: Sequence[str],
+    peers: Sequence[str] | None,
+    repeats: int,
+    quick: bool,
+    device: str,
+    most: tuple[float, float],
+    out: Path | None,
+    markdown: bool,
+    figures: Path | None,
+) -> int:
+    """Measure, print the tables and draw the figures; returns the exit status.
+
+    See :func:`measure`.
+    """
+    try:
+        results, finished = measure(suites, peers, repeats, quick, device, most, out)
+    except KeyboardInterrupt:
+        print("interrupted before anything was measured", file=sys.stderr)
+        return INTERRUPTED
+    print_results(results, markdown)
+    draw(results, figures)
+    if finished:
+        return 0
+    kept = f"; what was measured is in {out}" if out else ""
+    print(f"interrupted{kept}", file=sys.stderr)
+    return INTERRUPTED
+
+
+def show_bench(file: Path, markdown: bool, figures: Path | None) -> None:
+    """Print and draw what was measured before."""
+    results = Results.load(file)
+    print_results(results, markdown)
+    draw(results, figures)
 
 
 def measure(
@@ -47,7 +84,11 @@ def measure(
     ------
     ConfigError
         For an unknown suite, peer or device.
+    RunError
+        If what is measured could not be written.
     """
+    if out is not None and not out.parent.is_dir():
+        raise RunError(f"{out} cannot be written: there is no folder {out.parent}; make it first")
     chosen, others = find_suites(suites), find_peers(peers)
     if device not in ("cpu", "cuda"):
         raise ConfigError(f"device is cpu or cuda, not '{device}'")

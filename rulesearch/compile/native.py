@@ -7,12 +7,14 @@ kept in the cache folder. They know no grammar: a grammar becomes a :class:`Tape
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import warnings
@@ -20,6 +22,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -84,9 +87,16 @@ def _loaded(dtype: torch.dtype) -> tuple[ctypes.CDLL | None, str]:
 
 
 def _build(compiler: str, flags: Sequence[str], sources: dict[str, str], path: Path) -> str:
-    """Compile to ``path``, or return why not; safe where other processes do the same."""
+    """Compile to ``path``, or return why not; where other processes want it too, one does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+    with ExitStack() as opened:
+        fcntl.flock(opened.enter_context((path.parent / ".lock").open("w")), fcntl.LOCK_EX)
+        if path.exists():
+            return ""
+        for left in path.parent.glob("build-*"):  # by a process that was killed
+            shutil.rmtree(left)
+        print("compiling the engine, once for this machine", file=sys.stderr, flush=True)
+        work = opened.enter_context(tempfile.TemporaryDirectory(prefix="build-", dir=path.parent))
         for name, source in sources.items():
             Path(work, name).write_text(source, encoding="utf-8")
         built, main = Path(work, "engine.so"), Path(work, "engine.cpp")

@@ -6,7 +6,7 @@ import re
 import types
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from rulesearch.errors import GrammarError, did_you_mean
 from rulesearch.grammar.reader import Document, Path
@@ -34,8 +34,11 @@ def validate(model: type[Model], document: Document, what: str) -> Model:
         return model.model_validate(document.data)
     except ValidationError as failed:
         found = []
-        for error in failed.errors(include_url=False):
-            path = _path(error, document.data)
+        errors = [(e, _path(e, document.data)) for e in failed.errors(include_url=False)]
+        unknown = {path[:-1] for error, path in errors if error["type"] == "extra_forbidden"}
+        for error, path in errors:
+            if error["type"] == "missing" and path in unknown:
+                continue  # which may be the one, mistyped
             # A wrong value is shown where it stands, a wrong key where the key does.
             by_key = error["type"] in KEY_ERRORS
             place = document.key_place(path) if by_key else document.place(path)
@@ -56,32 +59,38 @@ def _path(error: Any, data: Any) -> Path:
     return path
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models that an annotation names, at any depth."""
+def _models(annotation: Any, location: Path) -> list[type[BaseModel]]:
+    """The models that an annotation names, at any depth; of a union's members the one chosen."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated and any(
+        isinstance(part, Tag) and part.tag not in location for part in parts
+    ):
+        return []
     if get_origin(annotation) in (Annotated, Union, types.UnionType, list, dict, tuple):
-        return [model for part in get_args(annotation) for model in _models(part)]
+        return [model for part in parts for model in _models(part, location)]
     return []
 
 
-def _keys_at(model: type[BaseModel], path: Path) -> list[str]:
-    """The keys that may stand below a path."""
+def _keys_at(model: type[BaseModel], path: Path, location: Path) -> list[str]:
+    """The keys that may stand below a path, which pydantic's location leads to."""
     here = [model]
     for step in path:
         fields = [m.model_fields[step] for m in here if step in m.model_fields]
         if fields:
-            here = [m for f in fields for m in _models(f.annotation)]
+            here = [m for f in fields for m in _models(f.annotation, location)]
     return sorted({name for m in here for name in m.model_fields})
 
 
 def _line(error: Any, path: Path, model: type[BaseModel], what: str) -> str:
     """One of pydantic's errors in one line."""
     last = str(path[-1])[:64] if path else ""
-    named = f"'{last}': " if path and isinstance(path[-1], str) else ""
+    key = next((str(step)[:64] for step in reversed(path) if isinstance(step, str)), "")
+    named = f"'{key}': " if key else ""
     match error["type"]:
         case "extra_forbidden":
-            known = _keys_at(model, path[:-1])
+            known = _keys_at(model, path[:-1], error["loc"])
             hint = did_you_mean(last, known) or f"; known are {', '.join(known)}"
             return f"unknown key '{last}'{hint}"
         case "missing":
@@ -94,5 +103,17 @@ def _line(error: Any, path: Path, model: type[BaseModel], what: str) -> str:
             expected = str(error["ctx"]["expected"])
             hint = did_you_mean(str(error["input"]), re.findall(r"'([\w-]+)'", expected))
             return f"{named}should be {expected}{hint}"
+        case "too_short":
+            return f"{named}should have at least {_items(error['ctx']['min_length'])}"
+        case "too_long":
+            return f"{named}should have at most {_items(error['ctx']['max_length'])}"
+        case "float_parsing" | "int_parsing":
+            return f"{named}should be a valid number, not '{str(error['input'])[:64]}'"
+        case "tuple_type":
+            return f"{named}should be a valid list"
     message = str(error["msg"]).removeprefix("Input ")
     return named + message[:1].lower() + message[1:]
+
+
+def _items(count: int) -> str:
+    return f"{count} item" + "s" * (count != 1)

@@ -180,7 +180,7 @@ class PlasticNetwork:
             (self.connections, self.weight_init, 1),
             (self.feedback_shapes, self.feedback_init, 0),
         ):
-            stacks = [torch.empty(len(generators), *shape, dtype=dtype) for shape in shapes]
+            stacks = self._room(len(generators), shapes, dtype)
             for i, g in enumerate(generators):
                 for stack, shape in zip(stacks, shapes, strict=True):
                     stack[i] = draw(shape, g, rule, shape[inwards])
@@ -199,6 +199,19 @@ class PlasticNetwork:
             feedback_bias=[zero.clone() for zero in zeros] if learns else [],
             mixing=[units(0.5) for _ in zeros] if learns else [],
         )
+
+    def _room(
+        self, networks: int, shapes: Sequence[tuple[int, int]], dtype: torch.dtype
+    ) -> list[Tensor]:
+        """Memory for the weights of networks, one tensor a connection."""
+        try:
+            return [torch.empty(networks, *shape, dtype=dtype) for shape in shapes]
+        except RuntimeError:  # torch says no more than this, in several lines
+            size = networks * sum(map(math.prod, shapes)) * dtype.itemsize / 1e9
+            raise LearnerError(
+                f"{networks} networks of {' x '.join(map(str, self.sizes))} units do not fit into "
+                f"memory, {size:.3g} GB for W or B alone; choose narrower layers"
+            ) from None
 
     def check(self, state: NetworkState) -> None:
         """Raise LearnerError where shapes are not the network's, types differ, or a rate is none.

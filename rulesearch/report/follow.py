@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rulesearch.errors import RunError
+from rulesearch.files import check_search
+from rulesearch.report.events import EventReader
 
 __all__ = ["follow"]
 
@@ -34,15 +35,14 @@ def follow(run: str | Path, sink: Callable[[Mapping[str, Any]], None]) -> bool:
         If it is no run, or its events are damaged.
     """
     run, read, since = Path(run), 0, time.monotonic() - QUIET
-    if not (run / "manifest.json").is_file():
-        raise RunError(f"{run} is not a run: it has no manifest.json")
+    check_search(run)
+    file = run / "events.jsonl"
+    reader = EventReader(file)
     while True:
         over = (run / "result.json").is_file()  # asked first: then no event is still to come
-        with (run / "events.jsonl").open("rb") as events:
-            events.seek(read)
-            whole = events.read().rpartition(b"\n")[0]
-        for line in whole.splitlines():
-            sink(_event(run, line))
+        whole = _beyond(file, read).rpartition(b"\n")[0]
+        for line in whole.split(b"\n") if whole else ():
+            sink(reader.read(line))
         if over:
             return True
         if whole:
@@ -54,12 +54,15 @@ def follow(run: str | Path, sink: Callable[[Mapping[str, Any]], None]) -> bool:
         time.sleep(PAUSE)
 
 
-def _event(run: Path, line: bytes) -> dict[str, Any]:
+def _beyond(file: Path, start: int) -> bytes:
     try:
-        event: dict[str, Any] = json.loads(line)
-    except ValueError as error:
-        raise RunError(f"{run}/events.jsonl is damaged: {error}") from None
-    return event
+        with file.open("rb") as events:
+            events.seek(start)
+            return events.read()
+    except OSError as error:
+        remedy = f"'rulesearch resume {file.parent}' makes it anew"
+        remove = "remove it, then " if file.exists() else ""
+        raise RunError(f"{file} cannot be read: {error.strerror}; {remove}{remedy}") from None
 
 
 def _being_written(run: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +10,8 @@ from textwrap import fill
 from typing import Any
 
 from rulesearch.errors import RunError
-from rulesearch.files import seal
-from rulesearch.report.run_data import Curves, RunData
+from rulesearch.files import check_search
+from rulesearch.report.run_data import Curves, RunData, read_result
 from rulesearch.report.table import latex_table, text_table
 from rulesearch.rules import Rule
 
@@ -46,27 +45,10 @@ class Result:
             If the folder is no run, or its search has not ended.
         """
         path = Path(path)
-        if not (path / "manifest.json").is_file():
-            raise RunError(f"{path} is not a run: it has no manifest.json")
-        try:
-            content = json.loads((path / "result.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunError(
-                f"{path} has no result yet; continue it with 'rulesearch resume {path}'"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path}/result.json cannot be read: {error}; 'rulesearch resume {path}' makes it "
-                "anew"
-            ) from None
-        if not isinstance(content, dict) or content.get("schema") != 1:
-            raise RunError(f"{path}/result.json is of a schema that is not known here (known: 1)")
-        if content.pop("sha256", None) not in (None, seal(content)):
-            raise RunError(
-                f"{path}/result.json is damaged: its checksum is of something else; "
-                f"'rulesearch resume {path}' makes it anew"
-            )
-        return cls(path, content)
+        check_search(path)
+        if not (path / "result.json").exists():
+            raise RunError(f"{path} has no result yet; continue it with 'rulesearch resume {path}'")
+        return cls(path, read_result(path))
 
     @cached_property
     def rule(self) -> Rule:

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rulesearch.errors import RunError
+from rulesearch.files import read_manifest, read_sealed
 from rulesearch.report.batches import join_batches, search_phases
+from rulesearch.report.events import read_event
 
-__all__ = ["PHASES", "Curves", "Probes", "RunData", "RunTerm"]
+__all__ = ["PHASES", "Curves", "Probes", "RunData", "RunTerm", "read_result"]
 
 PHASES = ("search", "refit", "backprop", "feedback_alignment")
 
@@ -107,15 +109,13 @@ class RunData:
             If the folder or its manifest is missing, or a file is damaged.
         """
         folder = Path(path)
-        if not (folder / "manifest.json").is_file():
-            raise RunError(f"{folder}: not a run folder: it has no manifest.json")
-        manifest = _read_json(folder / "manifest.json")
+        manifest = read_manifest(folder)
         missing = [key for key in ("name", "terms", "rows") if key not in manifest]
         if missing:
             raise RunError(f"{folder / 'manifest.json'}: lacks '{missing[0]}'; the run is damaged")
-        result_file, config_file = folder / "result.json", folder / "config.yaml"
+        config_file = folder / "config.yaml"
         events = _read_events(folder / "events.jsonl")
-        result = _read_json(result_file) if result_file.is_file() else None
+        result = read_result(folder) if (folder / "result.json").exists() else None
         curves = _gather(
             folder, events, "update", Curves, ("accuracy", "loss", "theta", "rejected")
         )
@@ -204,13 +204,18 @@ class RunData:
         return values
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path}: not valid JSON ({error}); the run is damaged") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: expected a JSON object; the run is damaged")
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return what ``result.json`` holds.
+
+    Raises
+    ------
+    RunError
+        If it is damaged, or of another version.
+    """
+    file = folder / "result.json"
+    content = read_sealed(file, f"remove it, then 'rulesearch resume {folder}' makes it anew")
+    if content.get("schema") != 1:
+        raise RunError(f"{file} is of a schema that is not known here (known: 1)")
     return content
 
 
@@ -218,21 +223,13 @@ def _read_events(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     *lines, torn = path.read_bytes().split(b"\n")
-    events = [_event(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    events = [
+        read_event(path, number, line) for number, line in enumerate(lines, 1) if line.strip()
+    ]
     # Only what follows the last newline can be the half-written line of a killed process.
     if _is_json(torn):
-        events.append(_event(path, len(lines) + 1, torn))
+        events.append(read_event(path, len(lines) + 1, torn))
     return events
-
-
-def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        event = json.loads(line)
-    except ValueError as error:
-        raise RunError(f"{path}:{number}: not valid JSON; the run is damaged") from error
-    if not isinstance(event, dict):
-        raise RunError(f"{path}:{number}: expected a JSON object; the run is damaged")
-    return event
 
 
 def _is_json(line: bytes) -> bool:
@@ -252,17 +249,15 @@ def _gather(
 ) -> dict[str, Logged]:
     """Stack the events of each phase: updates second, after the rows."""
     gathered = {}
-    logged = {event["phase"]: None for event in events if event.get("event") == kind}
+    mine = [event for event in events if event["event"] == kind]
+    logged = {event["phase"]: None for event in mine}
     for phase in [*PHASES, *(name for name in search_phases(logged) if name != "search")]:
-        latest = {
-            event["update"]: event
-            for event in events
-            if event.get("event") == kind and event.get("phase") == phase
-        }
-        if not latest:
+        own = [event for event in mine if event["phase"] == phase]
+        if not own:
             continue
-        ordered = [latest[update] for update in sorted(latest)]
         try:
+            latest = {event["update"]: event for event in own}
+            ordered = [latest[update] for update in sorted(latest)]
             stacked = {
                 field: np.swapaxes(np.array([e[field] for e in ordered], dtype=np.float64), 0, 1)
                 for field in fields
@@ -270,7 +265,8 @@ def _gather(
         except (KeyError, ValueError, TypeError) as error:
             raise RunError(
                 f"{folder / 'events.jsonl'}: {kind} events of phase '{phase}' do not have the "
-                f"same rows and columns throughout ({error}); the run is damaged"
+                f"same rows and columns throughout ({error}); the run is damaged, and "
+                f"'rulesearch resume {folder}' repairs it"
             ) from error
         gathered[phase] = build(updates=np.array(sorted(latest), dtype=np.float64), **stacked)
     return gathered

@@ -14,6 +14,7 @@ from rulesearch.reproduce.progress import JobProgress
 from rulesearch.reproduce.registry import REPRODUCTIONS
 from rulesearch.reproduce.run import load_outcome, reproduce
 from rulesearch.reproduce.tables import latex, print_outcome
+from rulesearch.search.command import interrupted
 
 __all__ = ["list_reproductions", "print_run", "run_and_print"]
 
@@ -28,11 +29,15 @@ def list_reproductions() -> None:
         print(f"{each.name:<{width}}  {each.title}\n{'':<{width}}  rows: {rows}")
 
 
-def run_and_print(plan: Plan, run: Path) -> None:
-    """Begin or continue a run, showing progress, and print its table."""
-    with JobProgress() as progress:
-        outcome = reproduce(plan, run, [progress])
+def run_and_print(plan: Plan, run: Path) -> int:
+    """Begin or continue a run, showing progress, and print its table; returns the exit status."""
+    try:
+        with JobProgress() as progress:
+            outcome = reproduce(plan, run, [progress])
+    except KeyboardInterrupt:
+        return interrupted(run)
     _print_table(outcome, run)
+    return 0
 
 
 def print_run(run: Path, as_latex: bool, as_json: bool) -> None:

@@ -23,6 +23,8 @@ from rulesearch.reproduce.registry import find_reproduction
 
 __all__ = ["Plan", "is_reproduction", "load_plan", "make_plan", "run_folder"]
 
+REMEDY = "give the file back as it was, or begin a new run"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -154,7 +156,7 @@ def load_plan(run: Path) -> Plan:
     try:
         document = read_document(path.read_bytes(), str(path))
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+        raise RunError(f"{path} cannot be read: {error.strerror}; {REMEDY}") from None
     data = document.data
     keys = ("reproduction", "scale", "rows", "settings")
     if (
@@ -162,7 +164,7 @@ def load_plan(run: Path) -> Plan:
         or data.keys() - {"trained"} != set(keys)
         or not isinstance(data["rows"], list)
     ):
-        raise RunError(f"{path}: holds no reproduction ({', '.join(keys)})")
+        raise RunError(f"{path}: holds no reproduction ({', '.join(keys)}); {REMEDY}")
     reproduction = find_reproduction(str(data["reproduction"]))
     _check_rows(reproduction, data["rows"])
     settings = validate(reproduction.settings, document.part("settings"), "settings are a mapping")

@@ -54,6 +54,9 @@ def find_reproduction(name: str) -> Reproduction[Any]:
         If there is none.
     """
     if name not in REPRODUCTIONS:
-        hint = did_you_mean(name, REPRODUCTIONS) or f"; there are {', '.join(REPRODUCTIONS)}"
+        hint = (
+            did_you_mean(name, [*REPRODUCTIONS, "list"])
+            or f"; there are {', '.join(REPRODUCTIONS)}"
+        )
         raise ConfigError(f"unknown reproduction '{name}'{hint}")
     return REPRODUCTIONS[name]

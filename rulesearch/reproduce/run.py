@@ -25,7 +25,7 @@ from rulesearch.reproduce.outcome import (
     finite,
     read_finished,
 )
-from rulesearch.reproduce.plan import Plan, load_plan
+from rulesearch.reproduce.plan import Plan, is_reproduction, load_plan
 from rulesearch.reproduce.trained import trained_elsewhere
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder
@@ -50,6 +50,8 @@ def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> O
     if not (path / "manifest.json").is_file():
         with RunFolder.create(path, plan.to_yaml(), plan.manifest()) as folder:
             return _Run(plan, jobs, given, folder, tuple(sinks), None).run()
+    if not is_reproduction(path):
+        raise RunError(f"{path} holds a search, no reproduction; choose another folder with --out")
     _check_same(plan, load_plan(path), path)
     with RunFolder.open(path) as folder:
         return _Run(plan, jobs, given, folder, tuple(sinks), folder.restore()).run()

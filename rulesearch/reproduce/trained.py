@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rulesearch.errors import ConfigError
 from rulesearch.reproduce.outcome import read_finished
-from rulesearch.reproduce.plan import Plan, load_plan
+from rulesearch.reproduce.plan import Plan, is_reproduction, load_plan
 
 __all__ = ["trained_elsewhere"]
 
@@ -34,6 +34,8 @@ def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
     if plan.trained is None:
         return {}
     run, wanted = plan.trained, plan.reproduction.trained_by
+    if not is_reproduction(run):
+        raise ConfigError(f"--trained {run}: this is no run of {wanted}")
     other = load_plan(run)
     if other.reproduction.name != wanted:
         raise ConfigError(

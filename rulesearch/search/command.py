@@ -10,12 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rulesearch.outer.fit import usable_device
 from rulesearch.report.follow import follow
 from rulesearch.report.progress import TerminalProgress
 from rulesearch.report.result import Result
 from rulesearch.report.tensorboard import TensorBoard
 from rulesearch.search.api import free_folder
-from rulesearch.search.config import load_config
+from rulesearch.search.config import experiment_from, placed, read_config
 from rulesearch.search.events import EventSink
 from rulesearch.search.ranks import Ranks, joined
 from rulesearch.search.run import resume_search, start_search
@@ -33,7 +34,11 @@ def run_search(
     device: str | None,
 ) -> int:
     """Run a search in a new folder, and print its table; returns the exit status."""
-    experiment = load_config(config, overrides)
+    document = read_config(config, overrides)
+    experiment = experiment_from(document, config.parent, config.stem)
+    if device is None:
+        with placed(document, "device"):
+            usable_device(experiment.device)
     experiment = replace(experiment, device=device or experiment.device)
     run = out or free_folder(experiment.name)
 
@@ -101,7 +106,8 @@ def follow_run(run: Path) -> int:
     except KeyboardInterrupt:
         return 0
     if not finished:
-        return interrupted(run)
+        print(f"no process runs it; continue with: rulesearch resume {run}", file=sys.stderr)
+        return INTERRUPTED
     _print_table(Result.load(run))
     return 0
 

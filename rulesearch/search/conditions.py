@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.errors import ConfigError, DataError, LearnerError, did_you_mean
 from rulesearch.networks import PlasticNetwork
 from rulesearch.search.evaluation import fitted
 from rulesearch.tasks import FewShot, LinearTeacher, TaskFamily
@@ -69,6 +69,8 @@ def conditions(
                 changed = FACTORS[factor](found[0], value)
             except ValueError:
                 raise ConfigError(f"--vary {factor}={value}: {value} is no number") from None
+            except (ConfigError, DataError, LearnerError) as error:
+                raise type(error)(f"--vary {factor}={value}: {error}") from None
             same = changed.network == network and changed.tasks is tasks
             if not same:
                 found.append(replace(changed, name=f"{factor}={value}"))
@@ -87,7 +89,7 @@ def _depth(base: Condition, value: str) -> Condition:
     """So many hidden layers; widths go geometrically from that of the first to that of the last."""
     hidden, count = base.network.sizes[1:-1], int(value)
     if count < 0 or (count and not hidden):
-        raise ConfigError(f"--vary depth={value}: no such number of hidden layers can be made")
+        raise ConfigError("no such number of hidden layers can be made")
     if count == len(hidden):
         return base
     if not count:
@@ -118,7 +120,7 @@ def _on(base: Condition, tasks: TaskFamily) -> Condition:
 
 def _few_shot(base: Condition, factor: str, **changes: Any) -> Condition:
     if not isinstance(base.tasks, FewShot):
-        raise ConfigError(f"--vary {factor}: only few-shot tasks have it")
+        raise ConfigError("only few-shot tasks have it")
     described = base.tasks.describe()
     choices = {name: described[name] for name in CHOICES}
     data = changes.pop("data", base.tasks.data)
@@ -138,7 +140,7 @@ def _steps(base: Condition, value: str) -> Condition:
         return _on(base, replace(base.tasks, steps=steps))
     ways = base.tasks.describe().get("ways")
     if isinstance(ways, int) and steps % ways:
-        raise ConfigError(f"--vary steps={value}: {steps} is no multiple of {ways} ways")
+        raise ConfigError(f"{steps} is no multiple of {ways} ways")
     return _few_shot(base, "steps", shots=steps // ways if isinstance(ways, int) else 0)
 
 
@@ -152,7 +154,7 @@ def _data(base: Condition, value: str) -> Condition:
 def _classes(base: Condition, value: str) -> Condition:
     """Those that the search drew from, or those that it held out."""
     if value not in ("searched", "held-out"):
-        raise ConfigError(f"--vary classes={value}: write searched or held-out")
+        raise ConfigError("write searched or held-out")
     return _few_shot(base, "classes", held_out=value == "held-out")
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 
 from rulesearch.arguments import check_kind
-from rulesearch.errors import ConfigError, GrammarError, Place
+from rulesearch.errors import ConfigError, DataError, GrammarError, Place
 from rulesearch.grammar import Grammar, TermPool
 from rulesearch.grammar.parser import TextPlace
 from rulesearch.grammar.reader import MAX_BYTES, Document, read_document
@@ -39,6 +40,7 @@ __all__ = [
     "grammar_content",
     "grammar_of",
     "load_config",
+    "placed",
     "read_config",
     "with_value",
 ]
@@ -52,10 +54,16 @@ def _device(name: str) -> str:
     return name
 
 
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[\w. -]*", name):
+        raise PydanticCustomError("name", "should hold letters, digits, spaces, . _ and - alone")
+    return name
+
+
 class Config(Settings):
     """What a configuration may hold."""
 
-    name: Annotated[str, Field(pattern=r"^[\w. -]*$")] = ""
+    name: Annotated[str, AfterValidator(_name)] = ""
     grammar: str | dict[str, Any]
     network: NetworkSpec = NetworkSpec()
     tasks: Tasks = FewShotSpec()
@@ -94,12 +102,12 @@ class Experiment:
         if network.sizes[-1] < tasks.n_out:
             raise ConfigError(
                 f"the network has {network.sizes[-1]} outputs, the tasks {tasks.n_out} labels"
-            )
+            ).about("network", "outputs")
         if not network.sigma.twice_differentiable:
             raise ConfigError(
                 f"{network.activation} cannot be differentiated twice, and the meta-gradient goes "
                 "through errors that hold its derivative already; use softplus"
-            )
+            ).about("network", "activation")
         if not self.pool:
             raise ConfigError("the pool is empty: there is no term to search for")
         if not any(self.pool.init):
@@ -165,6 +173,11 @@ def read_config(
     if model is Config and isinstance(document.data, dict) and "sweep" in document.data:
         place = document.key_place(("sweep",))
         raise ConfigError(f"{place}: this is a sweep; run it with 'rulesearch sweep {path}'")
+    if model is not Config and isinstance(document.data, dict) and "sweep" not in document.data:
+        raise ConfigError(
+            f"{path}:1:1: this is a search, for it has no 'sweep'; run it with 'rulesearch search "
+            f"{path}', or say under 'sweep:' what varies"
+        )
     validate(model, document, WHAT)
     for override in overrides:
         document = _overridden(document, override)
@@ -185,13 +198,26 @@ def experiment_from(document: Document, folder: Path, name: str) -> Experiment:
     """
     config = validate(Config, document, WHAT)
     grammar = grammar_of(config.grammar, folder, document)
-    tasks = config.tasks.build()
+    with placed(document, "tasks"):
+        tasks = config.tasks.build()
     settings = Settings(**{name: getattr(config, name) for name in Settings.model_fields})
-    network = config.network.build(tasks)
-    name = config.name or name
-    return Experiment(
-        grammar.enumerate(), network, tasks, settings, name, grammar.name, config.device
-    )
+    with placed(document, "network"):
+        network = config.network.build(tasks)
+    name, pool = config.name or name, grammar.enumerate()
+    with placed(document):
+        return Experiment(pool, network, tasks, settings, name, grammar.name, config.device)
+
+
+@contextmanager
+def placed(document: Document, *part: str) -> Iterator[None]:
+    """Show errors where the argument at fault stands, or all of a part, if there is a file."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        path = (*part, *error.keys)
+        if path and () in document.values:  # read from a file
+            raise error.at(document.place(path)) from None
+        raise
 
 
 def grammar_of(grammar: str | dict[str, Any], folder: Path, document: Document) -> Grammar:
@@ -226,7 +252,9 @@ def with_value(
         Where mistakes in the value, and in the keys, are told to be.
     """
     data = deepcopy(document.data)
-    places, keys = dict(document.values), dict(document.keys)
+    inside = len(steps)
+    places = {path: at for path, at in document.values.items() if path[:inside] != steps}
+    keys = {path: at for path, at in document.keys.items() if path[:inside] != steps}
     node = data
     for depth, step in enumerate(steps[:-1], 1):
         if step not in node:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from rulesearch.errors import RunError
 from rulesearch.outer.fit import usable_device
 from rulesearch.report.result import Result
 from rulesearch.report.run_data import RunData
@@ -37,6 +38,9 @@ def run_evaluate(
 ) -> None:
     """Compare rules and print the table; tasks and network are those of the first run, if any."""
     usable_device(device)
+    for target in targets:
+        if not target.exists():
+            raise RunError(f"{target}: cannot be read as a rule or a run: there is no such file")
     results = [Result.load(target) if target.is_dir() else None for target in targets]
     first = next((t for t, result in zip(targets, results, strict=True) if result), None)
     run = None if first is None else RunData.load(first)

@@ -20,7 +20,7 @@ from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.report.result import Result
 from rulesearch.report.run_data import RunData
 from rulesearch.rules import Rule
-from rulesearch.search.config import load_config
+from rulesearch.search.manifest import begun_with
 from rulesearch.search.settings import NetworkSpec
 from rulesearch.search.workers import batches, fitting
 from rulesearch.tasks import FewShot, TaskFamily
@@ -70,8 +70,9 @@ def tasks_for(
 
     Raises
     ------
-    ConfigError
-        If there is neither data nor run, or there are no classes to hold out.
+    ConfigError, RunError
+        If there is neither data nor run, there are no classes to hold out, or the run's
+        configuration is not what it began with.
     """
     reserved: Any = []
     if run is not None and data in (None, run.manifest["tasks"].get("data")):
@@ -80,7 +81,7 @@ def tasks_for(
     if data is not None:
         family = FewShot(data, hold_out=reserved, **few_shot)
     elif run is not None:
-        family = load_config(run.path / "config.yaml").tasks
+        family = begun_with(run.path, run.manifest).tasks
     else:
         raise ConfigError("--tasks: name the data set that the rule should live on, as digits")
     if held_out is False or not (held_out or reserved):

@@ -22,11 +22,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rulesearch.errors import RunError
-from rulesearch.files import seal, sealed, write_atomically
+from rulesearch.files import check_run, read_manifest, seal, sealed, write_atomically
 
 __all__ = ["Checkpoint", "RunBusyError", "RunFolder"]
 
 KEEP = 2  # checkpoints; the one before the last is there should the last be damaged
+BEGUN = ("config.yaml", "events.jsonl", ".lock")  # what a run has before its manifest
 
 
 class RunBusyError(RunError):
@@ -78,12 +79,13 @@ class RunFolder:
         Raises
         ------
         RunError
-            If the folder exists and is not empty: a run never overwrites another.
+            If the folder exists and is not empty: a run never overwrites another. What a process
+            left that was killed before the manifest was there is no run.
         """
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
+            occupied = any(path.iterdir()) and not _half_made(path)
         except OSError as error:
             raise RunError(f"{path} cannot be made: {error.strerror}") from None
         if occupied:
@@ -92,13 +94,14 @@ class RunFolder:
         try:
             if (path / "manifest.json").exists():  # of a process that began between the two looks
                 raise _occupied(path)
+            folder._tidy()
             write_atomically(path / "config.yaml", config)
             cls._write_manifest(path, manifest)
-        except RunError:
-            folder.close()
-            if not (path / "manifest.json").exists():  # so that the same command may be tried again
-                for name in ("config.yaml", "events.jsonl", ".lock"):
+        except BaseException:  # an interrupt too leaves nothing that is in the way
+            if not (path / "manifest.json").exists():
+                for name in BEGUN:
                     (path / name).unlink(missing_ok=True)
+            folder.close()
             raise
         return folder
 
@@ -106,28 +109,20 @@ class RunFolder:
     def open(cls, path: str | Path) -> RunFolder:
         """Open an existing run."""
         path = Path(path)
-        if not (path / "manifest.json").is_file():
-            raise RunError(f"{path} is not a run: it has no manifest.json")
+        check_run(path)
         folder = cls(path)
-        with folder.writing():
-            folder._tidy()
+        try:
+            with folder.writing():
+                folder._tidy()
+        except RunError:
+            folder.close()
+            raise
         return folder
 
     @property
     def manifest(self) -> dict[str, Any]:
         """What the run began with; refused where a bit of it is no longer what was written."""
-        try:
-            content = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.path}/manifest.json cannot be read: {error}") from None
-        if not isinstance(content, dict):
-            raise RunError(f"{self.path}/manifest.json is damaged: it holds no JSON object")
-        if content.pop("sha256", None) != seal(content):
-            raise RunError(
-                f"{self.path}/manifest.json is damaged: its checksum is of something else; give "
-                "the file back, or begin a new run"
-            )
-        return content
+        return read_manifest(self.path)
 
     def on(self, device: str | None) -> str:
         """Name the device that the run goes on on, by default that it was on, and write it down."""
@@ -210,6 +205,11 @@ class RunFolder:
         """Remove what a killed process was writing: temporary files, undescribed tensors."""
         for half in self.path.glob(".*.*"):
             half.unlink()
+        for folder in filter(Path.is_dir, self.path.glob("checkpoint-*")):
+            try:
+                folder.rmdir()
+            except OSError:
+                raise RunError(f"{folder} is a folder in a checkpoint's place") from None
         for tensors in self.path.glob("checkpoint-*.safetensors"):
             if not tensors.with_suffix(".json").exists():
                 tensors.unlink()
@@ -271,6 +271,15 @@ class RunFolder:
             return Checkpoint(**about, tensors=load(data))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None  # damaged: the checkpoint before it is taken
+
+
+def _half_made(path: Path) -> bool:
+    """Whether a folder holds what a killed process made of a run, short of its manifest."""
+    names, events = {p.name for p in path.iterdir()}, path / "events.jsonl"
+    parts = {n for n in names if n.startswith((".config.yaml.", ".manifest.json."))}
+    if ".lock" not in names or names - parts - set(BEGUN):
+        return False
+    return not events.exists() or not events.stat().st_size
 
 
 def _occupied(path: Path) -> RunError:

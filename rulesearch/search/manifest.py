@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,15 @@ import torch
 from torch import Tensor
 
 from rulesearch import __version__
-from rulesearch.errors import RunError
+from rulesearch.errors import ConfigError, GrammarError, RunError
 from rulesearch.learners import Indexed
 from rulesearch.networks import NetworkState
 from rulesearch.outer import term_scales
 from rulesearch.outer.scaling import term_correlations
 from rulesearch.outer.seeds import NETWORK, TASK, generators
-from rulesearch.search.config import Experiment
+from rulesearch.search.config import Experiment, experiment_from, read_config
 
-__all__ = ["check_same", "correlations", "manifest_of"]
+__all__ = ["begun_with", "check_same", "correlations", "manifest_of"]
 
 PROBE_NETWORKS, PROBE_STEPS = 8, 4
 PROBE_STREAM = 2
@@ -46,6 +47,24 @@ def manifest_of(experiment: Experiment) -> dict[str, Any]:
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def begun_with(run: Path, manifest: Mapping[str, Any]) -> Experiment:
+    """Return the experiment that a run began with, from its ``config.yaml``.
+
+    Raises
+    ------
+    RunError
+        If that cannot be read, or says something else than the manifest.
+    """
+    path = run / "config.yaml"
+    try:
+        document = read_config(path)
+    except (ConfigError, GrammarError) as error:
+        raise RunError(f"{error}; give the file back as it was, or begin a new run") from None
+    experiment = experiment_from(document, path.parent, path.stem)
+    check_same(manifest, experiment, str(run))
+    return experiment
 
 
 def check_same(manifest: Mapping[str, Any], experiment: Experiment, run: str) -> None:

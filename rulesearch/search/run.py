@@ -19,12 +19,12 @@ from rulesearch.learners import PlasticityLearner
 from rulesearch.outer import MetaOptimiser, OptimiserState
 from rulesearch.report.result import Result
 from rulesearch.rules import Rule
-from rulesearch.search.config import Experiment, load_config
+from rulesearch.search.config import Experiment
 from rulesearch.search.device import device_here
 from rulesearch.search.evaluation import evaluate_rules
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder
-from rulesearch.search.manifest import check_same, correlations, manifest_of
+from rulesearch.search.manifest import begun_with, check_same, correlations, manifest_of
 from rulesearch.search.outcome import CONTROLS, Outcome, search_phase
 from rulesearch.search.phase import Phase
 from rulesearch.search.ranks import ALONE, Ranks
@@ -110,8 +110,10 @@ def resume_search(
         If it is no run, is being written, or began with something else.
     """
     with ranks.folder(lambda: RunFolder.open(run)) as folder:
-        experiment = experiment or load_config(folder.path / "config.yaml")
-        check_same(folder.manifest, experiment, str(run))
+        if experiment is None:
+            experiment = begun_with(folder.path, folder.manifest)
+        else:
+            check_same(folder.manifest, experiment, str(run))
         chosen = experiment.settings.stability if stability else None
         here = device_here(device or folder.on(None), ranks.size)
         experiment = replace(experiment, device=folder.on(device))

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -26,7 +27,7 @@ from rulesearch.tasks import FewShot, LinearTeacher, TaskFamily
 
 __all__ = ["NetworkSpec", "Settings", "Tasks", "settings_from", "tasks_content"]
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -157,7 +158,7 @@ class NetworkSpec(Spec):
     hidden: list[Count] = [170, 130, 100, 70]
     outputs: Count | None = None
     activation: Literal["softplus", "tanh", "relu"] | None = None
-    beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    beta: Annotated[float, Field(ge=1e-6, le=1e6)] = 10.0  # float32 has to hold exp(beta z)
     output: Literal["softmax", "linear"] | None = None
     feedback: Literal["random", "symmetric", "direct"] = "random"
     feedback_init: Literal["uniform", "normal", "kaiming"] = "uniform"
@@ -177,10 +178,20 @@ class NetworkSpec(Spec):
         return PlasticNetwork(sizes, **{**usual, **chosen})
 
 
+def _known(family: Any) -> Any:
+    """Refuse a family that there is not; the first model, which judges it, knows its own alone."""
+    if not isinstance(family, str) or family not in FAMILIES:
+        names = " or ".join(f"'{name}'" for name in FAMILIES if name != "python")
+        raise PydanticCustomError(
+            "literal_error", "Input should be {expected}", {"expected": names}
+        )
+    return family
+
+
 class FewShotSpec(Spec):
     """Tasks of :class:`rulesearch.tasks.FewShot`."""
 
-    family: Literal["few-shot"] = "few-shot"
+    family: Annotated[Literal["few-shot"], BeforeValidator(_known)] = "few-shot"
     data: str = "digits"
     ways: Count = 5
     shots: Count = 50
@@ -279,7 +290,7 @@ class Settings(Spec):
     """
 
     episodes: Count = 600
-    seeds: Count = 20
+    seeds: Annotated[Count, Field(le=100_000)] = 20
     seed: Annotated[int, Field(ge=0)] = 0
     penalty: PenaltySpec = PenaltySpec()
     optimiser: OptimiserSpec = OptimiserSpec()

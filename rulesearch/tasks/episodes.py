@@ -62,14 +62,16 @@ class Episodes:
 
     def __post_init__(self) -> None:
         if self.held_out and not self.reserved:
-            raise ConfigError("few-shot tasks: held_out=True needs classes in hold_out")
+            raise ConfigError("few-shot tasks: held_out=True needs classes in hold_out").about(
+                "held_out"
+            )
         which = "held-out classes" if self.held_out else "classes"
         if not self.classes or (self.ways > len(self.classes) and not self.replacement):
             raise DataError(
                 f"data set '{self.data.name}': {self.ways}-way tasks need {self.ways} {which}"
                 f" but there are {len(self.classes)} (of {self.data.n_classes}); use fewer ways or"
                 f" {'hold out more' if self.held_out else 'hold out fewer'} classes"
-            )
+            ).about("ways")
         need = self.shots + self.queries
         fewest = min(self.classes, key=lambda c: len(self._rows[c]))
         if len(self._rows[fewest]) < need:
@@ -77,7 +79,7 @@ class Episodes:
                 f"data set '{self.data.name}': class '{self.data.class_names[fewest]}' has"
                 f" {len(self._rows[fewest])} images but shots + queries = {need}; use fewer shots"
                 " or queries, or more data"
-            )
+            ).about("shots")
 
     @cached_property
     def classes(self) -> tuple[int, ...]:
@@ -221,7 +223,7 @@ def _indices(hold_out: HoldOut, data: ImageData) -> frozenset[int]:
         if not 0 <= hold_out <= data.n_classes:
             raise ConfigError(
                 f"hold_out: data set '{data.name}' has {data.n_classes} classes, not {hold_out}"
-            )
+            ).about("hold_out")
         return frozenset(range(data.n_classes - hold_out, data.n_classes))
     if isinstance(hold_out, str):
         hold_out = (hold_out,)
@@ -231,6 +233,8 @@ def _indices(hold_out: HoldOut, data: ImageData) -> frozenset[int]:
         index = names.get(each) if isinstance(each, str) else each
         if index is None or not 0 <= index < data.n_classes:
             hint = did_you_mean(each, names) if isinstance(each, str) else ""
-            raise ConfigError(f"hold_out: data set '{data.name}' has no class {each!r}{hint}")
+            raise ConfigError(
+                f"hold_out: data set '{data.name}' has no class {each!r}{hint}"
+            ).about("hold_out")
         chosen.add(index)
     return frozenset(chosen)

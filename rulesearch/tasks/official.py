@@ -121,7 +121,7 @@ def _refuse_form(name: str, form: ImageForm, native: int) -> None:
         raise ConfigError(
             f"data set '{name}' has images of {native} x {native} pixels;"
             " size= is for omniglot and image_folder"
-        )
+        ).about("size")
     if form.colour or form.invert is not None:
         raise ConfigError(
             f"data set '{name}' is bright on black; colour= is for image_folder, and invert="

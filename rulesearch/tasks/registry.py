@@ -157,7 +157,7 @@ def _named(name: str) -> OfficialData:
     if name not in OFFICIAL:
         names = (*OFFICIAL, "image_folder")
         hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"
-        raise ConfigError(f"unknown data set '{name}'{hint}")
+        raise ConfigError(f"unknown data set '{name}'{hint}").about("data")
     return OFFICIAL[name]
 
 
@@ -177,8 +177,13 @@ def _load_official(
             raise ConfigError(
                 f"data set '{name}' has the splits {', '.join(splits)}, not '{split}'"
                 f"{did_you_mean(split, splits)}"
-            )
+            ).about("split")
         splits = {split: splits[split]}
+    if root is not None and not any(splits.values()):
+        raise ConfigError(
+            f"data set '{name}' comes with scikit-learn and has no files in '{root}'; leave out "
+            "root="
+        ).about("root")
     folder = None if root is None else Path(root).expanduser()
     found = find(name, splits, folder, flat=data_set.flat)
     if found is None:
@@ -189,7 +194,9 @@ def _load_official(
 
 def _load_folder(root: str | PathLike[str] | None, split: str | None, form: ImageForm) -> ImageData:
     if root is None:
-        raise ConfigError("data set 'image_folder' needs root=, a folder or zip of class folders")
+        raise ConfigError(
+            "data set 'image_folder' needs root=, a folder or zip of class folders"
+        ).about("data")
     path = Path(root).expanduser()
     if not path.exists() and (data := data_folder()) is not None:
         path = data / path
@@ -200,7 +207,7 @@ def _load_folder(root: str | PathLike[str] | None, split: str | None, form: Imag
         raise DataError(
             f"data set 'image_folder': there is no '{path}'; name a folder or zip of class "
             "folders, by its path or by its place in the folder RULESEARCH_DATA"
-        )
+        ).about("root")
     folders = read_image_folder(
         path,
         size=28 if form.size is None else form.size,

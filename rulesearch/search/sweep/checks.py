@@ -9,16 +9,27 @@ from typing import Any
 from rulesearch.errors import ConfigError, RunError
 from rulesearch.search.sweep.outcome import StudyResult
 from rulesearch.search.sweep.spec import Sweep
+from rulesearch.search.sweep.storage import JOURNAL
 
-__all__ = ["JOURNAL", "check_free", "check_same"]
-
-JOURNAL = "journal.log"
+__all__ = ["check_free", "check_same"]
 
 
-def check_free(folder: Path, name: str, storage: str) -> None:
-    """Raise RunError where a folder holds another study, or anything else."""
+def check_free(folder: Path, name: str, storage: str) -> RunError | None:
+    """Raise RunError where a folder holds another study, or anything else.
+
+    Returns
+    -------
+    RunError or None
+        What is wrong with a ``study.json`` that cannot be read: to be raised too, unless the
+        storage has the study, from which it is then written anew.
+    """
     if (folder / "study.json").is_file():
-        held = StudyResult.load(folder).content
+        try:
+            held = StudyResult.load(folder).content
+        except RunError as damage:
+            if "://" not in storage and not Path(storage).is_file():  # a journal that is not there
+                raise
+            return damage
         if (held["name"], held["storage"]) != (name, storage):
             raise RunError(
                 f"{folder} holds the study '{held['name']}' of {held['storage']}; go on with that, "
@@ -27,6 +38,7 @@ def check_free(folder: Path, name: str, storage: str) -> None:
     # A study that was killed as it began has left its journal, and files with a dot.
     elif folder.exists() and any(p.name[0] != "." and p.name != JOURNAL for p in folder.iterdir()):
         raise RunError(f"{folder} exists and is no study; choose another folder with --out")
+    return None
 
 
 def check_same(sweep: Sweep, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

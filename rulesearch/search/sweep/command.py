@@ -184,7 +184,7 @@ class _Team:
         self._running = {k: self._start(k) for k in range(size)}
 
     def _start(self, k: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "rulesearch.cli", "worker", self._study.url]
+        command = [sys.executable, "-m", "rulesearch", "worker", self._study.url]
         command += ["--study", self._study.sweep.name, "--parent", str(os.getpid())]
         command += ["--device", dealt_out(self._device, k)]
         with self._log(k).open("ab") as log:

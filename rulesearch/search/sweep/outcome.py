@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,10 +16,12 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from rulesearch.errors import RunError
+from rulesearch.files import read_sealed
 from rulesearch.report.result import Result
 from rulesearch.rules import Rule
 from rulesearch.search.selection import group_losses, pick
 from rulesearch.search.sweep.spec import Sweep
+from rulesearch.search.sweep.storage import JOURNAL
 
 __all__ = ["Score", "StudyResult", "front", "is_study", "run_folder", "study_content"]
 
@@ -176,11 +177,13 @@ class StudyResult:
             If it is none, or is damaged.
         """
         path = Path(path)
-        try:
-            content = json.loads((path / "study.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}/study.json cannot be read: {error}") from None
-        if not isinstance(content, dict) or content.get("schema") != 1:
+        journal = path / JOURNAL
+        content = read_sealed(
+            path / "study.json",
+            f"'rulesearch worker {journal if journal.is_file() else 'URL'}' makes it anew from "
+            "the study's storage",
+        )
+        if content.get("schema") != 1:
             raise RunError(f"{path}/study.json is of a schema that is not known here (known: 1)")
         return cls(path, content)
 

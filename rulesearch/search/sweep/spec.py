@@ -354,7 +354,7 @@ def _distribution(
         except GrammarError:
             raise
         except RuleSearchError as error:
-            raise ConfigError(f"{document.place(steps)}: {key}: {error}") from None
+            raise ConfigError(f"{key}: {error.message}", document.place(steps)) from None
         if type(found.tasks) is not type(base.tasks):
             raise ConfigError(
                 f"{document.place(steps)}: {key}: trials are judged on the configuration's own "

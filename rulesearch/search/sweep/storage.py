@@ -28,8 +28,17 @@ from sqlalchemy.pool import NullPool
 
 from rulesearch.errors import ConfigError, RunError, did_you_mean
 
-__all__ = ["Claims", "StorageLostError", "database_errors", "open_claims", "open_storage", "shown"]
+__all__ = [
+    "JOURNAL",
+    "Claims",
+    "StorageLostError",
+    "database_errors",
+    "open_claims",
+    "open_storage",
+    "shown",
+]
 
+JOURNAL = "journal.log"  # in a sweep's folder, if no other storage is named
 KNOWN = ("journal", "postgresql")
 # A machine that vanished keeps nothing for longer than a minute, on either side of the line.
 SERVER = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
@@ -71,6 +80,13 @@ def open_storage(url: str, create: bool = False) -> BaseStorage:
             raise ConfigError(
                 "PostgreSQL needs its driver: pip install 'rulesearch[postgres]'"
             ) from None
+    if found.is_dir():
+        journal = found / JOURNAL
+        raise RunError(
+            f"{found} is a sweep's folder; its storage is '{journal}'"
+            if journal.is_file()
+            else f"{found} is a folder, no journal of a sweep"
+        )
     if not create and not found.is_file():
         raise RunError(f"{found}: there is no such journal; begin one with 'rulesearch sweep'")
     try:

@@ -19,12 +19,12 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from rulesearch.errors import ConfigError, RunError, did_you_mean
-from rulesearch.files import write_atomically
+from rulesearch.files import sealed, write_atomically
 from rulesearch.report.result import Result
-from rulesearch.search.sweep.checks import JOURNAL, check_free, check_same
+from rulesearch.search.sweep.checks import check_free, check_same
 from rulesearch.search.sweep.outcome import Score, run_folder, study_content
 from rulesearch.search.sweep.spec import LAM, Sweep, sweep_from
-from rulesearch.search.sweep.storage import Claims, open_claims, open_storage, shown
+from rulesearch.search.sweep.storage import JOURNAL, Claims, open_claims, open_storage, shown
 
 __all__ = ["REPORTS", "Study"]
 
@@ -83,8 +83,10 @@ class Study:
         """
         place = (folder or Path("runs") / sweep.name).absolute()
         url = str(place / JOURNAL) if url is None else url
-        check_free(place, sweep.name, shown(url))
+        damage = check_free(place, sweep.name, shown(url))
         storage = open_storage(url, create=True)
+        if damage and sweep.name not in [s.study_name for s in storage.get_all_studies()]:
+            raise damage
         study = optuna.create_study(
             storage=storage,
             study_name=sweep.name,
@@ -352,7 +354,8 @@ class Study:
         while content != (now := self._content()):
             content = now
             try:
-                write_atomically(self.folder / "study.json", json.dumps(content, indent=1) + "\n")
+                text = json.dumps(sealed(content), indent=1) + "\n"
+                write_atomically(self.folder / "study.json", text)
             except RunError as error:
                 again = "mend that, then start again; nothing is lost"
                 raise RunError(f"{error}; {again}") from None
