@@ -29,6 +29,8 @@ from rulesearch.bench.suites import SUITES, find_suites, quick
 from rulesearch.bench.tables import tables_in_markdown
 from rulesearch.errors import ConfigError, RunError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 THETA = (0.05, -0.01, -0.04, 0.003, 0.005, 0.01, 0.02, -0.03, 0.01, 0.02)
 JAX = [name for name, peer in PEERS.items() if peer.needs == "jax"]
 PROBLEMS = [
@@ -81,8 +83,6 @@ JAX_GRADIENTS = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from test_benchmarks import JAX_CASES, PEERS, PROBLEMS, strong
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 print(json.dumps([PEERS[n].prepare(PROBLEMS[k], strong(PROBLEMS[k])).run() for n, k in JAX_CASES]))
 """
 
