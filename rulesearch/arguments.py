@@ -18,8 +18,8 @@ def check_kind(
     wanted: str,
     error: type[RuleSearchError] = ConfigError,
 ) -> None:
-    """Refuse what is of another kind; ``wanted`` says in words what it should be."""
-    if not isinstance(value, kind):
+    """Refuse what is of another kind, or a kind itself; ``wanted`` says what it should be."""
+    if isinstance(value, type) or not isinstance(value, kind):
         raise error(f"{name} should be {wanted}, not of type {type(value).__name__}")
 
 

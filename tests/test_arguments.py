@@ -63,6 +63,13 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: rs.Rule(POOL, {"F0": 1}).delta(
         torch.ones(2, 3), y_pre=torch.ones(3), e_post=torch.ones(2), theta=[1.0]),
      rs.LearnerError, "theta should be a torch tensor, not of type list"),
+    (lambda: LEARNER.live(None, THETA, X, LABEL), rs.LearnerError,
+     "state should be a NetworkState, as of init(), not of type NoneType"),
+    (lambda: rs.Rule(POOL, {0: 1.0}), rs.ConfigError, "no term '0' in the pool; did you mean 'F0'?"),
+    (lambda: FewShot(5), rs.ConfigError, "data should be the name of a data set, or ImageData"),
+    (lambda: FewShot(hold_out=2.5), rs.ConfigError, "hold_out should be how many classes, or wh"),
+    (lambda: search(lams=3.0), rs.ConfigError, "lams should be a list of lambdas, or a path of"),
+    (lambda: search(penalty=rs.L1), rs.ConfigError, "penalty should be a penalty, as"),
     (lambda: rs.PlasticNetwork(5), rs.ConfigError,
      "sizes should be units per layer, as [784, 100, 10], not of type int"),
     (lambda: rs.PlasticNetwork(["a", 2]), rs.ConfigError,

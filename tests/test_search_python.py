@@ -122,7 +122,7 @@ def test_settings_that_make_no_sense(
         ({"network": rs.PlasticNetwork([64, 9])}, ConfigError, "9 outputs, the tasks 10 labels"),
         ({"network": rs.PlasticNetwork([64, 8, 10], activation="relu")}, ConfigError, "softplus"),
         ({"pool": POOL[1:]}, ConfigError, "every term starts at zero"),
-        ({"pool": rs.TermPool()}, ConfigError, "every term starts at zero"),
+        ({"pool": rs.TermPool()}, ConfigError, "the pool is empty"),
         (
             {
                 "pool": POOL + rs.TermPool([rs.Term.from_text("b", "B - W")]),

@@ -63,7 +63,10 @@ class TermPool:
             If no term has this name.
         """
         if name not in self._by_name:
-            hint = did_you_mean(name, self._by_name) or f"; known are {', '.join(self.names[:20])}"
+            hint = (
+                did_you_mean(str(name), self._by_name)
+                or f"; known are {', '.join(self.names[:20])}"
+            )
             raise ConfigError(f"no term '{name}' in the pool{hint}")
         return self._by_name[name]
 

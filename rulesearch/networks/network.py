@@ -218,6 +218,7 @@ class PlasticNetwork:
 
         Mixing and rates have to be finite: no lifetime could make them so again.
         """
+        check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
         posts = [(post,) for post, _ in self.connections]
         expected: dict[str, Sequence[tuple[int, ...]]] = {
             "W": self.connections,

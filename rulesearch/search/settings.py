@@ -349,6 +349,7 @@ def settings_from(
         lam = penalty.lam if isinstance(penalty.lam, float) else list(map(float, penalty.lam))
         data["penalty"] = {"name": penalty.name, "lam": lam}
     if lams is not None:
+        check_kind("lams", lams, (Sequence, Mapping), "a list of lambdas, or a path of them")
         data["penalty"]["lam"] = dict(lams) if isinstance(lams, Mapping) else list(lams)
     known = (*OptimiserSpec.model_fields, *Settings.model_fields)
     for name, value in changes.items():

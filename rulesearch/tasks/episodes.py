@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import whole
+from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError, DataError, did_you_mean
 from rulesearch.tasks.base import ImageData
 from rulesearch.tasks.registry import load
@@ -206,7 +206,8 @@ def episodes(
         place = None if root is None else str(Path(root).absolute())
         source = {"data": data, **loading, "root": place}
         data = load(data, **loading)
-    elif any(value != _USUAL.get(name) for name, value in loading.items()):
+    check_kind("data", data, ImageData, "the name of a data set, or ImageData")
+    if source is None and any(value != _USUAL.get(name) for name, value in loading.items()):
         *others, last = loading
         raise ConfigError(
             f"few-shot tasks: {', '.join(others)} and {last} need the name of a data set"
@@ -227,6 +228,7 @@ def _indices(hold_out: HoldOut, data: ImageData) -> frozenset[int]:
         return frozenset(range(data.n_classes - hold_out, data.n_classes))
     if isinstance(hold_out, str):
         hold_out = (hold_out,)
+    check_kind("hold_out", hold_out, Iterable, "how many classes, or which, as [7, 8, 9]")
     names = {name: index for index, name in enumerate(data.class_names)}
     chosen = set()
     for each in hold_out:
