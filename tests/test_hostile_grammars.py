@@ -21,10 +21,10 @@ FILES = corpus()
 def test_refused_in_one_line(name: str, tmp_path: Path) -> None:
     path = tmp_path / "hostile.yaml"
     path.write_bytes(FILES[name])
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(GrammarError) as raised:
         Grammar.from_yaml(path).enumerate()
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     message = str(raised.value)
     assert re.match(r"^[^:]+:\d+:\d+: \S", message)
     assert "\n" not in message
