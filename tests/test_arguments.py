@@ -65,7 +65,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
      rs.LearnerError, "theta should be a torch tensor, not of type list"),
     (lambda: LEARNER.live(None, THETA, X, LABEL), rs.LearnerError,
      "state should be a NetworkState, as of init(), not of type NoneType"),
-    (lambda: rs.Rule(POOL, {0: 1.0}), rs.ConfigError, "no term '0' in the pool; did you mean 'F0'?"),
+    (lambda: rs.Rule(POOL, {0: 1.0}), rs.ConfigError, "no term '0' in the pool; did you mean 'F0'"),
     (lambda: FewShot(5), rs.ConfigError, "data should be the name of a data set, or ImageData"),
     (lambda: FewShot(hold_out=2.5), rs.ConfigError, "hold_out should be how many classes, or wh"),
     (lambda: search(lams=3.0), rs.ConfigError, "lams should be a list of lambdas, or a path of"),

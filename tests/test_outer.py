@@ -90,7 +90,7 @@ def test_penalties_that_are_none() -> None:
     with pytest.raises(ConfigError, match="lambda is a number that is not negative, not -1"):
         L1(-1.0)
     for lam in (NAN, float("inf")):
-        with pytest.raises(ConfigError, match="lambda is (nan|inf); give a finite number"):
+        with pytest.raises(ConfigError, match=r"lambda is (nan|inf); give a finite number"):
             L1(lam)
     with pytest.raises(ConfigError, match="did you mean 'proximal-l1'"):
         penalty_named("proximal-l2", 1.0)
