@@ -133,7 +133,7 @@ def test_the_network_is_fitted_to_other_data(
         ("depth=", "write depth=value,value"),
         ("depth=two", "two is no number"),
         ("depth=-1", "no such number of hidden layers"),
-        ("width=0", "one unit or more"),
+        ("width=0", "at least 1, not 0"),
         ("steps=7", "7 is no multiple of 2 ways"),
         ("activation=softmax", "activation is one of"),
         ("data=digts", "did you mean 'digits'"),

@@ -292,7 +292,7 @@ def test_no_example_has_a_matrix_of_its_own(terms: list[str]) -> None:
 def test_kept_vectors_never_outgrow_the_matrix() -> None:
     """Where a term keeps the engines away, which store products instead."""
     network = PlasticNetwork((30, 20, 10))
-    pool = TermPool([*POOL, Term.from_text("T", "hadamard(e_post * y_pre.T, tanh(B))")])
+    pool = TermPool([*POOL, Term.from_text("Z", "hadamard(e_post * y_pre.T, tanh(B))")])
     theta = torch.cat([THETA, THETA[:1]]).requires_grad_()
     for examples in (1, 4, 64):
         state, x, label = lives(network, examples, steps=3, count=1)

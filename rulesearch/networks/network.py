@@ -82,8 +82,7 @@ class PlasticNetwork:
         if len(sizes) < 2:
             raise ConfigError(f"sizes needs two layers or more, not {sizes}")
         object.__setattr__(self, "sizes", sizes)
-        object.__setattr__(self, "beta", real("beta", self.beta))
-        if self.beta <= 0:
+        if real("beta", self.beta) <= 0:
             raise ConfigError(f"beta must be a positive number, not {self.beta}")
         for name, known in (
             ("activation", tuple(ACTIVATIONS)),
