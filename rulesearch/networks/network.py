@@ -82,7 +82,8 @@ class PlasticNetwork:
         if len(sizes) < 2:
             raise ConfigError(f"sizes needs two layers or more, not {sizes}")
         object.__setattr__(self, "sizes", sizes)
-        if real("beta", self.beta) <= 0:
+        object.__setattr__(self, "beta", real("beta", self.beta))
+        if self.beta <= 0:
             raise ConfigError(f"beta must be a positive number, not {self.beta}")
         for name, known in (
             ("activation", tuple(ACTIVATIONS)),
@@ -189,14 +190,13 @@ class PlasticNetwork:
             return torch.full((len(generators), *size), value, dtype=dtype, device=device)
 
         zeros = [units(0, n) for n, _ in self.connections]
-        learns = self.learns_feedback
         weights, feedback = lists
         return NetworkState(
             weights,
             feedback,
             bias=zeros if self.bias else [],
-            feedback_bias=[zero.clone() for zero in zeros] if learns else [],
-            mixing=[units(0.5) for _ in zeros] if learns else [],
+            feedback_bias=[zero.clone() for zero in zeros] if self.learns_feedback else [],
+            mixing=[units(0.5) for _ in zeros] if self.learns_feedback else [],
         )
 
     def _room(
