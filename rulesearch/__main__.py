@@ -10,9 +10,9 @@ import signal
 import sys
 from types import FrameType
 
-__all__ = ["main"]
+from rulesearch.errors import INTERRUPTED
 
-INTERRUPTED = 3
+__all__ = ["main"]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -306,15 +307,15 @@ def bench(
     ] = None,
 ) -> None:
     """Measure the meta-gradient beside torch and JAX, and beside the machine's floor."""
-    from rulesearch.bench.command import run_bench, show_bench
+    from rulesearch.bench.command import measure, run_bench, show_bench
 
     if show_ is not None:
         show_bench(show_, markdown, figures)
         return
-    limits, suites = (seconds, memory), suite or ["main"]
-    raise typer.Exit(
-        run_bench(suites, peers, repeats, quick, device, limits, out, markdown, figures)
+    measured = partial(
+        measure, suite or ["main"], peers, repeats, quick, device, (seconds, memory), out
     )
+    raise typer.Exit(run_bench(measured, out, markdown, figures))
 
 
 @data_app.command("list")

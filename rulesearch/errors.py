@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Self
 
 __all__ = [
+    "INTERRUPTED",
     "ConfigError",
     "DataError",
     "DivergedError",
@@ -22,6 +23,8 @@ __all__ = [
     "RunError",
     "did_you_mean",
 ]
+
+INTERRUPTED = 3  # exit status of what can be resumed
 
 
 @dataclass(frozen=True)

@@ -55,3 +55,12 @@ def whole_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "tiny.yaml").write_text(tiny_sweep.GRID)
     return tiny_sweep.swept(folder / "tiny.yaml", folder / "whole").path
+
+
+@pytest.fixture(scope="module")
+def path_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a search over three lambdas, without the search."""
+    from synthetic_run import synthetic_run
+
+    folder = tmp_path_factory.mktemp("runs") / "path"
+    return synthetic_run(folder, seeds=6, updates=80, lambdas=(3.0, 10.0, 30.0))

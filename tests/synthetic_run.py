@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from rulesearch import Grammar, Rule
 from rulesearch.files import sealed
 
+# a name that no page, formula or file may take at its word
+HOSTILE = "<script>alert(1)</script>\"'{{ 7*7 }}$\\end{document}"
+
 W, Y, E = r"\mathbf{W}_{\ell-1,\ell}", r"\mathbf{y}_{\ell}", r"\mathbf{e}_{\ell}"
 Y0, E0, ONE = r"\mathbf{y}_{\ell-1}", r"\mathbf{e}_{\ell-1}", r"\mathbf{1}_{\ell}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic_run import KEPT, TERMS, synthetic_run
+from synthetic_run import HOSTILE, KEPT, TERMS, synthetic_run
 
 from rulesearch import Rule
 from rulesearch.errors import RunError
@@ -28,27 +27,18 @@ from rulesearch.report.table import (
 )
 from rulesearch.report.typeset import latex_number, math_label, math_svg, rule_pieces
 
-HOSTILE = "<script>alert(1)</script>\"'{{ 7*7 }}$\\end{document}"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "path"
-    return synthetic_run(folder, seeds=6, updates=80, lambdas=(3.0, 10.0, 30.0))
-
 
 @pytest.fixture
-def result(run: Path) -> dict[str, Any]:
-    return json.loads((run / "result.json").read_text())
+def result(path_run: Path) -> dict[str, Any]:
+    return json.loads((path_run / "result.json").read_text())
 
 
 # --- reading a run -----------------------------------------------------------------------
 
 
-def test_run_data_holds_what_was_logged(run):
-    data = RunData.load(run)
-    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+def test_run_data_holds_what_was_logged(path_run):
+    data = RunData.load(path_run)
+    events = [json.loads(line) for line in (path_run / "events.jsonl").read_text().splitlines()]
     searched = [e for e in events if e["event"] == "update" and e["phase"] == "search"]
     curves = data.curves["search"]
     assert curves.accuracy.shape == (18, 80)
@@ -64,8 +54,8 @@ def test_run_data_holds_what_was_logged(run):
     np.testing.assert_array_equal(data.shown("backprop", control), control)
 
 
-def test_a_refit_shows_the_rows_of_the_pick(run):
-    data = RunData.load(run)
+def test_a_refit_shows_the_rows_of_the_pick(path_run):
+    data = RunData.load(path_run)
     # Shorter sets first: lambda 30 left F2 alone, 10 left three terms, 3 the fourth besides.
     assert data.supports == (("F2",), ("F0", "F2", "F9"), ("F0", "F2", "F3", "F9"))
     loss = data.curves["refit"].loss

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from synthetic_run import KEPT, TERMS, synthetic_run
+from synthetic_run import HOSTILE, KEPT, TERMS, synthetic_run
 
 from rulesearch import Rule
 from rulesearch.files import read_sealed, sealed
@@ -23,19 +23,12 @@ from rulesearch.report.run_data import RunData
 from rulesearch.report.style import _apart, figure_bytes
 from rulesearch.report.typeset import rule_pieces
 
-HOSTILE = "<script>alert(1)</script>\"'{{ 7*7 }}$\\end{document}"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "path"
-    return synthetic_run(folder, seeds=6, updates=80, lambdas=(3.0, 10.0, 30.0))
-
-
-@pytest.fixture(scope="module")
-def page(run: Path) -> str:
-    return write_report(run).read_text(encoding="utf-8")
+def page(path_run: Path) -> str:
+    return write_report(path_run).read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):
@@ -60,16 +53,16 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
-def test_each_figure_draws_the_same_twice(run, plate):
-    data = RunData.load(run)
+def test_each_figure_draws_the_same_twice(path_run, plate):
+    data = RunData.load(path_run)
     assert plate.available(data)
     first, second = (figure_bytes(plate.draw(data), "svg") for _ in range(2))
     assert first == second
     ET.fromstring(first)
 
 
-def test_figures_show_what_they_say(run):
-    data = RunData.load(run)
+def test_figures_show_what_they_say(path_run):
+    data = RunData.load(path_run)
     figures = {plate.name: plate.draw(data) for plate in PLATES}
     accuracy, loss = figures["meta_learning"].axes
     assert (accuracy.get_title("left"), loss.get_title("left")) == ("meta-accuracy", "meta-loss")
@@ -146,7 +139,7 @@ def test_page_needs_nothing_but_itself(page):
     assert not re.search(r"url\(|@import", page)
 
 
-def test_page_has_every_part(run, page):
+def test_page_has_every_part(path_run, page):
     content = Page(page)
     images = [attributes for tag, attributes in content.elements if tag == "img"]
     assert len(images) == len(PLATES)
@@ -160,15 +153,15 @@ def test_page_has_every_part(run, page):
     ]
     for _, latex, *_ in TERMS:
         assert latex in formulas
-    latex = Rule.from_json(json.loads((run / "result.json").read_text())["rule"]).latex()
+    latex = Rule.from_json(json.loads((path_run / "result.json").read_text())["rule"]).latex()
     rule = " ".join(rule_pieces(latex))
     assert ("div", rule) in [(tag, a.get("aria-label")) for tag, a in content.elements]
     for told in (rule, r"\begin{tabular}", "episodes: 80", "torch 2.13.0", "784-170-130", "6/6"):
         assert told in content.text
     for plate in PLATES:
-        assert (run / "figures" / f"{plate.name}.pdf").read_bytes().startswith(b"%PDF")
-        ET.parse(run / "figures" / f"{plate.name}.svg")
-    assert not list(run.rglob(".*")), "no half-written file is left"
+        assert (path_run / "figures" / f"{plate.name}.pdf").read_bytes().startswith(b"%PDF")
+        ET.parse(path_run / "figures" / f"{plate.name}.svg")
+    assert not list(path_run.rglob(".*")), "no half-written file is left"
 
 
 def test_hostile_names_are_text(tmp_path):
@@ -222,7 +215,7 @@ def test_a_run_of_one_update_that_kept_nothing(tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
 @pytest.mark.parametrize("width", [1100, 500])
 @pytest.mark.usefixtures("page")
-def test_a_browser_shows_it(run, tmp_path, width):
+def test_a_browser_shows_it(path_run, tmp_path, width):
     picture = tmp_path / "page.png"
     flags = [
         *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -236,7 +229,7 @@ def test_a_browser_shows_it(run, tmp_path, width):
             f"--user-data-dir={tmp_path / 'profile'}",
             f"--screenshot={picture}",
             f"--window-size={width},4000",
-            (run / "report.html").as_uri(),
+            (path_run / "report.html").as_uri(),
         ],
         check=True,
         capture_output=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,31 +20,28 @@ from rulesearch.bench.run import run_benchmarks, started
 from rulesearch.bench.suites import find_suites
 from rulesearch.bench.suites import quick as made_quick
 from rulesearch.bench.tables import print_tables, tables_in_markdown
-from rulesearch.errors import ConfigError, RunError
+from rulesearch.errors import INTERRUPTED, ConfigError, RunError
 
 __all__ = ["draw", "measure", "print_results", "run_bench", "show_bench"]
 
-INTERRUPTED = 3
 WIDE = 150  # columns of a table that goes into a file
 
 
 def run_bench(
-    suites: Sequence[str],
-    peers: Sequence[str] | None,
-    repeats: int,
-    quick: bool,
-    device: str,
-    most: tuple[float, float],
+    measured: Callable[[], tuple[Results, bool]],
     out: Path | None,
     markdown: bool,
     figures: Path | None,
 ) -> int:
     """Measure, print the tables and draw the figures; returns the exit status.
 
-    See :func:`measure`.
+    Parameters
+    ----------
+    measured : callable
+        :func:`measure`, with what is to be measured.
     """
     try:
-        results, finished = measure(suites, peers, repeats, quick, device, most, out)
+        results, finished = measured()
     except KeyboardInterrupt:
         print("interrupted before anything was measured", file=sys.stderr)
         return INTERRUPTED

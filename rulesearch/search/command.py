@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rulesearch.errors import INTERRUPTED
 from rulesearch.outer.fit import usable_device
 from rulesearch.report.follow import follow
 from rulesearch.report.progress import TerminalProgress
@@ -22,8 +23,6 @@ from rulesearch.search.ranks import Ranks, joined
 from rulesearch.search.run import resume_search, start_search
 
 __all__ = ["follow_run", "interrupted", "print_run", "run_resume", "run_search"]
-
-INTERRUPTED = 3
 
 
 def run_search(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rulesearch.errors import RunError
+from rulesearch.errors import INTERRUPTED, RunError
 from rulesearch.outer.fit import usable_device
 from rulesearch.search.device import dealt_out
 from rulesearch.search.sweep.outcome import StudyResult, is_study
@@ -26,7 +26,7 @@ from rulesearch.search.sweep.worker import work
 __all__ = ["follow_study", "is_study", "print_study", "run_sweep", "run_worker"]
 
 LOOK = 1.0  # seconds between looks at the workers
-MISTAKE, INTERRUPTED = 2, 3
+MISTAKE = 2
 
 
 def run_sweep(
