@@ -1,5 +1,6 @@
 """Outer loops: what improves what a lifetime started from."""
 
+from rulesearch.outer.curriculum import Stage
 from rulesearch.outer.flp import FLPSettings, flp_model
 from rulesearch.outer.flp_presets import MINI_IMAGENET, OMNIGLOT, PRESETS, SINES
 from rulesearch.outer.meta_gradient import Evaluation, MetaGradient, Unrolled, evaluate
@@ -28,6 +29,7 @@ __all__ = [
     "OptimiserState",
     "Penalty",
     "ProximalL1",
+    "Stage",
     "Unrolled",
     "evaluate",
     "flp_model",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rulesearch.errors import ConfigError
 from rulesearch.outer.clipping import UsualNorm
+from rulesearch.outer.curriculum import Stage, stage_at
 from rulesearch.outer.fit import check_fit
 from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
@@ -100,6 +101,8 @@ class MetaTraining:
         Lifetimes of a seed in an update.
     penalty : Penalty
         On theta, for the discovery of rules.
+    stages : sequence of Stage
+        Easier tasks that come first.
 
     Raises
     ------
@@ -114,12 +117,14 @@ class MetaTraining:
     seed: int = 0
     episodes: int = 1
     penalty: Penalty = field(default_factory=NoPenalty)
+    stages: Sequence[Stage] = ()
     updates: int = 0
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise ConfigError(f"meta-training: episodes must be at least 1, not {self.episodes}")
-        check_fit(self.model, self.tasks)
+        for tasks in (*(stage.tasks for stage in self.stages), self.tasks):
+            check_fit(self.model, tasks)
         if self.model.learner.method == "first-order":
             self._check_first_order()
         groups = [g for name in GROUPS for g in self._groups(name)]
@@ -144,14 +149,15 @@ class MetaTraining:
     def _groups(self, name: str) -> list[dict[str, Any]]:
         rate, parameters = getattr(self.rates, name), self.model.group(name)
         if not isinstance(rate, Sequence):
-            return [{"params": parameters, "lr": rate, "name": name}]
+            return [{"params": parameters, "lr": rate, "rate": rate, "name": name}]
         layers = len(self.model.learner.network.connections)
         if len(rate) != layers:
             raise ConfigError(
                 f"meta-training: {len(rate)} values of {name} for {layers} plastic layers"
             )
         return [
-            {"params": parameters[k::layers], "lr": one, "name": name} for k, one in enumerate(rate)
+            {"params": parameters[k::layers], "lr": one, "rate": one, "name": name}
+            for k, one in enumerate(rate)
         ]
 
     def update(self) -> UpdateRecord:
@@ -159,7 +165,9 @@ class MetaTraining:
         model, seeds = self.model, self.model.seeds
         members = [(row, member) for row in range(seeds) for member in range(self.episodes)]
         draws = generators(self.seed, 0, TASK, members, self.updates)
-        task = self.tasks.sample(draws, model.dtype).to(model.device)
+        stage = stage_at(self.updates, self.stages)
+        tasks, pace = (self.tasks, 1.0) if stage is None else (stage.tasks, stage.pace)
+        task = tasks.sample(draws, model.dtype).to(model.device)
         self._adam.zero_grad()
         loss = model(task).loss.reshape(seeds, self.episodes).mean(1)
         total = loss.sum()
@@ -174,8 +182,7 @@ class MetaTraining:
                 self._usual.clip(key, gradient, rejected[_seeds_of(key, seeds)])
         kept = [[p.clone() for p in part] for part in self._of(rejected)]
         for group in self._adam.param_groups:
-            if group["name"] == "forward":
-                group["lr"] = self._forward_rate()
+            group["lr"] = pace * self._dropped(group["name"], group["rate"])
         self._adam.step()
         self._shrink()
         with torch.no_grad():
@@ -188,9 +195,10 @@ class MetaTraining:
         self.updates += 1
         return UpdateRecord(loss.detach(), rejected)
 
-    def _forward_rate(self) -> float:
+    def _dropped(self, name: str, rate: float) -> float:
+        """A group's rate, after the milestones that were passed."""
         passed = sum(self.updates >= m for m in self.rates.milestones)
-        return float(self.rates.forward * self.rates.drop**passed)
+        return rate * self.rates.drop**passed if name == "forward" else rate
 
     def _gradients(self) -> list[tuple[str, Tensor]]:
         """Names and gradients, ``(seeds, ...)``; those of features, a seed each, by themselves."""

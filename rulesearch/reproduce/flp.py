@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rulesearch.networks import LearntFeedback
-from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
+from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, Stage, flp_model
 from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.fit import usable_device
 from rulesearch.outer.seeds import TEST, generators
@@ -82,10 +82,11 @@ class FLPRunSettings(RunSettings):
 
 
 class Tasks(NamedTuple):
-    """Where a network is meta-trained, and where it is tested."""
+    """Where a network is meta-trained, where it is tested, and easier tasks to begin with."""
 
     train: TaskFamily
     test: TaskFamily
+    stages: tuple[Stage, ...] = ()
 
 
 def flp_job(
@@ -116,7 +117,7 @@ def flp_job(
         row,
         condition,
         run.updates,
-        partial(_begin, flp, tasks.train, run, source),
+        partial(_begin, flp, tasks, run, source),
         partial(_measure, tasks.test, run),
         needs=() if source is None else (source[0],),
     )
@@ -163,14 +164,14 @@ def lifetime_errors(model: MetaModel, tasks: TaskFamily, lifetimes: int, seed: i
 
 def _begin(
     flp: FLPSettings,
-    tasks: TaskFamily,
+    tasks: Tasks,
     run: FLPRunSettings,
     like: tuple[str, FLPSettings] | None,
     trained: Mapping[str, Mapping[str, Tensor]],
 ) -> MetaTraining:
     source = None if like is None else restored(like[1], run, trained[like[0]])
     model = flp_model(flp, run.seeds, run.seed, like=source, device=run.device)
-    return MetaTraining(model, tasks, flp.rates, run.seed, run.episodes)
+    return MetaTraining(model, tasks.train, flp.rates, run.seed, run.episodes, stages=tasks.stages)
 
 
 def _measure(tasks: TaskFamily, run: RunSettings, training: Training) -> dict[str, Tensor]:

@@ -137,8 +137,11 @@ class _Search:
         )
         if trained is not None:
             model.load_state_dict(dict(trained))
+        stages = self.tasks.stages if trained is None else ()
         rates = replace(self.flp.rates, theta=run.theta)
-        training = MetaTraining(model, self.tasks.train, rates, run.seed, run.episodes, penalty)
+        training = MetaTraining(
+            model, self.tasks.train, rates, run.seed, run.episodes, penalty, stages
+        )
         return ShapeTraining(training, kept)
 
     def begin_free(self, _: Mapping[str, Mapping[str, Tensor]]) -> ShapeTraining:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from rulesearch.outer import SINES, FLPSettings, MetaRates
+from rulesearch.outer import SINES, FLPSettings, MetaRates, Stage
 from rulesearch.outer.flp_presets import by_gradient, by_oml
 from rulesearch.reproduce.base import Job, Published, Reproduction, Row
 from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job
@@ -16,6 +17,10 @@ from rulesearch.search.settings import Count, Size
 from rulesearch.tasks import IncrementalSines
 
 __all__ = ["FLP_TABLE1", "SineSettings", "sine_network", "sine_tasks"]
+
+
+Pace = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Stages = tuple[tuple[Count, Count, Count, Pace], ...]
 
 
 class SineSettings(FLPRunSettings):
@@ -28,6 +33,9 @@ class SineSettings(FLPRunSettings):
         in FLP (3).
     functions, batches, examples : int
         Sines of a lifetime, steps on each, examples of a step.
+    stages : tuple of (int, int, int, float)
+        Lifetimes that meta-training begins with: updates, sines, steps on each, and by how much
+        Adam's steps are larger meanwhile. The other updates are of whole ones. The paper has none.
     conditions : tuple of {'iid', 'continual'}
         Which to run.
     order : {'iid', 'mixed'}
@@ -50,6 +58,7 @@ class SineSettings(FLPRunSettings):
     functions: Count = 10
     batches: Count = 40
     examples: Count = 32
+    stages: Stages = ()
     conditions: Annotated[tuple[Literal["iid", "continual"], ...], Field(min_length=1)] = (
         "iid",
         "continual",
@@ -62,6 +71,27 @@ class SineSettings(FLPRunSettings):
     milestones: tuple[Count, ...] = ()
     gradient_start: Size = 2e-3
     oml_rate: Size = 6e-3
+
+    @field_validator("stages")
+    @classmethod
+    def _fits(cls, stages: Stages, info: ValidationInfo) -> Stages:
+        spent = sum(updates for updates, *_ in stages)
+        whole = info.data.get("updates", spent)  # missing where it is wrong itself
+        if spent > whole:
+            raise PydanticCustomError(
+                "stages",
+                "has {spent} updates, of {whole} in all: give more updates, or shorter stages",
+                {"spent": spent, "whole": whole},
+            )
+        most = max((functions for _, functions, *_ in stages), default=0)
+        whole = info.data.get("functions", most)
+        if most > whole:
+            raise PydanticCustomError(
+                "stages",
+                "has lifetimes of {most} sines, where whole ones have {whole}",
+                {"most": most, "whole": whole},
+            )
+        return stages
 
 
 GRADIENT = {"iid": Published(0.00057, 2e-5), "continual": Published(0.069, 0.02)}
@@ -96,7 +126,12 @@ def sine_tasks(settings: SineSettings) -> dict[str, Tasks]:
         test = IncrementalSines(
             settings.functions, settings.batches, settings.examples, settings.examples, order
         )
-        return Tasks(replace(test, pool=settings.pool, pool_seed=settings.seed), test)
+        train = replace(test, pool=settings.pool, pool_seed=settings.seed, slots=settings.functions)
+        stages = tuple(
+            Stage(updates, replace(train, functions=functions, batches=batches), pace)
+            for updates, functions, batches, pace in settings.stages
+        )
+        return Tasks(train, test, stages)
 
     orders: dict[str, Literal["continual", "iid", "mixed"]]
     orders = {"iid": settings.order, "continual": "continual"}

@@ -127,7 +127,7 @@ def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
         )
 
     def tasks(order: Literal["continual", "iid"], data: Sequence[ImageData]) -> Tasks:
-        made = (
+        train, test = (
             OnlineFewShot(
                 each,
                 ways=ways,
@@ -138,7 +138,7 @@ def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
             )
             for each in data
         )
-        return Tasks(*made)
+        return Tasks(train, test)
 
     orders: dict[str, Literal["continual", "iid"]]
     wanted, orders = _conditions(settings), {"iid": "iid", "continual": "continual"}

@@ -31,12 +31,15 @@ class SineLifetimes:
         Slot of every training example.
     points : Tensor, (steps, lifetimes, examples)
         Where on the line it lies.
+    slots : int
+        Of the one-hot code, at least as many as there are sines.
     """
 
     amplitude: Tensor
     phase: Tensor
     slot: Tensor
     points: Tensor
+    slots: int
 
     def examples(self, slot: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a network sees of points on the sines, and should answer.
@@ -50,15 +53,14 @@ class SineLifetimes:
 
         Returns
         -------
-        x : Tensor, (..., lifetimes, n, functions + 1)
+        x : Tensor, (..., lifetimes, n, slots + 1)
             One-hot code of the slot, then the point itself.
         target : Tensor, (..., lifetimes, n, 1)
             ``amplitude * sin(point + phase)``.
         """
-        lifetimes, functions = self.amplitude.shape
-        lifetime = torch.arange(lifetimes)[:, None]
+        lifetime = torch.arange(len(self.amplitude))[:, None]
         target = self.amplitude[lifetime, slot] * torch.sin(points + self.phase[lifetime, slot])
-        x = points.new_zeros(*points.shape, functions + 1)
+        x = points.new_zeros(*points.shape, self.slots + 1)
         x.scatter_(-1, slot[..., None], 1)
         x[..., -1] = points
         return x, target[..., None]
@@ -75,7 +77,7 @@ class SineLifetimes:
 
         Returns
         -------
-        x : Tensor, (lifetimes, functions * count, functions + 1)
+        x : Tensor, (lifetimes, functions * count, slots + 1)
         target : Tensor, (lifetimes, functions * count, 1)
 
         Raises
@@ -124,11 +126,15 @@ class IncrementalSines:
         Sines drawn once and for all, of which a lifetime has some; by default fresh ones.
     pool_seed : int
         What the pool is drawn from.
+    slots : int, optional
+        Of the one-hot code, by default one a sine. Where there are more, a network of more sines
+        can live with these: they have the first slots.
 
     Raises
     ------
     ConfigError
-        If a size is not positive, the pool is too small, or there is no such order.
+        If a size is not positive, the pool is too small, there are fewer slots than sines, or
+        there is no such order.
     """
 
     functions: int = 10
@@ -138,6 +144,7 @@ class IncrementalSines:
     order: Literal["continual", "iid", "mixed"] = "continual"
     pool: int | None = None
     pool_seed: int = 0
+    slots: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("functions", "batches", "examples", "queries"):
@@ -152,11 +159,13 @@ class IncrementalSines:
                 f"sines: a lifetime has {self.functions} sines, but the pool {self.pool};"
                 " enlarge the pool or use fewer functions"
             )
+        if self.slots is not None:
+            whole("sines: slots", self.slots, least=self.functions)
 
     @property
     def n_in(self) -> int:
         """Width of an example."""
-        return self.functions + 1
+        return (self.slots or self.functions) + 1
 
     @property
     def n_out(self) -> int:
@@ -219,6 +228,7 @@ class IncrementalSines:
             torch.stack(phase).to(dtype),
             torch.stack(slot, dim=1),
             torch.stack(points, dim=1).to(dtype),
+            self.n_in - 1,
         )
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
