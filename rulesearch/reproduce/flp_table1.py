@@ -13,14 +13,28 @@ from rulesearch.outer import SINES, FLPSettings, MetaRates, Stage
 from rulesearch.outer.flp_presets import by_gradient, by_oml
 from rulesearch.reproduce.base import Job, Published, Reproduction, Row
 from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job
-from rulesearch.search.settings import Count, Size
+from rulesearch.search.settings import Count, Size, Spec
 from rulesearch.tasks import IncrementalSines
 
 __all__ = ["FLP_TABLE1", "SineSettings", "sine_network", "sine_tasks"]
 
 
-Pace = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Stages = tuple[tuple[Count, Count, Count, Pace], ...]
+class SineStage(Spec):
+    """Lifetimes of so many updates, before those that the table is of.
+
+    Attributes
+    ----------
+    updates : int
+    functions, batches : int
+        Sines of a lifetime, steps on each.
+    pace : float
+        By which every step of Adam is larger meanwhile.
+    """
+
+    updates: Count
+    functions: Count
+    batches: Count
+    pace: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
 class SineSettings(FLPRunSettings):
@@ -33,9 +47,9 @@ class SineSettings(FLPRunSettings):
         in FLP (3).
     functions, batches, examples : int
         Sines of a lifetime, steps on each, examples of a step.
-    stages : tuple of (int, int, int, float)
-        Lifetimes that meta-training begins with: updates, sines, steps on each, and by how much
-        Adam's steps are larger meanwhile. The other updates are of whole ones. The paper has none.
+    stages : tuple of SineStage
+        Shorter lifetimes that meta-training begins with; the other updates are of whole ones.
+        The paper has none.
     conditions : tuple of {'iid', 'continual'}
         Which to run.
     order : {'iid', 'mixed'}
@@ -58,7 +72,7 @@ class SineSettings(FLPRunSettings):
     functions: Count = 10
     batches: Count = 40
     examples: Count = 32
-    stages: Stages = ()
+    stages: tuple[SineStage, ...] = ()
     conditions: Annotated[tuple[Literal["iid", "continual"], ...], Field(min_length=1)] = (
         "iid",
         "continual",
@@ -74,8 +88,8 @@ class SineSettings(FLPRunSettings):
 
     @field_validator("stages")
     @classmethod
-    def _fits(cls, stages: Stages, info: ValidationInfo) -> Stages:
-        spent = sum(updates for updates, *_ in stages)
+    def _fits(cls, stages: tuple[SineStage, ...], info: ValidationInfo) -> tuple[SineStage, ...]:
+        spent = sum(stage.updates for stage in stages)
         whole = info.data.get("updates", spent)  # missing where it is wrong itself
         if spent > whole:
             raise PydanticCustomError(
@@ -83,7 +97,7 @@ class SineSettings(FLPRunSettings):
                 "has {spent} updates, of {whole} in all: give more updates, or shorter stages",
                 {"spent": spent, "whole": whole},
             )
-        most = max((functions for _, functions, *_ in stages), default=0)
+        most = max((stage.functions for stage in stages), default=0)
         whole = info.data.get("functions", most)
         if most > whole:
             raise PydanticCustomError(
@@ -128,8 +142,8 @@ def sine_tasks(settings: SineSettings) -> dict[str, Tasks]:
         )
         train = replace(test, pool=settings.pool, pool_seed=settings.seed, slots=settings.functions)
         stages = tuple(
-            Stage(updates, replace(train, functions=functions, batches=batches), pace)
-            for updates, functions, batches, pace in settings.stages
+            Stage(s.updates, replace(train, functions=s.functions, batches=s.batches), s.pace)
+            for s in settings.stages
         )
         return Tasks(train, test, stages)
 
