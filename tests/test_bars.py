@@ -45,6 +45,19 @@ def test_a_terminal_shows_bars_of_all_stages_and_what_is_below() -> None:
         assert shown in last
 
 
+def test_the_bar_goes_by_effort_and_counts_updates() -> None:
+    """Of 30 updates 20 have a step and 10 have ten: after 25 of them 70 steps of 120 are done."""
+    console = screen(terminal=True)
+    with JobProgress(console) as progress:
+        progress({"event": "job", "job": "x", "number": 1, "jobs": 1, "updates": 30,
+                  "lengths": [(20, 1), (10, 10)], "done": 0})  # fmt: skip
+        for n in range(25):
+            progress({"event": "update", "update": n, "loss": [1.0], "rejected": [False]})
+        bar = progress._bars._bars.tasks[0]
+        assert (bar.completed, bar.total) == (70, 120)
+    assert "25/30" in written(console)
+
+
 def test_elsewhere_nothing_is_drawn() -> None:
     console = screen(terminal=False)
     with Bars(console, "{task.description}", Text("below")) as bars:
@@ -59,7 +72,7 @@ def test_a_reproduction_tells_the_mean_loss_of_late_and_who_was_rejected() -> No
     with JobProgress(console) as progress:
         progress({"event": "run", "run": "runs/x", "jobs": 2, "finished": 1})
         progress({"event": "job", "job": "flp-3-iid", "number": 2, "jobs": 2, "updates": 40,
-                  "done": 0})  # fmt: skip
+                  "lengths": (), "done": 0})  # fmt: skip
         for n in range(40):
             loss = [float(n), None if n == 39 else float(n)]
             progress({"event": "update", "update": n, "loss": loss, "rejected": [False, n == 39]})

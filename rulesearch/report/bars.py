@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -19,6 +19,11 @@ from rich.progress import (
 __all__ = ["RECENT", "Bars"]
 
 RECENT = 20  # updates that a shown loss or accuracy is averaged over
+Effort = Callable[[int], float]
+
+
+def _equal(updates: int) -> float:
+    return updates
 
 
 class Bars:
@@ -41,7 +46,7 @@ class Bars:
         self._bars = Progress(
             TextColumn(title),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}", style="progress.download"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -51,7 +56,7 @@ class Bars:
         shown = self._bars if below is None else Group(self._bars, below)
         self._live = Live(shown, console=self.console, refresh_per_second=4)
         self._bar: TaskID | None = None
-        self._total = 1
+        self._total, self._effort = 1, _equal
 
     def __enter__(self) -> Bars:
         if self.live:
@@ -72,15 +77,22 @@ class Bars:
         """Whether a terminal is looked at."""
         return self.console.is_terminal
 
-    def begin(self, title: str, total: int, done: int) -> None:
-        """Add the bar of a stage."""
-        self._total = total
-        self._bar = self._bars.add_task(title, total=total, completed=done, status="")
+    def begin(self, title: str, total: int, done: int, effort: Effort = _equal) -> None:
+        """Add the bar of a stage; ``effort`` tells what its first so many updates take in all."""
+        self._total, self._effort = total, effort
+        self._bar = self._bars.add_task(
+            title,
+            total=effort(total),
+            completed=effort(done),
+            status="",
+            count=f"{done}/{total}",
+        )
 
     def reach(self, done: int, status: str = "") -> None:
         """Move the bar of the stage, and show a word at its end."""
         if self._bar is not None:
-            self._bars.update(self._bar, completed=done, status=status)
+            count = f"{done}/{self._total}"
+            self._bars.update(self._bar, completed=self._effort(done), status=status, count=count)
 
     def worth_telling(self, done: int) -> bool:
         """Whether to show how far a stage is: always on a terminal, else at every tenth of it."""

@@ -81,6 +81,9 @@ class Job:
         On tasks that the training never met.
     needs : tuple of str
         Names of jobs to be finished before.
+    lengths : tuple of (int, int)
+        Updates, and the steps of their lifetimes, in turn, where they are not all alike: from
+        them the time left is told.
     """
 
     row: str
@@ -89,6 +92,7 @@ class Job:
     begin: Callable[[Mapping[str, Mapping[str, Tensor]]], Training]
     measure: Callable[[Training], Measured]
     needs: tuple[str, ...] = ()
+    lengths: tuple[tuple[int, int], ...] = ()
 
     @property
     def name(self) -> str:

@@ -120,7 +120,15 @@ def flp_job(
         partial(_begin, flp, tasks, run, source),
         partial(_measure, tasks.test, run),
         needs=() if source is None else (source[0],),
+        lengths=_lengths(tasks, run.updates),
     )
+
+
+def _lengths(tasks: Tasks, updates: int) -> tuple[tuple[int, int], ...]:
+    """Updates of each stage and of whole lifetimes, and the steps of these."""
+    stages = [(stage.updates, stage.tasks.steps) for stage in tasks.stages]
+    left = updates - sum(count for count, _ in stages)
+    return (*stages, (left, tasks.train.steps))
 
 
 def restored(flp: FLPSettings, run: FLPRunSettings, trained: Mapping[str, Tensor]) -> MetaModel:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +13,15 @@ from rich.console import Console
 from rulesearch.report.bars import RECENT, Bars
 
 __all__ = ["JobProgress"]
+
+
+def steps(lengths: Sequence[tuple[int, int]], updates: int) -> int:
+    """Steps of the first so many updates, of which ``lengths`` has so many of so many steps."""
+    taken = 0
+    for several, length in lengths:
+        some = min(several, updates)
+        taken, updates = taken + some * length, updates - some
+    return taken
 
 
 class JobProgress:
@@ -55,7 +65,8 @@ class JobProgress:
         self._title = f"{event['number']}/{event['jobs']} {event['job']}"
         self._updates = event["updates"]
         self._losses.clear()
-        self._bars.begin(self._title, self._updates, event["done"])
+        lengths = event["lengths"] or [(self._updates, 1)]
+        self._bars.begin(self._title, self._updates, event["done"], partial(steps, lengths))
 
     def _update(self, event: Mapping[str, Any]) -> None:
         self._losses += [loss for loss in event["loss"] if loss is not None]

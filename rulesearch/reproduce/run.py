@@ -120,6 +120,7 @@ class _Run:
                         "number": number,
                         "jobs": jobs,
                         "updates": job.updates,
+                        "lengths": job.lengths,
                         "done": self._done(job),
                     }
                 )
