@@ -29,7 +29,16 @@ from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TINY = ("updates=2", "seeds=2", "lifetimes=3", "hidden=6", "free_steps=4", "nudged_steps=3")
+TINY = (
+    "updates=2",
+    "validate_every=1",
+    "validation=2",
+    "seeds=2",
+    "lifetimes=3",
+    "hidden=6",
+    "free_steps=4",
+    "nudged_steps=3",
+)
 STEPS = ("unrolled_steps=3", "truncated_steps=4", "window=2", "checkpoint_every=1")
 
 
@@ -144,11 +153,16 @@ def test_a_tiny_run_fills_the_table(tmp_path: Path) -> None:
     assert len(rows) == 6
     for row, ours in rows.items():
         for condition, figure in ours.items():
-            tested = condition == "own" or row in ("bptl-eprop", "tbptl-eprop")
-            if condition == "validation" or not tested:
+            tested = {
+                "own": True,
+                "bptt": row in ("bptl-eprop", "tbptl-eprop"),
+                "validation": row != "untrained",
+            }
+            if not tested[condition]:
                 assert figure is None
                 continue
-            assert (len(figure["seeds"]), figure["lifetimes"], figure["diverged"]) == (2, 3, 0)
+            tasks = 2 if condition == "validation" else 3
+            assert (len(figure["seeds"]), figure["lifetimes"], figure["diverged"]) == (2, tasks, 0)
     own, other = (load_file(run / "jobs" / f"bptl-eprop-{c}.safetensors") for c in ("own", "bptt"))
     models = [{k: v for k, v in job.items() if k.startswith("model.")} for job in (own, other)]
     assert models[0].keys() == models[1].keys()

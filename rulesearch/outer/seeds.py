@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-__all__ = ["NETWORK", "TASK", "TEST", "generators"]
+__all__ = ["NETWORK", "TASK", "TEST", "VALIDATION", "generators"]
 
-TASK, NETWORK, TEST = 0, 1, 2
+TASK, NETWORK, TEST, VALIDATION = 0, 1, 2, 4
 
 
 def generators(
@@ -20,7 +20,7 @@ def generators(
     Parameters
     ----------
     seed, stream, what : int
-        Of the run; of the phase; TASK, NETWORK or TEST.
+        Of the run; of the phase; TASK, NETWORK, TEST or VALIDATION.
     lifetimes : sequence of (int, int)
         Seed and member of the meta-batch. Their draws depend neither on each other nor on lambda.
     update : int

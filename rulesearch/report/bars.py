@@ -19,10 +19,10 @@ from rich.progress import (
 __all__ = ["RECENT", "Bars"]
 
 RECENT = 20  # updates that a shown loss or accuracy is averaged over
-Effort = Callable[[int], float]
+Effort = Callable[[int], int]
 
 
-def _equal(updates: int) -> float:
+def _equal(updates: int) -> int:
     return updates
 
 
@@ -56,7 +56,8 @@ class Bars:
         shown = self._bars if below is None else Group(self._bars, below)
         self._live = Live(shown, console=self.console, refresh_per_second=4)
         self._bar: TaskID | None = None
-        self._total, self._effort = 1, _equal
+        self._total = 1
+        self._effort: Effort = _equal
 
     def __enter__(self) -> Bars:
         if self.live:

@@ -49,7 +49,9 @@ class RunSettings(Spec):
 class Training(Protocol):
     """An outer loop under way: see :class:`rulesearch.outer.MetaTraining`."""
 
-    updates: int
+    @property
+    def updates(self) -> int:
+        """Steps taken."""
 
     @property
     def model(self) -> nn.Module:
@@ -147,7 +149,7 @@ class Reproduction(Generic[S]):
     draw : callable, optional
         Writes figures and their numbers into the run folder, from what every job measured.
     quoted : tuple of str
-        Keys of rows and conditions without jobs: the paper's figures stand there alone.
+        Keys of rows without jobs: the paper's figures stand there alone.
     trained_by : str, optional
         Name of the reproduction whose jobs of the same names train the same networks, so that
         a run can take those of a run of it.

@@ -1,0 +1,95 @@
+"""Early stopping: of all updates, the meta-parameters that do best on validation tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rulesearch.arguments import whole
+from rulesearch.outer.bilevel.named import spread
+from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
+from rulesearch.outer.meta_training import UpdateRecord
+
+__all__ = ["Selection"]
+
+ERROR, BEST = "selection.error", "selection.best."
+
+
+@dataclass(eq=False)
+class Selection:
+    """A meta-training that remembers what each seed's validation tasks liked best.
+
+    Parameters
+    ----------
+    training : BilevelTraining
+    judge : callable
+        From meta-parameters to a validation error ``(seeds,)``; NaN is never the best.
+    every : int
+        Updates between two looks at it.
+
+    Raises
+    ------
+    ConfigError
+        If that is no number of updates.
+    """
+
+    training: BilevelTraining[Any]
+    judge: Callable[[MetaParameters], Tensor]
+    every: int
+    _error: Tensor | None = field(init=False, default=None)
+    _best: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        whole("updates between validations", self.every, least=1)
+
+    @property
+    def model(self) -> MetaParameters:
+        """The meta-parameters, of the last update until :meth:`choose` is called."""
+        return self.training.model
+
+    @property
+    def updates(self) -> int:
+        """How many there were."""
+        return self.training.updates
+
+    def update(self) -> UpdateRecord:
+        """Take a step, and look at the validation tasks where it is time to."""
+        record = self.training.update()
+        if self.updates % self.every == 0:
+            self._look()
+        return record
+
+    def choose(self) -> None:
+        """Give the model the best of each seed; the last, where none was ever looked at."""
+        with torch.no_grad():
+            for name, best in self._best.items():
+                self.model.get_parameter(name).copy_(best)
+
+    def _look(self) -> None:
+        error = self.judge(self.model)
+        if self._error is None:
+            self._error = torch.full_like(error, torch.inf)
+        better = error < self._error
+        self._error = torch.where(better, error, self._error)
+        for name, now in self.model.named_parameters():
+            before = self._best.get(name, now)
+            self._best[name] = torch.where(spread(better, now), now, before).detach().clone()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Of the training, and of the best so far."""
+        found = self.training.tensors()
+        if self._error is not None:
+            found |= {ERROR: self._error, **{BEST + k: v for k, v in self._best.items()}}
+        return found
+
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from a checkpoint made after so many updates."""
+        self.training.load(tensors, updates)
+        self._error = tensors[ERROR].clone() if ERROR in tensors else None
+        self._best = {
+            k.removeprefix(BEST): v.clone() for k, v in tensors.items() if k.startswith(BEST)
+        }
