@@ -14,6 +14,7 @@ from rulesearch.errors import ConfigError
 from rulesearch.learners.bptt import BPTT
 from rulesearch.learners.eprop import EProp
 from rulesearch.networks.spiking import SpikingNetwork
+from rulesearch.outer.best_on_validation import BestOnValidation
 from rulesearch.outer.bilevel import (
     SGD,
     Adam,
@@ -26,7 +27,6 @@ from rulesearch.outer.bilevel import (
     UnrolledDescent,
 )
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, VALIDATION, generators
-from rulesearch.outer.selection import Selection
 from rulesearch.outer.spiking import LastWindow, SpikingProblem
 from rulesearch.reproduce.base import (
     Job,
@@ -210,7 +210,7 @@ def _begin(
         model, problems, method.meta_gradient, method.rate, settings.episodes
     )
     judge = partial(_validation_error, method, settings)
-    return Selection(training, judge, settings.validate_every)
+    return BestOnValidation(training, judge, settings.validate_every)
 
 
 def _validation_error(method: Method, settings: SpikingSettings, model: MetaParameters) -> Tensor:
@@ -240,7 +240,7 @@ def _errors(
 def _measure(
     method: Method, settings: SpikingSettings, condition: str, training: Training
 ) -> Measured:
-    assert isinstance(training, Selection)
+    assert isinstance(training, BestOnValidation)
     training.choose()
     tasks = settings.validation if condition == "validation" else settings.lifetimes
     return {"error": _errors(method, settings, training.model, STREAMS[condition], tasks)}

@@ -24,6 +24,7 @@ __all__ = [
     "FLPRunSettings",
     "Tasks",
     "flp_job",
+    "lengths",
     "lifetime_errors",
     "restored",
 ]
@@ -120,12 +121,12 @@ def flp_job(
         partial(_begin, flp, tasks, run, source),
         partial(_measure, tasks.test, run),
         needs=() if source is None else (source[0],),
-        lengths=_lengths(tasks, run.updates),
+        lengths=lengths(tasks, run.updates),
     )
 
 
-def _lengths(tasks: Tasks, updates: int) -> tuple[tuple[int, int], ...]:
-    """Updates of each stage and of whole lifetimes, and the steps of these."""
+def lengths(tasks: Tasks, updates: int) -> tuple[tuple[int, int], ...]:
+    """Updates of each stage and of whole lifetimes, with the steps of each lifetime."""
     stages = [(stage.updates, stage.tasks.steps) for stage in tasks.stages]
     left = updates - sum(count for count, _ in stages)
     return (*stages, (left, tasks.train.steps))

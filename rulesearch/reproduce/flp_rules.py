@@ -35,7 +35,7 @@ from rulesearch.outer.rule_shape import ShapeTraining, in_common_units
 from rulesearch.outer.seeds import TASK, generators
 from rulesearch.report.table import latex_table, text_table
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, Training
-from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job, lifetime_errors
+from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job, lengths, lifetime_errors
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
 from rulesearch.reproduce.flp_table2 import FLP_TABLE2, ImageSettings, image_network, image_tasks
 from rulesearch.rules import Rule
@@ -111,7 +111,9 @@ class _Search:
 
     def job(self, row: str, begin: Any, needs: str | None = None) -> Job:
         names = () if needs is None else (f"{needs}-{self.condition}",)
-        return Job(row, self.condition, self.run.updates, begin, self.measure, names)
+        updates, alike = self.run.updates, row == PENALISED  # it goes on with whole lifetimes
+        times = () if alike else lengths(self.tasks, updates)
+        return Job(row, self.condition, updates, begin, self.measure, names, times)
 
     def scales(self) -> Tensor:
         """C of ``theta = c t``, from a network and a lifetime of each seed, on the CPU."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
+from rulesearch.outer.best_on_validation import BestOnValidation
 from rulesearch.outer.bilevel import BilevelTraining, MetaParameters
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.problem import Estimate
-from rulesearch.outer.selection import Selection
 
 ERRORS = torch.tensor([[5.0, 1.0], [2.0, 3.0], [math.nan, 0.5], [4.0, 0.5]])  # (looks, seeds)
 
@@ -25,9 +25,9 @@ def down(problem: int, theta: Named) -> Estimate:
     return Estimate(gradient, torch.zeros(2), {}, alive)
 
 
-def selection(judge: Callable[[MetaParameters], Tensor], every: int = 2) -> Selection:
+def training(judge: Callable[[MetaParameters], Tensor], every: int = 2) -> BestOnValidation:
     model = MetaParameters({"w": torch.zeros(2, 3), "b": torch.zeros(2)})
-    return Selection(BilevelTraining(model, lambda update: update, down, 0.25), judge, every)
+    return BestOnValidation(BilevelTraining(model, lambda update: update, down, 0.25), judge, every)
 
 
 def listed(begin: int = 0) -> Callable[[MetaParameters], Tensor]:
@@ -37,7 +37,7 @@ def listed(begin: int = 0) -> Callable[[MetaParameters], Tensor]:
 
 def test_every_seed_ends_with_its_own_best() -> None:
     """Looked at after updates 2, 4, 6 and 8: seed 0 likes 4, seed 1 the first of equals."""
-    chosen = selection(listed())
+    chosen = training(listed())
     for _ in range(9):
         chosen.update()
     assert chosen.updates == 9
@@ -49,7 +49,7 @@ def test_every_seed_ends_with_its_own_best() -> None:
 
 
 def test_without_a_look_it_is_the_last() -> None:
-    last = selection(listed(), every=5)
+    last = training(listed(), every=5)
     for _ in range(3):
         last.update()
     last.choose()
@@ -58,11 +58,11 @@ def test_without_a_look_it_is_the_last() -> None:
 
 @pytest.mark.parametrize("broken_off", [1, 3, 4, 7])
 def test_it_goes_on_from_a_checkpoint(broken_off: int) -> None:
-    first = selection(listed())
+    first = training(listed())
     for _ in range(broken_off):
         first.update()
     kept = {key: value.clone() for key, value in first.tensors().items()}
-    resumed = selection(listed(broken_off // 2))
+    resumed = training(listed(broken_off // 2))
     resumed.load(kept, broken_off)
     for _ in range(8 - broken_off):
         resumed.update()
@@ -73,4 +73,4 @@ def test_it_goes_on_from_a_checkpoint(broken_off: int) -> None:
 
 def test_to_look_at_no_update_is_refused() -> None:
     with pytest.raises(ConfigError, match="between validations must be at least 1"):
-        selection(listed(), every=0)
+        training(listed(), every=0)

@@ -1,4 +1,4 @@
-"""Early stopping: of all updates, the meta-parameters that do best on validation tasks."""
+"""Model selection: of all updates, the meta-parameters that do best on validation tasks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rulesearch.outer.bilevel.named import spread
 from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
 from rulesearch.outer.meta_training import UpdateRecord
 
-__all__ = ["Selection"]
+__all__ = ["BestOnValidation"]
 
-ERROR, BEST = "selection.error", "selection.best."
+ERROR, BEST = "validation.error", "validation.best."
 
 
 @dataclass(eq=False)
-class Selection:
+class BestOnValidation:
     """A meta-training that remembers what each seed's validation tasks liked best.
 
     Parameters
