@@ -120,8 +120,8 @@ def test_controls_change_the_tasks_of_meta_training_alone() -> None:
     tasks = sine_tasks(settings)
     assert tasks["iid"].train.describe()["pool"] == 400
     assert tasks["iid"].test.describe()["pool"] is None
-    assert [t.describe()["order"] for t in tasks["iid"]] == ["mixed", "mixed"]
-    assert [t.describe()["order"] for t in tasks["continual"]] == ["continual", "continual"]
+    assert [t.describe()["order"] for t in tasks["iid"][:2]] == ["mixed", "mixed"]
+    assert [t.describe()["order"] for t in tasks["continual"][:2]] == ["continual", "continual"]
 
 
 def test_networks_learn_as_their_rows_say() -> None:
