@@ -248,7 +248,11 @@ def reproduce(
         str, typer.Argument(metavar="NAME", help="A reproduction's name; or 'list', to see them.")
     ],
     scale: Annotated[
-        str, typer.Option(help="small: minutes on a laptop; full: the paper's own sizes.")
+        str,
+        typer.Option(
+            help="small: minutes on a laptop; full: the paper's own sizes; of incremental sines "
+            "also narrow and staged, in between."
+        ),
     ] = "small",
     set_: Annotated[
         list[str] | None,

@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- what there is --
 
 
-@pytest.mark.parametrize("scale", ["small", "full"])
+@pytest.mark.parametrize("scale", ["small", "narrow", "staged", "full"])
 @pytest.mark.parametrize("name", SINES)
 def test_every_job_has_a_place_and_follows_what_it_needs(name: str, scale: str) -> None:
     check_jobs(make_plan(name, scale))

@@ -198,6 +198,25 @@ def _jobs(settings: SineSettings) -> Sequence[Job]:
     ]
 
 
+def _stages(*stages: tuple[int, int, int, float]) -> list[dict[str, float]]:
+    return [dict(zip(SineStage.model_fields, stage, strict=True)) for stage in stages]
+
+
+STAGED = _stages(
+    (1200, 4, 6, 4), (600, 6, 8, 4), (600, 8, 10, 4), (800, 10, 10, 4), (400, 10, 20, 2)
+)
+"""Stages for layers as wide as the paper's."""
+NARROW = _stages(
+    (1500, 4, 6, 20),
+    (800, 6, 8, 20),
+    (800, 8, 10, 20),
+    (1000, 10, 10, 20),
+    (400, 10, 20, 20),
+    (400, 10, 40, 20),
+    (600, 10, 40, 4),
+)
+"""And for layers a quarter as wide, which bear larger steps."""
+
 FLP_TABLE1 = Reproduction(
     name="flp-table1",
     title="FLP, Table 1: incremental sines",
@@ -221,6 +240,20 @@ FLP_TABLE1 = Reproduction(
             "gradient_start": 1e-2,
             "checkpoint_every": 100,
         },
+        "narrow": {
+            "updates": 6100,
+            "seeds": 2,
+            "hidden": [75, 75, 75, 75, 75, 225, 75, 75],
+            "stages": NARROW,
+            "forward": 5e-5,
+            "feedback": 5e-5,
+            "mixing": 5e-5,
+            "rate": 5e-8,
+            "gradient_rate": 5e-6,
+            "clip": 2,
+            "checkpoint_every": 100,
+        },
+        "staged": {"updates": 4600, "seeds": 2, "stages": STAGED, "rate": 2e-7, "clip": 2},
         "full": {"updates": 20_000, "seeds": 2},
     },
     jobs=_jobs,
