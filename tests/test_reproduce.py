@@ -48,8 +48,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- what there is --
 
 
-@pytest.mark.parametrize("scale", ["small", "narrow", "staged", "full"])
-@pytest.mark.parametrize("name", SINES)
+@pytest.mark.parametrize(
+    ("name", "scale"), [(name, scale) for name in SINES for scale in REPRODUCTIONS[name].scales]
+)
 def test_every_job_has_a_place_and_follows_what_it_needs(name: str, scale: str) -> None:
     check_jobs(make_plan(name, scale))
 
