@@ -57,6 +57,29 @@ def test_a_configuration_that_changed(run: Path, run_main: Any) -> None:
     assert err.endswith("; give the file back as it was, or begin a new run\n")
 
 
+@pytest.mark.parametrize("command", ["report", "show"])
+def test_a_changed_configuration_is_not_shown(command: str, run: Path, run_main: Any) -> None:
+    path = run / "config.yaml"
+    text = path.read_text()
+    path.write_text("# mine\n" + text.replace("device: cpu", "device: cuda"))  # says the same
+    change(path, "root: null", "root: elsewhere")  # a run may be moved, and its data
+    assert run_main(command, run)[0] == 0
+    change(path, "shots: 2", "shots: 3")
+    refused = (
+        f"{run}: 'config.yaml' is not what the run began with (see manifest.json); "
+        "give it back, or start a new run\n"
+    )
+    assert run_main(command, run) == (2, "", refused)
+    path.write_bytes(b"\xff")
+    unreadable = (
+        f"{path}:1:1: the file is not UTF-8; save it as UTF-8; "
+        "give the file back as it was, or begin a new run\n"
+    )
+    assert run_main(command, run) == (2, "", unreadable)
+    path.write_text(text)
+    assert run_main(command, run)[0] == 0
+
+
 @pytest.mark.parametrize("content", [None, "{}", '{"schema": 1}', "[]", '{"schema": 1, "pi'])
 def test_a_result_is_made_anew_as_told(content: str | None, run: Path, run_main: Any) -> None:
     path = run / "result.json"
