@@ -43,7 +43,7 @@ class PlasticNetwork:
         Relu cannot be differentiated twice, so no meta-gradient goes through errors that hold
         its derivative.
     beta : float
-        Sharpness of softplus.
+        Sharpness of softplus, from 1e-6 to 1e6.
     output : {'softmax', 'linear'}
         Softmax with cross-entropy, or linear with half the squared error; either way the
         output's error is ``y - target``.
@@ -62,7 +62,7 @@ class PlasticNetwork:
     Raises
     ------
     ConfigError
-        For an unknown choice or sizes that are no network.
+        For an unknown choice, sizes that are no network, or a beta out of range.
     """
 
     sizes: Sequence[int]
@@ -83,8 +83,8 @@ class PlasticNetwork:
             raise ConfigError(f"sizes needs two layers or more, not {sizes}")
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "beta", real("beta", self.beta))
-        if self.beta <= 0:
-            raise ConfigError(f"beta must be a positive number, not {self.beta}")
+        if not 1e-6 <= self.beta <= 1e6:  # float32 has to hold exp(beta z)
+            raise ConfigError(f"beta must be from 1e-6 to 1e6, not {self.beta:g}").about("beta")
         for name, known in (
             ("activation", tuple(ACTIVATIONS)),
             ("output", OUTPUTS),

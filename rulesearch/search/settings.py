@@ -158,7 +158,7 @@ class NetworkSpec(Spec):
     hidden: list[Count] = [170, 130, 100, 70]
     outputs: Count | None = None
     activation: Literal["softplus", "tanh", "relu"] | None = None
-    beta: Annotated[float, Field(ge=1e-6, le=1e6)] = 10.0  # float32 has to hold exp(beta z)
+    beta: Annotated[float, Field(allow_inf_nan=False)] = 10.0
     output: Literal["softmax", "linear"] | None = None
     feedback: Literal["random", "symmetric", "direct"] = "random"
     feedback_init: Literal["uniform", "normal", "kaiming"] = "uniform"
