@@ -137,8 +137,8 @@ def test_a_folder_in_a_checkpoints_place(whole: Path, tmp_path: Path) -> None:
     [
         ("network.hidden=[1000000000]", "8 networks of 64 x 1000000000 x 10 units do not fit "),
         ("network.hidden=[9999999999]", "--set network.hidden:1:1: "),
-        ("network.beta=1e308", "--set network.beta:1:1: beta must be from 1e-6 to 1e6, not 1e+308\n"),
-        ("network.beta=1e-300", "--set network.beta:1:1: beta must be from 1e-6 to 1e6, not 1e-300\n"),
+        ("network.beta=1e308", "--set network.beta:1:1: beta must be from 1e-6 to 1e6, not"),
+        ("network.beta=1e-300", "--set network.beta:1:1: beta must be from 1e-6 to 1e6, not"),
         ("network.beta=1e400", "--set network.beta:1:1: 'beta': should be a finite number\n"),
         ("episodes=99999999999999999", "--set episodes:1:1: 'episodes': should be less than"),
         ("seeds=99999999", "--set seeds:1:1: 'seeds': should be less than or equal to 100000"),

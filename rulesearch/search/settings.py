@@ -361,6 +361,9 @@ def settings_from(
         return Settings.model_validate(data)
     except ValidationError as failed:
         error = failed.errors(include_url=False)[0]
-        known = (*known, *PenaltySpec.model_fields, *PathSpec.model_fields)
+        for part in (PenaltySpec, PathSpec, StabilitySpec):
+            known = (*known, *part.model_fields)
         where = next((step for step in reversed(error["loc"]) if step in known), error["loc"][0])
-        raise ConfigError(f"{where}={error['input']!r}: {error['msg'].lower()}") from None
+        mapping = error["type"] == "model_type"  # which pydantic says by the name of a class
+        message = "input should be a mapping" if mapping else error["msg"].lower()
+        raise ConfigError(f"{where}={error['input']!r}: {message}") from None
