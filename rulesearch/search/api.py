@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from rulesearch.arguments import check_kind, check_path
+from rulesearch.errors import ConfigError
 from rulesearch.grammar import TermPool
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer import Penalty
@@ -79,7 +80,8 @@ def search(
         check_path("out", out)
     check_kind("sinks", sinks, Sequence, "a list of functions, each called with every event")
     for i, sink in enumerate(sinks):
-        check_kind(f"sinks[{i}]", sink, Callable, "a function that takes an event")
+        if not callable(sink):
+            raise ConfigError(f"sinks[{i}] should be a function that takes an event, not {sink!r}")
     chosen = settings_from(penalty, lams, episodes=episodes, seeds=seeds, **settings)
     experiment = Experiment(pool, network, tasks, chosen, name, device=device or "cpu")
     if resume:
