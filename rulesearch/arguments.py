@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
+from os import PathLike
 from typing import SupportsFloat, SupportsIndex
 
 from rulesearch.errors import ConfigError, RuleSearchError
 
-__all__ = ["check_kind", "real", "whole"]
+__all__ = ["check_kind", "check_path", "real", "whole"]
 
 
 def check_kind(
@@ -21,6 +22,11 @@ def check_kind(
     """Refuse what is of another kind, or a kind itself; ``wanted`` says what it should be."""
     if isinstance(value, type) or not isinstance(value, kind):
         raise error(f"{name} should be {wanted}, not of type {type(value).__name__}")
+
+
+def check_path(name: str, value: object, error: type[RuleSearchError] = ConfigError) -> None:
+    """Refuse what names no file and no folder; a number is none, nor is None."""
+    check_kind(name, value, (str, PathLike), "the name of a file or folder", error)
 
 
 def whole(name: str, value: SupportsIndex, least: int) -> int:

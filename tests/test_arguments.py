@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import FrozenInstanceError
@@ -12,13 +13,15 @@ import pytest
 import torch
 
 import rulesearch as rs
-from rulesearch.tasks import FewShot, IncrementalSines, LinearTeacher
+from rulesearch.tasks import FewShot, IncrementalSines, LinearTeacher, SpikingSines, Wheel, load
 
 GRAMMAR = rs.Grammar.from_yaml("ehebb")
 POOL = GRAMMAR.enumerate()
 NETWORK = rs.PlasticNetwork([3, 4, 2])
 LEARNER = rs.PlasticityLearner(NETWORK, POOL)
 STATE = LEARNER.init(2)
+RULE = rs.Rule(POOL, {"F0": 1e-3})
+G = torch.Generator().manual_seed(0)
 THETA = torch.tensor([1e-3, 1e-3])
 X, LABEL = torch.rand(5, 2, 3), torch.zeros(5, 2, dtype=torch.int64)
 TEACHER = LinearTeacher()
@@ -78,6 +81,10 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: rs.PlasticNetwork([3, 0]), rs.ConfigError, "sizes[1] must be at least 1, not 0"),
     (lambda: rs.PlasticNetwork([3, 2], beta="x"), rs.ConfigError,
      "beta is 'x'; give a finite number"),
+    *((lambda beta=beta: rs.PlasticNetwork([3, 2], beta=beta), rs.ConfigError,
+       f"beta must be from 1e-6 to 1e6, not {beta:g}") for beta in (0.0, -1.0, 9e-7, 1.1e6)),
+    *((lambda beta=beta: rs.PlasticNetwork([3, 2], beta=beta), rs.ConfigError,
+       f"beta is {beta}; give a finite number") for beta in (float("nan"), float("inf"))),
     (lambda: rs.L1("a"), rs.ConfigError, "a penalty's lambda is 'a'; give a finite number"),
     (lambda: FewShot(ways="5"), rs.ConfigError,
      "few-shot tasks: ways is '5'; give a whole number"),
@@ -93,6 +100,86 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
      "tasks should be a family of tasks, as rulesearch.tasks.FewShot(), not of type str"),
     (lambda: search(penalty=10.0), rs.ConfigError,
      "penalty should be a penalty, as rulesearch.ProximalL1(10.0), not of type float"),
+    (lambda: rs.Grammar.from_yaml(None), rs.ConfigError,
+     "path should be the name of a file or folder, not of type NoneType"),
+    (lambda: rs.Grammar.from_string(5), rs.ConfigError,
+     "text should be the text of a grammar, not of type int"),
+    (lambda: rs.Term.from_text(5, "-W"), rs.ConfigError, "a term's name should be a text, as 'F0'"),
+    (lambda: rs.Term.from_text("a", None), rs.ConfigError,
+     "a term's expression should be a text, as '-e_post * y_pre.T', not of type NoneType"),
+    (lambda: rs.Term.from_text("a", "-W", "x"), rs.ConfigError, "init of a is 'x'; give a finite"),
+    (lambda: rs.Term.from_text("a", "-W", 0.1, 5), rs.ConfigError, "about should be a text, not"),
+    (lambda: rs.TermPool(5), rs.ConfigError, "terms should be Terms, in order, not of type int"),
+    (lambda: rs.TermPool("F0"), rs.ConfigError, "terms[0] should be a Term, as Term.from_text("),
+    (lambda: POOL.subset(None), rs.ConfigError, "names should be names of terms, as ['F0', 'F9']"),
+    (lambda: RULE * "a", rs.ConfigError, "what a rule is multiplied by is 'a'; give a finite num"),
+    (lambda: "a" * RULE, rs.ConfigError, "what a rule is multiplied by is 'a'; give a finite num"),
+    (lambda: RULE * None, rs.ConfigError, "what a rule is multiplied by is None; give a finite n"),
+    (lambda: RULE.latex("a"), rs.ConfigError, "digits is 'a'; give a whole number"),
+    (lambda: RULE.save(5), rs.ConfigError, "path should be the name of a file or folder, not of t"),
+    (lambda: rs.Rule.load(None), rs.ConfigError, "path should be the name of a file or folder, n"),
+    (lambda: rs.load_run(5), rs.ConfigError, "a run should be the name of a file or folder, not"),
+    (lambda: rs.PlasticNetwork([3, 2], bias="x"), rs.ConfigError,
+     "bias should be True or False, not of type str"),
+    (lambda: rs.PlasticNetwork([3, 2], learnt_feedback="layered"), rs.ConfigError,
+     "learnt_feedback should be a LearntFeedback, not of type str"),
+    (lambda: rs.LearntFeedback(plastic="x"), rs.ConfigError,
+     "learnt feedback: plastic should be True or False, not of type str"),
+    (lambda: NETWORK.init(3), rs.ConfigError,
+     "generators should be a list of torch.Generator, one a network, not of type int"),
+    (lambda: NETWORK.init([G], device="gpu"), rs.ConfigError,
+     "device is cpu or cuda, or one of several as cuda:1, not 'gpu'"),
+    (lambda: NETWORK.init([G], torch.int64), rs.ConfigError, "dtype is torch.int64; give torch.f"),
+    (lambda: LEARNER.init(generator=3), rs.ConfigError,
+     "generator should be a torch.Generator, or a list of them, not of type int"),
+    (lambda: LEARNER.init(generator=[G, 3]), rs.ConfigError,
+     "generators[1] should be a torch.Generator, not of type int"),
+    (lambda: LEARNER.init(dtype="float32"), rs.ConfigError,
+     "dtype is 'float32'; give torch.float32 or torch.float64"),
+    (lambda: LEARNER.path("x"), rs.ConfigError, "dtype is 'x'; give torch.float32 or torch.floa"),
+    (lambda: LEARNER.path(device="gpu"), rs.ConfigError, "device is cpu or cuda, or one of"),
+    (lambda: LEARNER.bytes_per_lifetime("a"), rs.ConfigError, "steps is 'a'; give a whole number"),
+    (lambda: rs.PlasticityLearner(NETWORK, POOL, checkpoint_every="x"), rs.ConfigError,
+     "checkpoint_every is 'x'; give a whole number"),
+    (lambda: rs.PlasticityLearner(NETWORK, POOL, drift_tolerance="x"), rs.ConfigError,
+     "drift_tolerance should be a number, as 1e-4, not of type str"),
+    (lambda: rs.PlasticityLearner(NETWORK, POOL, almost_everywhere=1), rs.ConfigError,
+     "almost_everywhere should be True or False, not of type int"),
+    (lambda: NETWORK(None, X[0]), rs.LearnerError, "state should be a NetworkState, as of init()"),
+    (lambda: NETWORK.activations(STATE, None), rs.LearnerError, "x should be a torch tensor, not"),
+    (lambda: NETWORK.loss(X, None), rs.LearnerError, "label should be a torch tensor, not of type"),
+    (lambda: LEARNER.live(rs.NetworkState(5, []), THETA, X, LABEL), rs.LearnerError,
+     "state.W should be a list of tensors, not of type int"),
+    (lambda: LEARNER.live(rs.NetworkState([1], []), THETA, X, LABEL), rs.LearnerError,
+     "state.W[0] should be a torch tensor, not of type int"),
+    (lambda: rs.Indexed(X, [1]), rs.LearnerError, "index should be a torch tensor, not of type"),
+    (lambda: search(checkpoint_every="x"), rs.ConfigError, "checkpoint_every='x': input should be"),
+    (lambda: search(stability=5), rs.ConfigError, "stability=5: input should be a mapping"),
+    (lambda: search(stability={"pairs": "x"}), rs.ConfigError, "pairs='x': input should be"),
+    (lambda: search(name=5), rs.ConfigError, "name should be a text, not of type int"),
+    (lambda: search(name="a/b"), rs.ConfigError,
+     "name should hold letters, digits, spaces, . _ and - alone, unlike 'a/b'"),
+    (lambda: search(out=5), rs.ConfigError, "out should be the name of a file or folder, not of"),
+    (lambda: search(sinks=5), rs.ConfigError, "sinks should be a list of functions, each called"),
+    (lambda: search(sinks=[5]), rs.ConfigError, "sinks[0] should be a function that takes"),
+    (lambda: search(device=torch.device("cpu")), rs.ConfigError,
+     "device should be cpu or cuda, or one of several as cuda:1, not of type device"),
+    (lambda: load(None), rs.ConfigError, "the name of a data set should be a text, as 'digits'"),
+    (lambda: FewShot(root=5), rs.ConfigError, "root should be the name of a file or folder, not"),
+    (lambda: FewShot(split=5), rs.ConfigError, "split should be the name of a part, as 'train'"),
+    (lambda: FewShot(fixed_images="x"), rs.ConfigError,
+     "few-shot tasks: fixed_images should be True or False, not of type str"),
+    (lambda: IncrementalSines(pool="x"), rs.ConfigError, "sines: pool is 'x'; give a whole number"),
+    (lambda: SpikingSines("x"), rs.ConfigError, "spiking sines: examples is 'x'; give a whole num"),
+    (lambda: SpikingSines(width="x"), rs.ConfigError, "spiking sines: width is 'x'; give a finite"),
+    (lambda: Wheel(0.5), rs.ConfigError,
+     "wheel: delta should be a torch tensor, one number a lifetime, not of type float"),
+    *((lambda family=family: family.sample([G, 5]), rs.ConfigError,
+       "generators[1] should be a torch.Generator, not of type int")
+      for family in (FewShot(), TEACHER, IncrementalSines(), SpikingSines())),
+    *((lambda family=family: family.sample([G], "x"), rs.ConfigError,
+       "dtype is 'x'; give torch.float32 or torch.float64")
+      for family in (FewShot(), TEACHER, IncrementalSines(), SpikingSines())),
 ]  # fmt: skip
 
 
@@ -108,12 +195,33 @@ def test_the_wrong_kind_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "kinds"),
+    [
+        (RULE, 5, "+: 'Rule' and 'int'"),
+        (POOL, 5, "+: 'TermPool' and 'int'"),
+        (GRAMMAR, POOL, "+: 'Grammar' and 'TermPool'"),
+    ],
+)
+def test_what_does_not_add_is_said_by_python(left: Any, right: Any, kinds: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"unsupported operand type(s) for {kinds}")):
+        left + right
+
+
+def test_rules_subtract_from_rules_alone() -> None:
+    assert (RULE - RULE).coefficients == {"F0": 0.0}
+    with pytest.raises(TypeError, match="for -: 'Rule' and 'NoneType'"):
+        RULE - None
+
+
 def test_numbers_of_other_libraries_are_numbers() -> None:
     network = rs.PlasticNetwork(np.array([3, 4, 2]), beta=torch.tensor(2.0))
     assert (network.sizes, network.describe()["beta"]) == ((3, 4, 2), 2.0)
     assert type(network.beta) is float
     assert rs.Rule(POOL, {"F0": np.float32(0.5), "F2": torch.tensor(-2)}).theta == (0.5, -2.0)
     assert LEARNER.init(np.int64(3)).lifetimes == 3
+    assert (RULE * torch.tensor(2.0)).theta == (2e-3,)
+    assert rs.Term.from_text("a", "-W", np.float32(0.5)).init == 0.5
 
 
 def test_a_network_takes_one_batch_for_all() -> None:

@@ -57,6 +57,29 @@ def test_a_configuration_that_changed(run: Path, run_main: Any) -> None:
     assert err.endswith("; give the file back as it was, or begin a new run\n")
 
 
+@pytest.mark.parametrize("command", ["report", "show"])
+def test_a_changed_configuration_is_not_shown(command: str, run: Path, run_main: Any) -> None:
+    path = run / "config.yaml"
+    text = path.read_text()
+    path.write_text("# mine\n" + text.replace("device: cpu", "device: cuda"))  # says the same
+    change(path, "root: null", "root: elsewhere")  # a run may be moved, and its data
+    assert run_main(command, run)[0] == 0
+    change(path, "shots: 2", "shots: 3")
+    refused = (
+        f"{run}: 'config.yaml' is not what the run began with (see manifest.json); "
+        "give it back, or start a new run\n"
+    )
+    assert run_main(command, run) == (2, "", refused)
+    path.write_bytes(b"\xff")
+    unreadable = (
+        f"{path}:1:1: the file is not UTF-8; save it as UTF-8; "
+        "give the file back as it was, or begin a new run\n"
+    )
+    assert run_main(command, run) == (2, "", unreadable)
+    path.write_text(text)
+    assert run_main(command, run)[0] == 0
+
+
 @pytest.mark.parametrize("content", [None, "{}", '{"schema": 1}', "[]", '{"schema": 1, "pi'])
 def test_a_result_is_made_anew_as_told(content: str | None, run: Path, run_main: Any) -> None:
     path = run / "result.json"
@@ -114,8 +137,9 @@ def test_a_folder_in_a_checkpoints_place(whole: Path, tmp_path: Path) -> None:
     [
         ("network.hidden=[1000000000]", "8 networks of 64 x 1000000000 x 10 units do not fit "),
         ("network.hidden=[9999999999]", "--set network.hidden:1:1: "),
-        ("network.beta=1e308", "--set network.beta:1:1: 'beta': should be less than or equal"),
-        ("network.beta=1e-300", "--set network.beta:1:1: 'beta': should be greater than or eq"),
+        ("network.beta=1e308", "--set network.beta:1:1: beta must be from 1e-6 to 1e6, not"),
+        ("network.beta=1e-300", "--set network.beta:1:1: beta must be from 1e-6 to 1e6, not"),
+        ("network.beta=1e400", "--set network.beta:1:1: 'beta': should be a finite number\n"),
         ("episodes=99999999999999999", "--set episodes:1:1: 'episodes': should be less than"),
         ("seeds=99999999", "--set seeds:1:1: 'seeds': should be less than or equal to 100000"),
     ],

@@ -59,7 +59,7 @@ def test_a_task_is_that_of_its_generator_alone() -> None:
 
 
 def test_errors_name_what_is_wrong() -> None:
-    with pytest.raises(ConfigError, match="neurons must be positive, not 0"):
+    with pytest.raises(ConfigError, match="neurons must be at least 1, not 0"):
         SpikingSines(neurons=0)
     with pytest.raises(ConfigError, match="at least one generator"):
         SpikingSines().sample([])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 from small_data import write_emnist
 from tiny_sweep import BASE, GRID, RANGES, swept, told
@@ -128,6 +129,22 @@ def test_mistakes_are_told_with_their_place(
         load_sweep(path)
     assert str(error.value).startswith(f"{path}:{line}:")
     assert message in str(error.value)
+
+
+def test_a_device_that_is_not_here_is_told_with_its_place(
+    sweep_config: Any, tmp_path: Path, run_main: Any
+) -> None:
+    absent, study = f"cuda:{torch.cuda.device_count()}", tmp_path / "study"
+    path = sweep_config(GRID.replace("seeds: 2", f"device: {absent}\nseeds: 2"))
+    for place, asked in (
+        (f"{path}:6:9: ", ()),
+        ("--set device:1:1: ", ("--set", f"device={absent}")),
+        ("", ("--device", absent)),
+    ):
+        status, out, err = run_main("sweep", path, "--out", study, *asked)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"{place}device {absent}: ")
+        assert not study.exists()
 
 
 def test_a_search_of_a_sweep_is_refused(sweep_config: Any) -> None:

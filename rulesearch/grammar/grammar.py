@@ -8,6 +8,7 @@ from importlib.resources import files
 from os.path import isfile
 from pathlib import Path
 
+from rulesearch.arguments import check_kind, check_path
 from rulesearch.errors import GrammarError, Place, did_you_mean
 from rulesearch.grammar.generate import count, generated
 from rulesearch.grammar.locality import LOCALITIES
@@ -60,6 +61,7 @@ class Grammar:
         GrammarError
             ``file:line:col: message`` for the first mistake.
         """
+        check_path("path", path)
         return _load(_find(str(path)), _Includes())
 
     @classmethod
@@ -71,6 +73,7 @@ class Grammar:
         GrammarError
             ``name:line:col: message`` for the first mistake.
         """
+        check_kind("text", text, str, "the text of a grammar")
         return _elaborate(read_document(text, name), name, None, _Includes())
 
     @classmethod
@@ -92,6 +95,8 @@ class Grammar:
         return len(self.pool)
 
     def __add__(self, other: Grammar) -> Grammar:
+        if not isinstance(other, Grammar):
+            return NotImplemented
         title = " + ".join(filter(None, (self.title, other.title)))
         return Grammar(f"{self.name}+{other.name}", self.pool + other.pool, title)
 

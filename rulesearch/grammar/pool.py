@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from typing import overload
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.grammar.term import Term
 
@@ -29,7 +30,10 @@ class TermPool:
     __slots__ = ("_by_name", "_terms")
 
     def __init__(self, terms: Iterable[Term] = ()) -> None:
+        check_kind("terms", terms, Iterable, "Terms, in order")
         self._terms = tuple(terms)
+        for i, term in enumerate(self._terms):
+            check_kind(f"terms[{i}]", term, Term, "a Term, as Term.from_text('F3', '-W')")
         self._by_name = {term.name: i for i, term in enumerate(self._terms)}
         seen: dict[object, str] = {}
         for i, term in enumerate(self._terms):
@@ -72,6 +76,7 @@ class TermPool:
 
     def subset(self, names: Iterable[str]) -> TermPool:
         """Return the pool of the named terms, in the order of this pool."""
+        check_kind("names", names, Iterable, "names of terms, as ['F0', 'F9']")
         chosen = {self.index(name) for name in names}
         return TermPool(self._terms[i] for i in sorted(chosen))
 
@@ -95,6 +100,8 @@ class TermPool:
 
     def __add__(self, other: TermPool) -> TermPool:
         """Join two pools; a term of the second that is in the first already is left out."""
+        if not isinstance(other, TermPool):
+            return NotImplemented
         known = {term.normal_form.direction() for term in self}
         new = [term for term in other if term.normal_form.direction() not in known]
         for term in new:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import sympy
 
+from rulesearch.arguments import check_kind, real
 from rulesearch.errors import GrammarError, Place
 from rulesearch.grammar.canonical import NormalForm, normal_form
 from rulesearch.grammar.locality import Locality, locality
@@ -68,6 +69,9 @@ class Term:
     place: Place | None = None
 
     def __post_init__(self) -> None:
+        check_kind("a term's name", self.name, str, "a text, as 'F0'")
+        check_kind("about", self.about, str, "a text")
+        object.__setattr__(self, "init", real(f"init of {self.name}", self.init))
         if mistake := name_mistake(self.name):
             raise GrammarError(f"'{self.name[:MAX_NAME]}': {mistake}", self.place)
         self.normal_form  # noqa: B018 - a term that has none cannot exist
@@ -94,6 +98,7 @@ class Term:
         where: TextPlace | None = None,
     ) -> Term:
         """Read a term from the text of its expression."""
+        check_kind("a term's expression", expression, str, "a text, as '-e_post * y_pre.T'")
         expr = parse_term(expression, where)
         return cls(name, expr, init, about, where.place if where else None)
 

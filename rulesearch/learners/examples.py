@@ -39,6 +39,8 @@ class Indexed:
     index: Tensor
 
     def __post_init__(self) -> None:
+        for name in ("table", "index"):
+            check_kind(name, getattr(self, name), Tensor, "a torch tensor", LearnerError)
         if self.table.ndim != 2 or not self.table.is_floating_point() or not self.table.numel():
             raise LearnerError(
                 f"the table has shape {tuple(self.table.shape)} and type {self.table.dtype}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from rulesearch.learners.tape import Form, build_tape, not_fusible
 from rulesearch.learners.unrolled import live_unrolled
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.rules import Rule
+from rulesearch.torch_arguments import check_floating, device_named
 
 __all__ = ["PlasticityLearner"]
 
@@ -94,10 +96,13 @@ class PlasticityLearner:
             raise ConfigError(f"engine is one of {', '.join(ENGINES)}, not '{engine}'")
         if reduction not in REDUCTIONS:
             raise ConfigError(f"reduction is one of {', '.join(REDUCTIONS)}, not '{reduction}'")
-        if checkpoint_every is not None and checkpoint_every < 1:
-            raise ConfigError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
+        if checkpoint_every is not None:
+            checkpoint_every = whole("checkpoint_every", checkpoint_every, least=1)
+        if drift_tolerance is not None:
+            check_kind("drift_tolerance", drift_tolerance, Real, "a number, as 1e-4")
         if drift_tolerance is not None and not drift_tolerance >= 0:
             raise ConfigError(f"drift_tolerance must be at least 0, not {drift_tolerance}")
+        check_kind("almost_everywhere", almost_everywhere, bool, "True or False")
         self.network = network
         self.rule = rule if isinstance(rule, Rule) else None
         self.pool = rule.pool if isinstance(rule, Rule) else rule
@@ -124,7 +129,9 @@ class PlasticityLearner:
 
         On a GPU also its examples, and what it needs to run in step with all others.
         """
-        device = torch.device(device)
+        steps, examples = whole("steps", steps, 1), whole("examples", examples, 1)
+        check_floating(dtype)
+        device = device_named(device)
         plastic = list(self.network.connections)
         if self.network.plastic_feedback:
             plastic += self.network.feedback_shapes
@@ -161,6 +168,8 @@ class PlasticityLearner:
         """
         if generator is None:
             generator = torch.Generator().manual_seed(0)
+        kinds = (torch.Generator, Sequence)
+        check_kind("generator", generator, kinds, "a torch.Generator, or a list of them")
         if isinstance(generator, torch.Generator):
             generator = [generator] * whole("lifetimes", lifetimes, least=1)
         return self.network.init(generator, dtype, device)
@@ -263,9 +272,10 @@ class PlasticityLearner:
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> tuple[str, str]:
         """Return how lifetimes of a network as drawn run, as in ``report``: path and reason."""
+        check_floating(dtype)
         if self.method != "reversible":
             return {"autograd": "unrolled"}.get(self.method, self.method), ""
-        return self._path(dtype, torch.device(device), Form())
+        return self._path(dtype, device_named(device), Form())
 
     def _path(self, dtype: torch.dtype, device: torch.device, form: Form) -> tuple[str, str]:
         reason = not_fusible(self.program)

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.networks.state import NetworkState
 
@@ -75,6 +76,8 @@ class LearntFeedback:
     plastic: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("clamp_output", "plastic"):
+            check_kind(f"learnt feedback: {name}", getattr(self, name), bool, "True or False")
         for name, known in _CHOICES.items():
             value = getattr(self, name)
             if value not in known:

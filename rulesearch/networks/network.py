@@ -19,15 +19,16 @@ from torch.nn import functional
 from rulesearch.arguments import check_kind, real, whole
 from rulesearch.errors import ConfigError, LearnerError, did_you_mean
 from rulesearch.networks.activations import ACTIVATIONS, Activation
+from rulesearch.networks.drawing import INITIALISATIONS, draw_into
+from rulesearch.networks.fit import check_state
 from rulesearch.networks.learnt_feedback import LearntFeedback
 from rulesearch.networks.state import NetworkState
+from rulesearch.torch_arguments import check_floating, check_generators, device_named
 
 __all__ = ["FEEDBACKS", "PlasticNetwork"]
 
 FEEDBACKS = ("random", "symmetric", "direct", "flp")
 OUTPUTS = ("softmax", "linear")
-INITIALISATIONS = ("uniform", "normal", "kaiming")
-_FINITE = ("mixing", "rate", "bias_rate", "feedback_rate")  # what a lifetime leaves as it is
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PlasticNetwork:
         Relu cannot be differentiated twice, so no meta-gradient goes through errors that hold
         its derivative.
     beta : float
-        Sharpness of softplus.
+        Sharpness of softplus, from 1e-6 to 1e6.
     output : {'softmax', 'linear'}
         Softmax with cross-entropy, or linear with half the squared error; either way the
         output's error is ``y - target``.
@@ -62,7 +63,7 @@ class PlasticNetwork:
     Raises
     ------
     ConfigError
-        For an unknown choice or sizes that are no network.
+        For an unknown choice, sizes that are no network, or a beta out of range.
     """
 
     sizes: Sequence[int]
@@ -83,8 +84,11 @@ class PlasticNetwork:
             raise ConfigError(f"sizes needs two layers or more, not {sizes}")
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "beta", real("beta", self.beta))
-        if self.beta <= 0:
-            raise ConfigError(f"beta must be a positive number, not {self.beta}")
+        if not 1e-6 <= self.beta <= 1e6:  # float32 has to hold exp(beta z)
+            raise ConfigError(f"beta must be from 1e-6 to 1e6, not {self.beta:g}").about("beta")
+        for name in ("detach_feedback", "bias"):
+            check_kind(name, getattr(self, name), bool, "True or False")
+        check_kind("learnt_feedback", self.learnt_feedback, LearntFeedback, "a LearntFeedback")
         for name, known in (
             ("activation", tuple(ACTIVATIONS)),
             ("output", OUTPUTS),
@@ -166,24 +170,22 @@ class PlasticNetwork:
         ----------
         generators : sequence of torch.Generator
             One per network.
+
+        Raises
+        ------
+        ConfigError
+            If these are none, or there is no such type or device.
         """
-
-        def draw(shape: tuple[int, int], g: torch.Generator, rule: str, sources: int) -> Tensor:
-            if rule == "uniform":
-                bound = math.sqrt(6 / sum(shape))
-                return torch.empty(shape, dtype=dtype).uniform_(-bound, bound, generator=g)
-            variance = 2 / (sources if rule == "kaiming" else sum(shape))
-            return torch.randn(shape, generator=g, dtype=dtype) * math.sqrt(variance)
-
+        check_generators(generators, "network")
+        check_floating(dtype)
+        device = device_named(device)
         lists: list[list[Tensor]] = []
         for shapes, rule, inwards in (
             (self.connections, self.weight_init, 1),
             (self.feedback_shapes, self.feedback_init, 0),
         ):
             stacks = self._room(len(generators), shapes, dtype)
-            for i, g in enumerate(generators):
-                for stack, shape in zip(stacks, shapes, strict=True):
-                    stack[i] = draw(shape, g, rule, shape[inwards])
+            draw_into(stacks, rule, inwards, generators)
             lists.append([stack.to(device) for stack in stacks])
 
         def units(value: float, *size: int) -> Tensor:
@@ -217,45 +219,7 @@ class PlasticNetwork:
 
         Mixing and rates have to be finite: no lifetime could make them so again.
         """
-        check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
-        posts = [(post,) for post, _ in self.connections]
-        expected: dict[str, Sequence[tuple[int, ...]]] = {
-            "W": self.connections,
-            "bias": posts if self.bias else [],
-            "feedback_bias": posts if self.learns_feedback else [],
-            "mixing": [()] * len(posts) if self.learns_feedback else [],
-            "rate": self.connections if state.rate else [],
-            "bias_rate": posts if state.bias_rate and self.bias else [],
-            "feedback_rate": (
-                self.feedback_shapes if state.feedback_rate and self.plastic_feedback else []
-            ),
-            "Omega": self.connections if state.Omega else [],
-        }
-        if self.feedback != "symmetric":
-            expected["B"] = self.feedback_shapes
-        for name, tensors in state.parts():
-            if name not in expected:
-                continue
-            shapes = expected[name]
-            if len(tensors) != len(shapes):
-                raise LearnerError(
-                    f"state.{name} has {len(tensors)} {'matrices' if name in 'WB' else 'tensors'}, "
-                    f"the network {len(shapes)} {'connections' if shapes else 'such'}"
-                )
-            lifetimes, like = state.lifetimes, state.W[0]  # W has been counted: it comes first
-            for k, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
-                if tuple(tensor.shape) != (lifetimes, *shape):
-                    raise LearnerError(
-                        f"state.{name}[{k}] has shape {tuple(tensor.shape)}, "
-                        f"the network needs {(lifetimes, *shape)}"
-                    )
-                if tensor.dtype != like.dtype or tensor.device != like.device:
-                    raise LearnerError(
-                        f"state.{name}[{k}] is {tensor.dtype} on {tensor.device}, "
-                        f"state.W[0] {like.dtype} on {like.device}; they should be alike"
-                    )
-                if name in _FINITE and not tensor.isfinite().all():
-                    raise LearnerError(f"state.{name}[{k}] is not finite; give finite numbers")
+        check_state(self, state)
 
     def activations(self, state: NetworkState, x: Tensor) -> list[Tensor]:
         """All layers' activations.
@@ -269,6 +233,7 @@ class PlasticNetwork:
         list of Tensor (lifetimes, examples, n_l)
             y_0 = x to y_L; y_L after softmax where the output is one.
         """
+        _check_kinds(state, x)
         layers, last = [x], len(state.W) - 1
         for k in range(last):
             layers.append(self.sigma.value(self._drive(state, k, layers[-1]), self.beta))
@@ -296,7 +261,7 @@ class PlasticNetwork:
         return self._drive(state, last, x)
 
     def _check_input(self, state: NetworkState, x: Tensor) -> None:
-        check_kind("x", x, Tensor, "a torch tensor", LearnerError)
+        _check_kinds(state, x)
         like, n_in = state.W[0], self.sizes[0]
         if x.dtype != like.dtype or x.device != like.device:
             raise LearnerError(
@@ -310,6 +275,7 @@ class PlasticNetwork:
 
     def target(self, label: Tensor, dtype: torch.dtype) -> Tensor:
         """Integer labels as one-hot vectors; floating-point targets as they are."""
+        _check_label(label)
         if label.is_floating_point():
             return label.to(dtype)
         return functional.one_hot(label, self.sizes[-1]).to(dtype)
@@ -327,6 +293,8 @@ class PlasticNetwork:
         -------
         Tensor (lifetimes,)
         """
+        check_kind("output", output, Tensor, "a torch tensor", LearnerError)
+        _check_label(label)
         if self.output == "softmax":
             picked = output.log_softmax(-1)
             if label.is_floating_point():
@@ -398,3 +366,12 @@ class PlasticNetwork:
         """
         target = self.target(label, activations[-1].dtype)
         return self.learnt_feedback.sources(activations[-1], target, errors[1:])
+
+
+def _check_kinds(state: NetworkState, x: Tensor) -> None:
+    check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
+    check_kind("x", x, Tensor, "a torch tensor", LearnerError)
+
+
+def _check_label(label: Tensor) -> None:
+    check_kind("label", label, Tensor, "a torch tensor", LearnerError)

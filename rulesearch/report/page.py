@@ -15,6 +15,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from rulesearch.errors import RunError
+from rulesearch.files import read_manifest
+from rulesearch.report.configuration import check_configuration
 from rulesearch.report.figures import PLATES
 from rulesearch.report.run_data import RunData
 from rulesearch.report.style import figure_bytes
@@ -54,8 +56,10 @@ def write_report(run: str | Path) -> Path:
     Raises
     ------
     RunError
-        If the folder is not a run, is damaged, or cannot be written.
+        If the folder is not a run, is damaged, cannot be written, or its configuration is not
+        what it began with.
     """
+    check_configuration(Path(run), read_manifest(Path(run)))
     data = RunData.load(run)
     drawings: dict[str, bytes] = {}
     try:

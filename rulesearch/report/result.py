@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from rulesearch.arguments import check_path
 from rulesearch.errors import RunError
 from rulesearch.files import check_search
 from rulesearch.report.run_data import Curves, RunData, read_result
@@ -44,6 +45,7 @@ class Result:
         RunError
             If the folder is no run, or its search has not ended.
         """
+        check_path("a run", path)
         path = Path(path)
         check_search(path)
         if not (path / "result.json").exists():

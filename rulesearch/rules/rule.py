@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind, real
+from rulesearch.arguments import check_kind, check_path, real, whole
 from rulesearch.compile.program import Program, lower
 from rulesearch.compile.torch_source import compile_torch, matvec, torch_source
 from rulesearch.errors import GrammarError, LearnerError, RuleSearchError
@@ -105,6 +105,7 @@ class Rule:
 
     def latex(self, digits: int = 3) -> str:
         """Return the rule in LaTeX, coefficients rounded to ``digits`` significant digits."""
+        digits = whole("digits", digits, least=1)
         return rule_latex(list(zip(self.theta, self.pool, strict=True)), digits)
 
     def source(self) -> str:
@@ -174,6 +175,7 @@ class Rule:
 
     def save(self, path: str | Path) -> Path:
         """Write the rule as JSON, atomically; :meth:`load` reads it."""
+        check_path("path", path)
         return write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
 
     def to_json(self) -> dict[str, Any]:
@@ -193,6 +195,7 @@ class Rule:
         RuleSearchError
             If the file is no rule, or one of a newer schema.
         """
+        check_path("path", path)
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -248,6 +251,8 @@ class Rule:
         return Rule(self.pool + other.pool, total)
 
     def __mul__(self, factor: float) -> Rule:
+        """Multiply every coefficient by a number."""
+        factor = real("what a rule is multiplied by", factor)
         return Rule(self.pool, {name: factor * c for name, c in self.coefficients.items()})
 
     __rmul__ = __mul__
@@ -256,6 +261,8 @@ class Rule:
         return -1.0 * self
 
     def __sub__(self, other: Rule) -> Rule:
+        if not isinstance(other, Rule):
+            return NotImplemented
         return self + (-other)
 
     def __eq__(self, other: object) -> bool:

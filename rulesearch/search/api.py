@@ -7,6 +7,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from rulesearch.arguments import check_kind, check_path
+from rulesearch.errors import ConfigError
 from rulesearch.grammar import TermPool
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer import Penalty
@@ -74,6 +76,12 @@ def search(
     ConfigError, RunError
         If the parts do not fit together, the device is not here, or the folder is not free.
     """
+    if out is not None:
+        check_path("out", out)
+    check_kind("sinks", sinks, Sequence, "a list of functions, each called with every event")
+    for i, sink in enumerate(sinks):
+        if not callable(sink):
+            raise ConfigError(f"sinks[{i}] should be a function that takes an event, not {sink!r}")
     chosen = settings_from(penalty, lams, episodes=episodes, seeds=seeds, **settings)
     experiment = Experiment(pool, network, tasks, chosen, name, device=device or "cpu")
     if resume:

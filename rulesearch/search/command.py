@@ -11,7 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from rulesearch.errors import INTERRUPTED
+from rulesearch.files import read_manifest
 from rulesearch.outer.fit import usable_device
+from rulesearch.report.configuration import check_configuration
 from rulesearch.report.follow import follow
 from rulesearch.report.progress import TerminalProgress
 from rulesearch.report.result import Result
@@ -85,6 +87,7 @@ def interrupted(run: Path) -> int:
 
 def print_run(run: Path, as_latex: bool, as_json: bool) -> None:
     """Print a finished search's table, its rule in LaTeX, or everything as JSON."""
+    check_configuration(run, read_manifest(run))
     result = Result.load(run)
     if as_json:
         print(json.dumps(result.content, indent=1))

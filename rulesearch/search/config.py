@@ -45,6 +45,8 @@ __all__ = [
     "with_value",
 ]
 
+_NAME = re.compile(r"[\w. -]*")
+NAMES = "should hold letters, digits, spaces, . _ and - alone"
 WHAT = "a configuration is a mapping with 'grammar:', 'network:' and 'tasks:'"
 
 
@@ -55,8 +57,8 @@ def _device(name: str) -> str:
 
 
 def _name(name: str) -> str:
-    if not re.fullmatch(r"[\w. -]*", name):
-        raise PydanticCustomError("name", "should hold letters, digits, spaces, . _ and - alone")
+    if not _NAME.fullmatch(name):
+        raise PydanticCustomError("name", NAMES)
     return name
 
 
@@ -95,6 +97,10 @@ class Experiment:
         check_kind("pool", self.pool, TermPool, "a TermPool, as grammar.enumerate()")
         check_kind("network", network, PlasticNetwork, "a PlasticNetwork")
         check_kind("tasks", tasks, TaskFamily, "a family of tasks, as rulesearch.tasks.FewShot()")
+        check_kind("name", self.name, str, "a text")
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(f"name {NAMES}, unlike '{self.name}'").about("name")
+        check_kind("device", self.device, str, "cpu or cuda, or one of several as cuda:1")
         if network.sizes[0] != tasks.n_in:
             raise ConfigError(
                 f"the network has {network.sizes[0]} inputs, an example {tasks.n_in} values"

@@ -20,6 +20,7 @@ from rulesearch.networks import NetworkState
 from rulesearch.outer import term_scales
 from rulesearch.outer.scaling import term_correlations
 from rulesearch.outer.seeds import NETWORK, TASK, generators
+from rulesearch.report.configuration import REMEDY, no_longer, said
 from rulesearch.search.config import Experiment, experiment_from, read_config
 
 __all__ = ["begun_with", "check_same", "correlations", "manifest_of"]
@@ -34,6 +35,7 @@ def manifest_of(experiment: Experiment) -> dict[str, Any]:
         "schema": 1,
         "rulesearch": __version__,
         **_identity(experiment),
+        "config_sha256": said(experiment.to_yaml()),
         "scales": _scales(experiment).tolist(),
         "software": {
             "python": platform.python_version(),
@@ -61,7 +63,7 @@ def begun_with(run: Path, manifest: Mapping[str, Any]) -> Experiment:
     try:
         document = read_config(path)
     except (ConfigError, GrammarError) as error:
-        raise RunError(f"{error}; give the file back as it was, or begin a new run") from None
+        raise RunError(f"{error}; {REMEDY}") from None
     experiment = experiment_from(document, path.parent, path.stem)
     check_same(manifest, experiment, str(run))
     return experiment
@@ -71,10 +73,7 @@ def check_same(manifest: Mapping[str, Any], experiment: Experiment, run: str) ->
     """Raise RunError where an experiment is not the one that a run began with."""
     for name, now in json.loads(json.dumps(_identity(experiment))).items():
         if now != manifest.get(name):
-            raise RunError(
-                f"{run}: '{name}' is not what the run began with (see manifest.json); "
-                "give it back, or start a new run"
-            )
+            raise no_longer(run, name)
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class NetworkSpec(Spec):
     hidden: list[Count] = [170, 130, 100, 70]
     outputs: Count | None = None
     activation: Literal["softplus", "tanh", "relu"] | None = None
-    beta: Annotated[float, Field(ge=1e-6, le=1e6)] = 10.0  # float32 has to hold exp(beta z)
+    beta: Annotated[float, Field(allow_inf_nan=False)] = 10.0
     output: Literal["softmax", "linear"] | None = None
     feedback: Literal["random", "symmetric", "direct"] = "random"
     feedback_init: Literal["uniform", "normal", "kaiming"] = "uniform"
@@ -361,6 +361,9 @@ def settings_from(
         return Settings.model_validate(data)
     except ValidationError as failed:
         error = failed.errors(include_url=False)[0]
-        known = (*known, *PenaltySpec.model_fields, *PathSpec.model_fields)
+        for part in (PenaltySpec, PathSpec, StabilitySpec):
+            known = (*known, *part.model_fields)
         where = next((step for step in reversed(error["loc"]) if step in known), error["loc"][0])
-        raise ConfigError(f"{where}={error['input']!r}: {error['msg'].lower()}") from None
+        mapping = error["type"] == "model_type"  # which pydantic says by the name of a class
+        message = "input should be a mapping" if mapping else error["msg"].lower()
+        raise ConfigError(f"{where}={error['input']!r}: {message}") from None

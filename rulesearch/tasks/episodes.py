@@ -200,12 +200,18 @@ def episodes(
     """
     for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
         whole(f"few-shot tasks: {name}", value, least=1)
+    for name, flag in (
+        ("held_out", held_out),
+        ("replacement", replacement),
+        ("fixed_images", fixed_images),
+    ):
+        check_kind(f"few-shot tasks: {name}", flag, bool, "True or False")
     source: dict[str, Any] | None = None
     if isinstance(data, str):
-        root = loading["root"]
+        name, root = data, loading["root"]
+        data = load(name, **loading)
         place = None if root is None else str(Path(root).absolute())
-        source = {"data": data, **loading, "root": place}
-        data = load(data, **loading)
+        source = {"data": name, **loading, "root": place}
     check_kind("data", data, ImageData, "the name of a data set, or ImageData")
     if source is None and any(value != _USUAL.get(name) for name, value in loading.items()):
         *others, last = loading

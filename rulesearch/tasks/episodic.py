@@ -11,6 +11,7 @@ from torch import Tensor
 from rulesearch.errors import ConfigError
 from rulesearch.tasks.base import ImageData, TaskBatch
 from rulesearch.tasks.episodes import Episodes
+from rulesearch.torch_arguments import check_floating, check_generators
 
 __all__ = ["Episodic"]
 
@@ -67,6 +68,8 @@ class Episodic(ABC):
         ConfigError
             If there is no generator.
         """
+        check_generators(generators, "lifetime")
+        check_floating(dtype)
         if not generators:
             raise ConfigError("few-shot tasks: sample needs at least one generator")
         drawn = zip(*(self._draw(generator) for generator in generators), strict=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rulesearch.arguments import whole
 from rulesearch.tasks.base import TaskBatch
+from rulesearch.torch_arguments import check_floating, check_generators
 
 __all__ = ["LinearTeacher"]
 
@@ -92,6 +93,8 @@ class LinearTeacher:
         self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
     ) -> TaskBatch:
         """Draw one lifetime per generator; labels are targets ``(steps, lifetimes, n_out)``."""
+        check_generators(generators, "lifetime")
+        check_floating(dtype)
         drawn = [self._draw(generator, dtype) for generator in generators]
         x, target, x_query, target_query = (torch.stack(part) for part in zip(*drawn, strict=True))
         return TaskBatch(x.transpose(0, 1), target.transpose(0, 1), x_query, target_query)

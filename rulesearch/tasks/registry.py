@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
+from rulesearch.arguments import check_kind, check_path
 from rulesearch.errors import ConfigError, DataError, did_you_mean
 from rulesearch.tasks.base import ImageData, Normalisation
 from rulesearch.tasks.files import data_folder, download, find
@@ -87,6 +88,11 @@ def load(
     DataError
         If files are missing and cannot be downloaded, or are corrupt.
     """
+    check_kind("the name of a data set", name, str, "a text, as 'digits'")
+    if root is not None:
+        check_path("root", root)
+    if split is not None:
+        check_kind("split", split, str, "the name of a part, as 'train'")
     form = ImageForm(size, colour, invert)
     if name == "image_folder":
         data = _load_folder(root, split, form)

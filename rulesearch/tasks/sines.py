@@ -13,6 +13,7 @@ from torch import Tensor
 from rulesearch.arguments import whole
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.tasks.base import TaskBatch
+from rulesearch.torch_arguments import check_floating, check_generators
 
 __all__ = ["IncrementalSines", "SineLifetimes"]
 
@@ -154,7 +155,7 @@ class IncrementalSines:
                 f"sines: order must be one of {', '.join(_ORDERS)}, not '{self.order}'"
                 f"{did_you_mean(self.order, _ORDERS)}"
             )
-        if self.pool is not None and self.pool < self.functions:
+        if self.pool is not None and whole("sines: pool", self.pool, least=1) < self.functions:
             raise ConfigError(
                 f"sines: a lifetime has {self.functions} sines, but the pool {self.pool};"
                 " enlarge the pool or use fewer functions"
@@ -219,6 +220,8 @@ class IncrementalSines:
         ConfigError
             If there is no generator.
         """
+        check_generators(generators, "lifetime")
+        check_floating(dtype)
         if not generators:
             raise ConfigError("sines: at least one generator is needed")
         drawn = zip(*(self._draw(generator) for generator in generators), strict=True)

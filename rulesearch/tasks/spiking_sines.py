@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import real, whole
 from rulesearch.errors import ConfigError
+from rulesearch.torch_arguments import check_floating, check_generators
 
 __all__ = ["SpikingExamples", "SpikingSines", "SpikingTasks", "firing_probability"]
 
@@ -85,11 +87,10 @@ class SpikingSines:
     width: float = math.sqrt(2e-4)
 
     def __post_init__(self) -> None:
-        for name in ("examples", "queries", "neurons", "time", "width"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"spiking sines: {name} must be positive, not {getattr(self, name)}"
-                )
+        for name in ("examples", "queries", "neurons", "time"):
+            whole(f"spiking sines: {name}", getattr(self, name), least=1)
+        if real("spiking sines: width", self.width) <= 0:
+            raise ConfigError(f"spiking sines: width must be positive, not {self.width}")
 
     def sample(
         self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
@@ -101,6 +102,8 @@ class SpikingSines:
         ConfigError
             If there is no generator.
         """
+        check_generators(generators, "task")
+        check_floating(dtype)
         if not generators:
             raise ConfigError("spiking sines: at least one generator is needed")
         drawn = [self._draw(generator) for generator in generators]

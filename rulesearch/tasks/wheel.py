@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import whole
+from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError
+from rulesearch.torch_arguments import check_floating, check_generators
 
 __all__ = ["ARMS", "Experience", "Wheel", "WheelLogs", "uniform_regret"]
 
@@ -73,6 +74,7 @@ class Wheel:
     delta: Tensor
 
     def __post_init__(self) -> None:
+        check_kind("wheel: delta", self.delta, Tensor, "a torch tensor, one number a lifetime")
         if not ((self.delta >= 0) & (self.delta <= 1)).all():
             raise ConfigError(f"wheel: delta is from 0 to 1, not {self.delta.tolist()}")
 
@@ -151,6 +153,8 @@ class WheelLogs:
         ConfigError
             If there is no generator.
         """
+        check_generators(generators, "lifetime")
+        check_floating(dtype)
         if not generators:
             raise ConfigError("wheel: at least one generator is needed")
         delta = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])

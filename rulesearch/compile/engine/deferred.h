@@ -6,7 +6,9 @@
 // whole matrix for little arithmetic; kept beside it for some steps, they cost a few short
 // vectors at every product, and one pass adds them all.
 #pragma once
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "numbers.h"
 #include "panels.h"
@@ -84,6 +86,25 @@ struct Deferred {
       for (int j = 0; j < m; ++j) o[j] += p[j];
     }
     add_pending_transposed(y, y_stride, out, out_stride, count);
+  }
+
+  // products <- M_0 X for `count` vectors. Many are zero where many coefficients are, as late in a
+  // search.
+  void multiply_all_but_zeros(const Numbers<T>& x, Numbers<T>& products, int count) const {
+    const int64_t sn = stride(n), sm = stride(m);
+    std::vector<int> others;
+    for (int k = 0; k < count; ++k)
+      if (!is_zero(x.data() + k * sm, m)) others.push_back(k);
+    const int some = (int)others.size();
+    if (some == count) {
+      rulesearch::multiply(base, n, m, m, x.data(), sm, products.data(), sn, count);
+      return;
+    }
+    Numbers<T> in(some * sm), out(some * sn);
+    for (int k = 0; k < some; ++k) std::copy_n(x.data() + others[k] * sm, sm, in.data() + k * sm);
+    rulesearch::multiply(base, n, m, m, in.data(), sm, out.data(), sn, some);
+    for (int k = 0; k < some; ++k)
+      std::copy_n(out.data() + k * sn, sn, products.data() + others[k] * sn);
   }
 
   // M <- M + factor sum_e u_e v_e^T

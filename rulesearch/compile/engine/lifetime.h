@@ -83,12 +83,6 @@ struct Lifetime {
     rho.resize(stride(*std::max_element(p.rows, p.rows + p.n_matrices)));
   }
 
-  static bool is_low_rank(const Op& update) {
-    return !update.mask_count && !update.other_count && update.rate < 0;
-  }
-  static bool grows(const Op& update) {
-    return is_low_rank(update) && (update.scale >= 0 || update.row_count);
-  }
   int64_t frame_size() const { return (int64_t)p.frame * examples; }
   int64_t stored_size() const { return (int64_t)p.stored * examples; }
 
@@ -109,7 +103,7 @@ struct Lifetime {
     multiply_inputs(source, begin, end);
     for (int64_t t = begin; t < end; ++t) {
       s.y = frames.data();
-      fill(s, source, t);
+      s.fill(source, t);
       for (const Run& run : schedule.runs) {
         const Op& op = *run.first;
         if (op.kind == MATVEC || op.kind == MATVEC_T) product_forward(op, t - begin);
@@ -185,14 +179,6 @@ struct Lifetime {
     }
   }
 
-  template <class Source>
-  void fill(const Vectors<T>& to, const Source& source, int64_t t) const {
-    for (int e = 0; e < examples; ++e) {
-      std::memcpy(to.value(p.x) + e * stride(p.x_size), source.input(t, e), sizeof(T) * p.x_size);
-      source.target(t, e, to.value(p.target) + e * stride(p.target_size), p.target_size);
-    }
-  }
-
   void product_forward(const Op& op, int64_t step) {
     T* out = s.value(op.out);
     const T* a = s.value(op.a);
@@ -220,22 +206,8 @@ struct Lifetime {
     }
   }
 
-  // What each row of a matrix grows by: rho = share sum_e (s_e + sum p_e)
-  const T* row_growth(const Op& op) {
-    std::fill(rho.begin(), rho.end(), T(0));
-    for (int e = 0; e < examples; ++e) {
-      const T scale = op.scale < 0 ? T(0) : s.value(op.scale)[e];
-      for (int i = 0; i < op.n; ++i) rho[i] += share * scale;
-      for (int k = op.rows; k < op.rows + op.row_count; ++k) {
-        const T* rows = s.value(p.entries[k].scalar) + e * stride(op.n);
-        for (int i = 0; i < op.n; ++i) rho[i] += share * rows[i];
-      }
-    }
-    return rho.data();
-  }
-
   void update(const Op& op) {
-    row_growth(op);
+    s.row_growth(op, share, rho);
     if (!is_low_rank(op)) {
       dense.forward(op, rho.data());
       return;
@@ -262,7 +234,7 @@ struct Lifetime {
     Vectors<T> to = s;
     to.y = frames.data() + step * frame_size();
     std::memcpy(to.y, stored, sizeof(T) * stored_size());
-    fill(to, source, t);
+    to.fill(source, t);
     for (const Run& run : schedule.runs) {
       const Op& op = *run.first;
       if (op.kind == COLUMN) column(to, op);
@@ -302,34 +274,17 @@ struct Lifetime {
         for (int j = 0; j < op.m; ++j) o.v[at * sm + j] = share * v[j];
       }
       if (grows(op)) {
-        row_growth(op);
+        s.row_growth(op, share, rho);
         for (int i = 0; i < op.n; ++i) later[i] *= 1 + rho[i];
       }
     }
-    multiply_all_but_zeros(adjoint, o.v, o.gv, count);
+    adjoint.multiply_all_but_zeros(o.v, o.gv, count);
     multiply_transposed(adjoint.base, op.n, op.m, op.m, (grows(op) ? grown : o.u).data(), sn,
                         o.gu.data(), sm, count);
   }
 
-  // GV <- G V for `count` vectors. Many are zero where many coefficients are, as late in a search.
-  void multiply_all_but_zeros(const Deferred<T>& G, const Numbers<T>& v, Numbers<T>& gv, int count) {
-    const int64_t sn = stride(G.n), sm = stride(G.m);
-    std::vector<int> others;
-    for (int k = 0; k < count; ++k)
-      if (!is_zero(v.data() + k * sm, G.m)) others.push_back(k);
-    const int some = (int)others.size();
-    if (some == count) {
-      multiply(G.base, G.n, G.m, G.m, v.data(), sm, gv.data(), sn, count);
-      return;
-    }
-    Numbers<T> x(some * sm), out(some * sn);
-    for (int k = 0; k < some; ++k) std::copy_n(v.data() + others[k] * sm, sm, x.data() + k * sm);
-    multiply(G.base, G.n, G.m, G.m, x.data(), sm, out.data(), sn, some);
-    for (int k = 0; k < some; ++k) std::copy_n(out.data() + k * sn, sn, gv.data() + others[k] * sn);
-  }
-
   void update_backward(const Op& op, int64_t step, bool reverse) {
-    row_growth(op);
+    s.row_growth(op, share, rho);
     if (!is_low_rank(op)) {
       dense.backward(op, rho.data(), reverse);
       return;

@@ -19,6 +19,14 @@ struct Op {  // values are offsets; -1 is none
   int32_t wants_a, wants_b, wants_matrix;  // which adjoints are needed
 };
 
+// Updates of low rank, M <- diag(1 + rho) M + U V^T, can be deferred; those that grow have a rho.
+inline bool is_low_rank(const Op& update) {
+  return !update.mask_count && !update.other_count && update.rate < 0;
+}
+inline bool grows(const Op& update) {
+  return is_low_rank(update) && (update.scale >= 0 || update.row_count);
+}
+
 struct Entry {  // number * theta[term] * scalar; scalar * vector; or (left right^T) o core
   double number;
   int32_t term, scalar, vector, wants_scalar, wants_vector, core, core_count, pad;

@@ -1,6 +1,10 @@
 // The operations of a tape on vectors and scalars, and their adjoints: all but the matrices.
 #pragma once
+#include <algorithm>
+#include <cstring>
+
 #include "functions.h"
+#include "numbers.h"
 #include "panels.h"
 #include "program.h"
 #include "schedule.h"
@@ -22,6 +26,15 @@ struct Vectors {
   T* value(int32_t offset) const { return y + (int64_t)offset * examples; }
   T* adjoint(int32_t offset) const { return bar + (int64_t)offset * examples; }
 
+  // The examples of step t.
+  template <class Source>
+  void fill(const Source& source, int64_t t) const {
+    for (int e = 0; e < examples; ++e) {
+      std::memcpy(value(p.x) + e * stride(p.x_size), source.input(t, e), sizeof(T) * p.x_size);
+      source.target(t, e, value(p.target) + e * stride(p.target_size), p.target_size);
+    }
+  }
+
   void forward(const Run& run) const {
     if (run.first->kind == COEFFICIENT) coefficient(*run.first, value(run.first->out));
     else
@@ -36,6 +49,19 @@ struct Vectors {
       by_blocks(run, [&](int e, int j, int n) {
         for (const Op* op = run.last; op-- != run.first;) backward(*op, e, j, n);
       });
+  }
+
+  // What an update makes each row of its matrix grow by: rho = share sum_e (s_e + sum p_e)
+  void row_growth(const Op& op, T share, Numbers<T>& rho) const {
+    std::fill(rho.begin(), rho.end(), T(0));
+    for (int e = 0; e < examples; ++e) {
+      const T scale = op.scale < 0 ? T(0) : value(op.scale)[e];
+      for (int i = 0; i < op.n; ++i) rho[i] += share * scale;
+      for (int k = op.rows; k < op.rows + op.row_count; ++k) {
+        const T* rows = value(p.entries[k].scalar) + e * stride(op.n);
+        for (int i = 0; i < op.n; ++i) rho[i] += share * rows[i];
+      }
+    }
   }
 
  private:

@@ -9,16 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
 from rulesearch.errors import INTERRUPTED, RunError
 from rulesearch.outer.fit import usable_device
+from rulesearch.search.config import placed, read_config
 from rulesearch.search.device import dealt_out
 from rulesearch.search.sweep.outcome import StudyResult, is_study
 from rulesearch.search.sweep.progress import StudyProgress
-from rulesearch.search.sweep.spec import load_sweep
+from rulesearch.search.sweep.reading import sweep_said
+from rulesearch.search.sweep.spec import SweepConfig
 from rulesearch.search.sweep.storage import StorageLostError, database_errors, shown
 from rulesearch.search.sweep.study import DEATHS, Study
 from rulesearch.search.sweep.worker import work
@@ -53,10 +56,13 @@ def run_sweep(
         For a mistake in the configuration, or one that a worker met.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sweep = load_sweep(config, overrides)
-    device = device or sweep.config.get("device", "cpu")
+    document = read_config(config, overrides, SweepConfig)
+    sweep = sweep_said(document, config)
+    configured = str(sweep.config.get("device", "cpu"))
     if workers:
-        usable_device(device)
+        with placed(document, "device") if device is None else nullcontext():
+            usable_device(device or configured)
+    device = device or configured
     with database_errors(url), Study.begin(sweep, out, url) as study:
         _say(
             f"{study.folder}: {len(study.unfinished())} of {sweep.trials} trials to run; "

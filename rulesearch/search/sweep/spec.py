@@ -1,51 +1,37 @@
-"""What is swept: the ``sweep:`` of a configuration, checked before anything runs."""
+"""What is swept: the ``sweep:`` of a configuration, and the search that a trial of it makes."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    json_to_distribution,
-)
+from optuna.distributions import BaseDistribution, json_to_distribution
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from rulesearch.errors import ConfigError, GrammarError, Place, RuleSearchError
+from rulesearch.errors import Place
 from rulesearch.grammar.reader import Document
 from rulesearch.grammar.validation import validate
-from rulesearch.search.config import (
-    WHAT,
-    Config,
-    Experiment,
-    experiment_from,
-    grammar_content,
-    grammar_of,
-    read_config,
-    with_value,
-)
+from rulesearch.search.config import WHAT, Config, Experiment, experiment_from, with_value
 from rulesearch.search.settings import Count, Spec
 
-__all__ = ["LAM", "Sweep", "SweepSpec", "load_sweep", "sweep_from"]
+__all__ = [
+    "LAM",
+    "RangeSpec",
+    "Sweep",
+    "SweepConfig",
+    "SweepSpec",
+    "label",
+    "sweep_from",
+    "without_sweep",
+]
 
 LAM = "penalty.lam"  # what trials of a batch differ in
-
-SAME = {  # in all trials
-    "stability": "stability is asked of the pick alone",
-    "device": "each worker has its own, and it should not matter to what is found",
-    "seed": "trials are compared on the same tasks, which follow from it; 'seeds' is how many "
-    "searches each makes",
-}
 
 End = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -67,7 +53,7 @@ class RangeSpec(Spec):
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    if len({_label(value) for value in values}) < len(values):
+    if len({label(value) for value in values}) < len(values):
         raise PydanticCustomError("choices", "should not hold one value twice")
     return values
 
@@ -189,11 +175,13 @@ class SweepSpec(Spec):
         In batches that is lambda, so that neighbours share everything else.
         """
         keys = sorted(self.over, key=lambda key: self.batch > 1 and key == LAM)
-        lists = [[_label(v) for v in self.values(key) or []] for key in keys]
+        lists = [[label(v) for v in self.values(key) or []] for key in keys]
         return [dict(zip(keys, point, strict=True)) for point in product(*lists)]
 
 
-class _SweepConfig(Config):
+class SweepConfig(Config):
+    """What a configuration with a ``sweep:`` may hold."""
+
     sweep: SweepSpec
 
 
@@ -229,7 +217,7 @@ class Sweep:
 
     def _value(self, key: str, param: Any) -> Any:
         values = self.spec.values(key)
-        return param if values is None else values[[_label(v) for v in values].index(param)]
+        return param if values is None else values[[label(v) for v in values].index(param)]
 
     def batch(self, number: int) -> range:
         """Numbers of the trials that run together with a trial, its own among them."""
@@ -248,7 +236,7 @@ class Sweep:
         for key in self.spec.over:
             if key.split(".")[0] == "tasks":
                 for value in self.spec.values(key) or []:
-                    self.experiment({key: _label(value)})
+                    self.experiment({key: label(value)})
 
     @cached_property
     def base(self) -> Experiment:
@@ -269,7 +257,7 @@ class Sweep:
             If these values make no search.
         """
         source = f"sweep {self.name}"
-        document = Document(_without_sweep(self.config), source, {}, {})
+        document = Document(without_sweep(self.config), source, {}, {})
         values = self.values(points[0]) if points else {}
         if len(points) > 1:
             values[LAM] = list(dict.fromkeys(self.values(point)[LAM] for point in points))
@@ -281,111 +269,19 @@ class Sweep:
         return experiment_from(document, Path(), self.name)
 
 
-def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Read a configuration with a ``sweep:``.
-
-    Parameters
-    ----------
-    path : str or Path
-    overrides : sequence of str
-        ``key=value``, as for :func:`load_config`.
-
-    Raises
-    ------
-    ConfigError, GrammarError
-        ``file:line:col: message``, for keys to sweep and their values too.
-    """
-    path = Path(path)
-    whole = read_config(path, overrides, _SweepConfig)
-    spec = validate(_SweepConfig, whole, WHAT).sweep
-    plain = Document(_without_sweep(whole.data), whole.file, whole.values, whole.keys)
-    base = experiment_from(plain, path.parent, path.stem)
-    distributions = {key: _distribution(key, spec, whole, plain, path, base) for key in spec.over}
-    named = [plain.data["grammar"]]
-    named += (spec.values("grammar") or []) if "grammar" in spec.over else []
-    grammars = {}
-    for grammar in named:
-        if isinstance(grammar, str) and (path.parent / grammar).is_file():
-            found = grammar_of(grammar, path.parent, plain)
-            grammars[grammar] = grammar_content(found.name, found.pool)
-    name = plain.data.get("name") or path.stem
-    return Sweep(name, json.loads(json.dumps(whole.data)), spec, distributions, grammars)
-
-
 def sweep_from(name: str, content: Mapping[str, Any]) -> Sweep:
     """Return the sweep that a study's storage holds; see :meth:`Sweep` and ``Study``."""
     config = content["config"]
-    spec = validate(_SweepConfig, Document(config, f"study {name}", {}, {}), WHAT).sweep
+    spec = validate(SweepConfig, Document(config, f"study {name}", {}, {}), WHAT).sweep
     distributions = {k: json_to_distribution(v) for k, v in content["distributions"].items()}
     return Sweep(name, config, spec, distributions, content["grammars"])
 
 
-def _without_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that trials begin from."""
     return {key: value for key, value in config.items() if key != "sweep"}
 
 
-def _label(value: Any) -> Any:
-    """What stands for a value in the study: Optuna's choices are plain values, no lists."""
+def label(value: Any) -> Any:
+    """Return what stands for a value in the study: Optuna's choices are plain values, no lists."""
     return value if isinstance(value, str | int | float | None) else json.dumps(value)
-
-
-def _distribution(
-    key: str, spec: SweepSpec, whole: Document, plain: Document, path: Path, base: Experiment
-) -> BaseDistribution:
-    """Try what a key may become, each at its place in the file, and say it in Optuna's terms."""
-    steps, over = tuple(key.split(".")), spec.over[key]
-    at = ("sweep", "over", key)
-    if steps[0] in SAME:
-        raise ConfigError(
-            f"{whole.key_place(at)}: '{key}' is the same in all trials: {SAME[steps[0]]}"
-        )
-
-    def placed(value: Any, *where: str | int) -> Document:
-        place = whole.place((*at, *where))
-        try:
-            return with_value(plain, steps, value, place, whole.key_place(at))
-        except ConfigError as error:
-            raise ConfigError(f"{whole.key_place(at)}: {error}") from None
-
-    def check(value: Any, *where: str | int) -> None:
-        document = placed(value, *where)
-        try:
-            found = experiment_from(document, path.parent, path.stem)
-        except GrammarError:
-            raise
-        except RuleSearchError as error:
-            raise ConfigError(f"{key}: {error.message}", document.place(steps)) from None
-        if type(found.tasks) is not type(base.tasks):
-            raise ConfigError(
-                f"{document.place(steps)}: {key}: trials are judged on the configuration's own "
-                "tasks, and these are of another family"
-            )
-
-    if not isinstance(over, RangeSpec):
-        where = () if isinstance(over, list) else ("choices",)
-        values = spec.values(key) or []
-        for k, value in enumerate(values):
-            check(value, *where, k)
-        return CategoricalDistribution([_label(value) for value in values])
-
-    # Between the ends and not whole, whatever they are: is this a setting that counts?
-    between = placed(over.low + (over.high - over.low) / math.pi, "low")
-    ends = {"low": over.low, "high": over.high}
-    if not _takes(between) and all(end.is_integer() for end in ends.values()):
-        for name, end in ends.items():
-            check(int(end), name)
-        return IntDistribution(int(over.low), int(over.high), log=over.log)
-    for name, end in ends.items():
-        check(end, name)
-    return FloatDistribution(over.low, over.high, log=over.log)
-
-
-def _takes(document: Document) -> bool:
-    """Whether a configuration is one, as far as its text goes."""
-    try:
-        config = validate(Config, document, WHAT)
-        if not isinstance(config.grammar, str):
-            grammar_of(config.grammar, Path(), document)
-    except RuleSearchError:
-        return False
-    return True

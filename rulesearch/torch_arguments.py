@@ -1,0 +1,36 @@
+"""What public calls are given of torch's own kinds: generators, types and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rulesearch.arguments import check_kind
+from rulesearch.errors import ConfigError
+
+__all__ = ["check_floating", "check_generators", "device_named"]
+
+
+def check_generators(generators: Sequence[torch.Generator], each: str) -> None:
+    """Refuse what are no generators; there is one for ``each``."""
+    wanted = f"a list of torch.Generator, one a {each}"
+    check_kind("generators", generators, Sequence, wanted)
+    for i, generator in enumerate(generators):
+        check_kind(f"generators[{i}]", generator, torch.Generator, "a torch.Generator")
+
+
+def check_floating(dtype: torch.dtype) -> None:
+    """Refuse what is no type of real numbers; a type's name is none."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(f"dtype is {dtype!r}; give torch.float32 or torch.float64")
+
+
+def device_named(device: torch.device | str) -> torch.device:
+    """Return the device of a name."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ConfigError(
+            f"device is cpu or cuda, or one of several as cuda:1, not {device!r}"
+        ) from None
