@@ -9,7 +9,7 @@ import torch
 from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError
 
-__all__ = ["check_floating", "check_generators", "device_named"]
+__all__ = ["check_floating", "check_generators", "device_named", "no_device"]
 
 
 def check_generators(generators: Sequence[torch.Generator], each: str) -> None:
@@ -31,6 +31,9 @@ def device_named(device: torch.device | str) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError):
-        raise ConfigError(
-            f"device is cpu or cuda, or one of several as cuda:1, not {device!r}"
-        ) from None
+        raise no_device(device) from None
+
+
+def no_device(device: object) -> ConfigError:
+    """Return the error of what names no device that networks can be on."""
+    return ConfigError(f"device is cpu or cuda, or one of several as cuda:1, not {device!r}")

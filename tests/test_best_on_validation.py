@@ -56,6 +56,16 @@ def test_without_a_look_it_is_the_last() -> None:
     torch.testing.assert_close(last.model.theta()["b"].detach(), torch.full((2,), -3 / 4))
 
 
+def test_a_seed_whose_errors_are_no_numbers_keeps_its_last() -> None:
+    errors = iter([[1.0, math.nan], [2.0, math.inf]])
+    mixed = training(lambda model: torch.tensor(next(errors)))
+    for _ in range(5):
+        mixed.update()
+    mixed.choose()
+    expected = -torch.tensor([2.0, 5.0]) / 4
+    torch.testing.assert_close(mixed.model.theta()["b"].detach(), expected)
+
+
 @pytest.mark.parametrize("broken_off", [1, 3, 4, 7])
 def test_it_goes_on_from_a_checkpoint(broken_off: int) -> None:
     first = training(listed())

@@ -46,7 +46,7 @@ def same(run: Path, other: Path) -> bool:
     mine, theirs = jobs_of(run), jobs_of(other)
     return mine.keys() == theirs.keys() and all(
         mine[job].keys() == theirs[job].keys()
-        and all(torch.equal(v.nan_to_num(), theirs[job][k].nan_to_num()) for k, v in own.items())
+        and all(torch.allclose(v, theirs[job][k], 0, 0, equal_nan=True) for k, v in own.items())
         for job, own in mine.items()
     )
 

@@ -64,10 +64,14 @@ class BestOnValidation:
         return record
 
     def choose(self) -> None:
-        """Give the model the best of each seed; the last, where none was ever looked at."""
+        """Give the model the best of each seed; the last, where no error was ever finite."""
+        if self._error is None:
+            return
+        known = self._error.isfinite()
         with torch.no_grad():
             for name, best in self._best.items():
-                self.model.get_parameter(name).copy_(best)
+                last = self.model.get_parameter(name)
+                last.copy_(torch.where(spread(known, best), best, last))
 
     def _look(self) -> None:
         error = self.judge(self.model)

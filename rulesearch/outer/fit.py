@@ -9,6 +9,7 @@ import torch
 from rulesearch.errors import ConfigError
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.tasks import ImageData, TaskFamily
+from rulesearch.torch_arguments import device_named, no_device
 
 __all__ = ["check_fit", "usable_device"]
 
@@ -73,12 +74,9 @@ def usable_device(name: str) -> torch.device:
     ConfigError
         If there is no such device here.
     """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device is cpu or cuda, or one of several as cuda:1, not '{name}'")
+    device = device_named(name)
+    if device.type not in ("cpu", "cuda"):
+        raise no_device(name)
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= there:
         found = f"there are {there} GPUs" if there else "torch finds no GPU"
