@@ -9,7 +9,7 @@ from typing import SupportsFloat, SupportsIndex
 
 from rulesearch.errors import ConfigError, RuleSearchError
 
-__all__ = ["check_kind", "check_path", "real", "whole"]
+__all__ = ["check_kind", "check_path", "number", "real", "whole"]
 
 
 def check_kind(
@@ -32,20 +32,25 @@ def check_path(name: str, value: object, error: type[RuleSearchError] = ConfigEr
 def whole(name: str, value: SupportsIndex, least: int) -> int:
     """Return a whole number of at least ``least``; a float is none."""
     try:
-        number = operator.index(value)
+        found = operator.index(value)
     except TypeError:
         raise ConfigError(f"{name} is {value!r}; give a whole number") from None
-    if number < least:
-        raise ConfigError(f"{name} must be at least {least}, not {number}")
-    return number
+    if found < least:
+        raise ConfigError(f"{name} must be at least {least}, not {found}")
+    return found
+
+
+def number(value: SupportsFloat) -> float:
+    """Return a number, and NaN for what is none, as text; for those who say what they want."""
+    try:
+        return math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def real(name: str, value: SupportsFloat, error: type[RuleSearchError] = ConfigError) -> float:
     """Return a finite number; text is none."""
-    try:
-        number = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
+    found = number(value)
+    if not math.isfinite(found):
         raise error(f"{name} is {value!r}; give a finite number")
-    return number
+    return found

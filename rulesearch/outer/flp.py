@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from operator import index
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
+from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Grammar, TermPool
 from rulesearch.learners import PlasticityLearner
@@ -19,6 +22,7 @@ from rulesearch.outer.meta_model import MetaModel
 from rulesearch.outer.meta_training import MetaRates
 from rulesearch.outer.seeds import NETWORK, generators
 from rulesearch.rules import Rule
+from rulesearch.torch_arguments import device_named
 
 __all__ = ["LEARNING", "FLPSettings", "flp_model"]
 
@@ -88,23 +92,34 @@ class FLPSettings:
             )
         for name in ("widths", "image", "channels", "strides"):
             sizes = getattr(self, name)
-            if not all(isinstance(size, int) and size > 0 for size in sizes or ()):
-                raise ConfigError(f"FLP: {name} is {sizes}; give whole numbers from 1 on")
-        if not 1 <= self.plastic_layers < len(self.widths):
+            if name == "image" and sizes is None:
+                continue
+            check_kind(f"FLP: {name}", sizes, Iterable, "whole numbers, as (784, 100, 10)")
+            if not all(isinstance(size, SupportsIndex) and index(size) > 0 for size in sizes):
+                raise ConfigError(f"FLP: {name} is {sizes!r}; give whole numbers from 1 on")
+            object.__setattr__(self, name, tuple(map(index, sizes)))
+        check_kind("FLP: rule", self.rule, (str, Rule), "a term of the catalogue, or a Rule")
+        check_kind("FLP: feedback", self.feedback, LearntFeedback, "a LearntFeedback")
+        check_kind("FLP: rates", self.rates, MetaRates, "MetaRates")
+        if not 1 <= whole("FLP: plastic_layers", self.plastic_layers, 0) < len(self.widths):
             raise ConfigError(
                 f"FLP: {len(self.widths) - 1} layers, of which 1 or more can be plastic, "
                 f"not {self.plastic_layers}"
             )
+        if isinstance(self.rate, Sequence):
+            object.__setattr__(self, "rate", tuple(self.rate))
         if isinstance(self.rate, tuple) and len(self.rate) != self.plastic_layers:
             raise ConfigError(
                 f"FLP: {len(self.rate)} values of rate for {self.plastic_layers} plastic layers"
             )
         for name, values in (("mixing", (self.mixing,)), ("rate", self.starts)):
-            if not all(map(math.isfinite, values)):
+            if not all(math.isfinite(number(value)) for value in values):
                 raise ConfigError(f"FLP: {name} is {getattr(self, name)}; give finite numbers")
         self._check_convolutions()
 
     def _check_convolutions(self) -> None:
+        if self.image is not None and len(self.image) != 3:
+            raise ConfigError(f"FLP: image is {self.image}; give channels, height and width")
         if self.image is None and (self.channels or self.strides):
             raise ConfigError("FLP: convolutions (channels, strides) need the image's shape")
         if self.image is not None and (self.channels or self.strides):
@@ -176,8 +191,15 @@ def flp_model(
     ConfigError
         If there are no seeds, ``like`` has other layers, or features do not fit the settings.
     """
-    if seeds < 1:
-        raise ConfigError(f"FLP: seeds must be at least 1, not {seeds}")
+    check_kind("settings", settings, FLPSettings, "FLPSettings, as SINES of the presets")
+    seeds, seed = whole("FLP: seeds", seeds, least=1), whole("FLP: seed", seed, least=0)
+    if like is not None:
+        check_kind("like", like, MetaModel, "a MetaModel")
+    if pool is not None:
+        check_kind("pool", pool, TermPool, "a TermPool, as grammar.enumerate()")
+    if theta is not None:
+        check_kind("theta", theta, Iterable, "numbers, one a term, as [1.0, 0.0]")
+    device = device_named(device)
     members = [(row, 0) for row in range(seeds)]
     network = settings.network
     rule: Rule | TermPool = pool if pool is not None else _rule(settings)
@@ -204,7 +226,7 @@ def flp_model(
         bias_rate=rates(born.bias, settings.learning != "flp"),
         feedback_rate=rates(born.B, network.plastic_feedback),
     )
-    coefficients = None if theta is None else torch.tensor(theta, dtype=dtype)
+    coefficients = None if theta is None else torch.tensor([number(t) for t in theta], dtype=dtype)
     below = [m.to(dtype) for m in lowest if m is not None]
     model = MetaModel(learner, born, below, coefficients, settings.image).to(device)
     return model if like is None else _start_from(model, like)
@@ -229,7 +251,11 @@ def _own_features(
             "FLP: features of one's own take the place of convolutions; leave channels and "
             "strides empty"
         )
+    kinds = (nn.Module, Sequence)
+    check_kind("features", features, kinds, "a torch module, or a list of them, one a seed")
     several = [features] * seeds if isinstance(features, nn.Module) else features
+    for i, module in enumerate(several):
+        check_kind(f"features[{i}]", module, nn.Module, "a torch module")
     if len(several) != seeds:
         raise ConfigError(f"FLP: {len(several)} feature modules for {seeds} seeds")
     return [deepcopy(module) for module in several]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from rulesearch.arguments import check_kind, whole
 from rulesearch.networks import LearntFeedback
 from rulesearch.outer.flp import FLPSettings
 from rulesearch.outer.meta_training import MetaRates
@@ -52,6 +53,8 @@ MINI_IMAGENET = replace(
 
 def with_plastic_layers(flp: FLPSettings, count: int) -> FLPSettings:
     """The same network with so many plastic layers, or fewer; with one it is feature reuse."""
+    _check(flp)
+    whole("FLP: plastic_layers", count, least=1)
     rate, step = flp.rate, flp.rates.rate
     return replace(
         flp,
@@ -72,6 +75,8 @@ def by_gradient(flp: FLPSettings, start: float, rate: float, *, exact: bool = Tr
         Whether the meta-gradient is exact, as in the paper's text, or first-order, as in its
         released code.
     """
+    _check(flp)
+    check_kind("FLP: exact", exact, bool, "True or False")
     return replace(
         flp,
         learning="gradient",
@@ -84,6 +89,7 @@ def by_gradient(flp: FLPSettings, start: float, rate: float, *, exact: bool = Tr
 
 def by_oml(flp: FLPSettings, rate: float) -> FLPSettings:
     """OML: gradient descent at one fixed rate, and a first-order meta-gradient."""
+    _check(flp)
     return replace(
         flp,
         learning="oml",
@@ -92,6 +98,10 @@ def by_oml(flp: FLPSettings, rate: float) -> FLPSettings:
         rate=rate,
         rates=replace(flp.rates, feedback=0.0, mixing=0.0, rate=0.0),
     )
+
+
+def _check(flp: FLPSettings) -> None:
+    check_kind("flp", flp, FLPSettings, "FLPSettings, as SINES or PRESETS['omniglot-flp']")
 
 
 def _rows(flp: FLPSettings, start: float, oml_rate: float) -> dict[str, FLPSettings]:

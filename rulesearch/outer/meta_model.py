@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import LearnerError
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState
@@ -26,6 +27,7 @@ GROUPS = {
 }
 """Meta-parameters that are learnt at a common rate."""
 
+TASK = "a TaskBatch, as of tasks.sample(generators)"
 _UNFIT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
@@ -72,6 +74,8 @@ class MetaModel(nn.Module):
 
     Raises
     ------
+    ConfigError
+        If the learner, the modules or the shape of an image are of another kind.
     LearnerError
         If the state is not the network's, there are not as many modules as seeds or two of them
         share parameters, a module mixes examples or draws at random, or theta is not one finite
@@ -97,10 +101,15 @@ class MetaModel(nn.Module):
         image: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        wanted = "a PlasticityLearner, as PlasticityLearner(network, rule)"
+        check_kind("learner", learner, PlasticityLearner, wanted)
         learner.network.check(born)
         _check_features(features, born.lifetimes)
         self.learner, self.seeds = learner, born.lifetimes
-        self.image = None if image is None else tuple(image)
+        if image is not None:
+            check_kind("image", image, Sequence, "a shape, as (1, 28, 28)")
+            image = tuple(whole(f"image[{i}]", n, least=1) for i, n in enumerate(image))
+        self.image = image
         self.features = nn.ModuleList(features)
         named = self.features.named_parameters(prefix="features")
         self._frozen = frozenset(key for key, p in named if not p.requires_grad)
@@ -146,8 +155,17 @@ class MetaModel(nn.Module):
 
     def see(self, x: Tensor, lifetimes: int) -> Tensor:
         """What the plastic layers see of examples ``(..., lifetimes, examples, n_in)``."""
+        if lifetimes % self.seeds:
+            raise LearnerError(
+                f"a task of {lifetimes} lifetimes for {self.seeds} seeds; it should have as many "
+                "for each"
+            )
         if not self.features:
             return x
+        if x.dtype != self.dtype or x.device != self.device:
+            raise LearnerError(
+                f"examples are {x.dtype} on {x.device}, the model is {self.dtype} on {self.device}"
+            )
         episodes = lifetimes // self.seeds
         parts = x.split(episodes, -3)
         pairs = zip(self.features, parts, strict=True)
@@ -156,6 +174,7 @@ class MetaModel(nn.Module):
 
     def live(self, task: TaskBatch, state: NetworkState | None = None) -> NetworkState:
         """Networks after their lifetimes; ``state`` instead of birth goes on with a life."""
+        check_kind("task", task, TaskBatch, TASK, LearnerError)
         x, lifetimes = task.x[:], task.x.shape[1]
         if x.ndim == 3:
             x = x.unsqueeze(2)
@@ -172,6 +191,8 @@ class MetaModel(nn.Module):
 
     def judge(self, state: NetworkState, task: TaskBatch) -> LifeOutcome:
         """Loss on the queries of networks as they are."""
+        check_kind("state", state, NetworkState, "a NetworkState, as of live()", LearnerError)
+        check_kind("task", task, TaskBatch, TASK, LearnerError)
         network = self.learner.network
         output = network(state, self.see(task.x_query, state.lifetimes))
         if network.output == "linear":
@@ -188,6 +209,10 @@ class MetaModel(nn.Module):
 
 
 def _check_features(features: Sequence[nn.Module], seeds: int) -> None:
+    kinds = (Sequence, nn.ModuleList)
+    check_kind("features", features, kinds, "a list of torch modules, one a seed")
+    for i, module in enumerate(features):
+        check_kind(f"features[{i}]", module, nn.Module, "a torch module")
     if features and len(features) != seeds:
         raise LearnerError(f"there are {len(features)} feature modules for {seeds} seeds")
     owner: dict[int, int] = {}
@@ -207,6 +232,7 @@ def _check_features(features: Sequence[nn.Module], seeds: int) -> None:
 
 
 def _check_theta(theta: Tensor, learner: PlasticityLearner) -> None:
+    check_kind("theta", theta, Tensor, "a torch tensor", LearnerError)
     if tuple(theta.shape) != (learner.n_terms,):
         raise LearnerError(
             f"theta has shape {tuple(theta.shape)}; it should be ({learner.n_terms},), "

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError
 from rulesearch.outer.clipping import UsualNorm
-from rulesearch.outer.curriculum import Stage, stage_at
+from rulesearch.outer.curriculum import TASKS, Stage, stage_at
 from rulesearch.outer.fit import check_fit
 from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
@@ -54,9 +55,16 @@ class MetaRates:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            several = value if isinstance(value, Sequence) else () if value is None else (value,)
-            if not all(math.isfinite(v) and v >= 0 for v in several):
-                raise ConfigError(f"meta-training: {each.name} is {value}; give numbers from 0 on")
+            if each.name == "clip" and value is None:
+                continue
+            many = each.name in ("rate", "milestones") and isinstance(value, tuple | list)
+            if not all(0 <= number(v) < math.inf for v in (value if many else (value,))):
+                raise ConfigError(
+                    f"meta-training: {each.name} is {value!r}; give numbers from 0 on"
+                )
+        check_kind("meta-training: milestones", self.milestones, Sequence, "updates, as (50, 80)")
+        for milestone in self.milestones:
+            whole("meta-training: a milestone", milestone, least=0)
         if self.clip == 0:
             raise ConfigError("meta-training: clip is 0, and nothing would be learnt")
 
@@ -121,8 +129,7 @@ class MetaTraining:
     updates: int = 0
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ConfigError(f"meta-training: episodes must be at least 1, not {self.episodes}")
+        self._check_kinds()
         for tasks in (*(stage.tasks for stage in self.stages), self.tasks):
             check_fit(self.model, tasks)
         if self.model.learner.method == "first-order":
@@ -136,6 +143,20 @@ class MetaTraining:
             raise ConfigError("meta-training: every rate is 0, and nothing would be learnt")
         self._adam = torch.optim.Adam(learnt)
         self._usual = None if self.rates.clip is None else UsualNorm(self.rates.clip)
+
+    def _check_kinds(self) -> None:
+        for name, least in (("seed", 0), ("episodes", 1), ("updates", 0)):
+            whole(f"meta-training: {name}", getattr(self, name), least)
+        for name, kind, wanted in (
+            ("model", MetaModel, "a MetaModel, as flp_model(settings)"),
+            ("tasks", TaskFamily, TASKS),
+            ("rates", MetaRates, "MetaRates"),
+            ("penalty", Penalty, "a penalty, as rulesearch.ProximalL1(10.0)"),
+            ("stages", Sequence, "a list of Stages"),
+        ):
+            check_kind(f"meta-training: {name}", getattr(self, name), kind, wanted)
+        for i, stage in enumerate(self.stages):
+            check_kind(f"meta-training: stages[{i}]", stage, Stage, "a Stage, as Stage(100, tasks)")
 
     def _check_first_order(self) -> None:
         unseen = ["feedback", "mixing"] if self.model.learner.network.learns_feedback else []

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.outer.meta_model import MetaModel
@@ -45,8 +46,15 @@ class ShapeTraining:
     kept: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_kind("training", self.training, MetaTraining, "a MetaTraining")
         theta = self.model.theta
         if self.kept is not None:
+            check_kind("kept", self.kept, Tensor, "a torch tensor, True where a term is")
+            if self.kept.shape != theta.shape:
+                raise ConfigError(
+                    f"kept has shape {tuple(self.kept.shape)}; it should be {tuple(theta.shape)}, "
+                    "a value for each seed and term"
+                )
             kept = self.kept.to(theta)
             with torch.no_grad():
                 theta.mul_(kept)
