@@ -326,7 +326,7 @@ def test_a_strength_that_nudges_nothing_is_refused(beta: float) -> None:
         (lambda: SGD(0.0), "rate must be a positive number"),
         (lambda: SGD(0.1, momentum=1.0), "momentum"),
         (lambda: Adam(-1.0), "rate"),
-        (lambda: Descent(-1), "steps are not below zero"),
+        (lambda: Descent(-1), "steps must be at least 0"),
         (lambda: UnrolledDescent(Descent(5), 6), "from 1 to 5"),
         (lambda: ConjugateGradient(0), "iterations"),
         (lambda: Neumann(3, 0.0), "alpha"),

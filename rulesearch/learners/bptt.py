@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, real
+from rulesearch.errors import LearnerError
 from rulesearch.networks.spiking import SpikingNetwork
 
 __all__ = ["BPTT"]
@@ -28,14 +30,25 @@ class BPTT:
     network : SpikingNetwork
     rate_strength, rate_target : float
         c and r.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is of another kind.
     """
 
     network: SpikingNetwork
     rate_strength: float = 0.0
     rate_target: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_kind("network", self.network, SpikingNetwork, "a SpikingNetwork")
+        real("rate_strength", self.rate_strength)
+        real("rate_target", self.rate_target)
+
     def loss(self, phi: Weights, x: Tensor, target: Tensor) -> Tensor:
         """What it descends, ``(lifetimes,)``."""
+        self.network.check_target(x, target)
         activity = self.network(phi, x)
         error = (activity.answer - target).square().mean((1, 2))
         rate = activity.z.mean((1, 2, 3))
@@ -43,6 +56,7 @@ class BPTT:
 
     def __call__(self, phi: Weights, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the gradient of every weight; differentiable where autograd records."""
+        check_kind("phi", phi, Mapping, "tensors by name, as of init()", LearnerError)
         recorded = torch.is_grad_enabled()
         with torch.enable_grad():
             at = {

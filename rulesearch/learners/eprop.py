@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, real
+from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.networks.spiking import SpikingNetwork, filtered
 
 __all__ = ["EProp", "triangle"]
@@ -46,6 +48,11 @@ class EProp:
         mean rate in an example is above the target, in spikes a step.
     modulation : mapping
         Factors of the gradients of weights by name, by default 1.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is of another kind, or a factor is of no weight.
     """
 
     network: SpikingNetwork
@@ -53,6 +60,20 @@ class EProp:
     rate_strength: float = 0.0
     rate_target: float = 0.0
     modulation: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_kind("network", self.network, SpikingNetwork, "a SpikingNetwork")
+        if not callable(self.pseudo):
+            raise ConfigError(f"pseudo should be a function, as triangle, not {self.pseudo!r}")
+        real("rate_strength", self.rate_strength)
+        real("rate_target", self.rate_target)
+        check_kind("modulation", self.modulation, Mapping, "factors by name, as {'W_in': 0.5}")
+        known = self.network.shapes
+        for name, factor in self.modulation.items():
+            if name not in known:
+                hint = did_you_mean(str(name), known)
+                raise ConfigError(f"modulation is of {', '.join(known)}, not of {name!r}{hint}")
+            real(f"modulation[{name!r}]", factor)
 
     def __call__(self, phi: Weights, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the gradient of every weight.
@@ -64,8 +85,14 @@ class EProp:
         x : Tensor (lifetimes, time, examples, n_in)
             Spikes.
         target : Tensor (lifetimes, examples, n_out)
+
+        Raises
+        ------
+        LearnerError
+            If they do not fit the network or one another.
         """
         net = self.network
+        net.check_target(x, target)
         v, z, u = net(phi, x)
         error = u - target[:, None]
         signal = (error.flatten(1, 2) @ phi["W_out"]).reshape(z.shape)

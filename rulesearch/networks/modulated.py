@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError
+from rulesearch.torch_arguments import check_generators
 
 __all__ = ["ModulatedNetwork"]
 
@@ -48,11 +50,23 @@ class ModulatedNetwork:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise ConfigError(f"unit is one of {', '.join(UNITS)}, not '{self.unit}'")
-        if len(self.sizes) < 2 or min(self.sizes) < 1:
+        check_kind("sizes", self.sizes, Sequence, "units per layer, as [784, 100, 10]")
+        for i, size in enumerate(self.sizes):
+            whole(f"sizes[{i}]", size, least=1)
+        if len(self.sizes) < 2:
             raise ConfigError(f"sizes are those of two layers or more, not {list(self.sizes)}")
 
     def init(self, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """Draw networks, each from its own generator alone."""
+        """Draw networks, each from its own generator alone.
+
+        Raises
+        ------
+        ConfigError
+            If there is no generator.
+        """
+        check_generators(generators, "network")
+        if not generators:
+            raise ConfigError("modulated network: at least one generator is needed")
         drawn = [self._draw(generator) for generator in generators]
         return {name: torch.stack([each[name] for each in drawn]) for name in drawn[0]}
 

@@ -295,6 +295,11 @@ class PlasticNetwork:
         """
         check_kind("output", output, Tensor, "a torch tensor", LearnerError)
         _check_label(label)
+        examples = output.shape if label.is_floating_point() else output.shape[:-1]
+        if label.shape != examples:
+            raise LearnerError(
+                f"label has shape {tuple(label.shape)}; it should be {tuple(examples)}"
+            )
         if self.output == "softmax":
             picked = output.log_softmax(-1)
             if label.is_floating_point():
@@ -324,7 +329,11 @@ class PlasticNetwork:
             e_0 to e_L; e_L = dLoss/dz_L, e_0 the synthetic error. Where feedback is learnt,
             what it carries to each layer, and zero for the input.
         """
+        check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
+        check_kind("activations", activations, Sequence, "a list of tensors", LearnerError)
         pathway = feedback or self.feedback
+        if pathway not in FEEDBACKS:
+            raise ConfigError(f"feedback is one of {', '.join(FEEDBACKS)}, not {pathway!r}")
         if pathway == "flp":
             target = self.target(label, activations[-1].dtype)
             arrived = self.learnt_feedback.carried(state, activations[-1], target)

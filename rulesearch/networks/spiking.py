@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.torch_arguments import check_floating, check_generators
 
 __all__ = ["Activity", "SpikingNetwork", "fast_sigmoid_spike", "filtered"]
 
@@ -116,11 +118,14 @@ class SpikingNetwork:
     spike: Callable[[Tensor], Tensor] = fast_sigmoid_spike
 
     def __post_init__(self) -> None:
-        for name in ("n_in", "hidden", "n_out", "membrane", "readout", "threshold"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"spiking network: {name} must be positive, not {getattr(self, name)}"
-                )
+        for name in ("n_in", "hidden", "n_out"):
+            whole(f"spiking network: {name}", getattr(self, name), least=1)
+        for name in ("membrane", "readout", "threshold"):
+            value = getattr(self, name)
+            if not 0 < number(value) < math.inf:
+                raise ConfigError(f"spiking network: {name} must be positive, not {value!r}")
+        if not callable(self.spike):
+            raise ConfigError(f"spiking network: spike should be a function, not {self.spike!r}")
 
     @property
     def alpha(self) -> float:
@@ -153,6 +158,8 @@ class SpikingNetwork:
         ConfigError
             If there is no generator.
         """
+        check_generators(generators, "network")
+        check_floating(dtype)
         if not generators:
             raise ConfigError("spiking network: at least one generator is needed")
 
@@ -163,6 +170,17 @@ class SpikingNetwork:
 
         drawn = [{name: draw(g, name) for name in self.shapes} for g in generators]
         return {name: torch.stack([d[name] for d in drawn]).to(dtype) for name in self.shapes}
+
+    def check_target(self, x: Tensor, target: Tensor) -> None:
+        """Raise LearnerError unless there is a target for each example of spikes."""
+        check_kind("x", x, Tensor, "a torch tensor, of spikes", LearnerError)
+        check_kind("target", target, Tensor, "a torch tensor", LearnerError)
+        wanted = (*x.shape[:3:2], self.n_out)
+        if target.shape != wanted:  # else one would be spread over the other
+            raise LearnerError(
+                f"target has shape {tuple(target.shape)}; it should be {wanted}, lifetimes, "
+                "examples and outputs"
+            )
 
     def __call__(self, phi: Mapping[str, Tensor], x: Tensor) -> Activity:
         """Run the networks.
@@ -177,14 +195,21 @@ class SpikingNetwork:
         Raises
         ------
         LearnerError
-            If spikes do not have the network's width, or are of other lifetimes.
+            If a weight is missing, or spikes do not have the network's width, or are of other
+            lifetimes or another type.
         """
+        check_kind("weights", phi, Mapping, "tensors by name, as of init()", LearnerError)
+        check_kind("x", x, Tensor, "a torch tensor, of spikes", LearnerError)
+        if not phi.keys() >= GAINS.keys():
+            raise LearnerError(f"weights are {', '.join(GAINS)}, not {', '.join(phi)}")
         W_in, W_rec, W_out = (phi[name].mT for name in ("W_in", "W_rec", "W_out"))
         if x.ndim != 4 or x.shape[-1] != self.n_in or x.shape[0] != W_in.shape[0]:
             raise LearnerError(
                 f"spikes are (lifetimes, time, examples, n_in), here ({W_in.shape[0]}, time, "
                 f"examples, {self.n_in}), not {tuple(x.shape)}"
             )
+        if x.dtype != W_in.dtype:
+            raise LearnerError(f"spikes are {x.dtype}, the weights {W_in.dtype}")
         lifetimes, time, examples, _ = x.shape
         current = (x[:, :-1].flatten(1, 2) @ W_in).reshape(lifetimes, time - 1, examples, -1)
         v = z = current.new_zeros(lifetimes, examples, self.hidden)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.compile.naive import evaluate
 from rulesearch.grammar import TermPool
 from rulesearch.learners.examples import Indexed, check_examples
@@ -44,7 +45,15 @@ def term_scales(
     cap : float
         Largest scale. The reference, the first term that starts off zero (else the first), has
         scale one.
+
+    Raises
+    ------
+    ConfigError, LearnerError
+        If one of them is of another kind, or they do not fit together.
     """
+    check_kind("pool", pool, TermPool, "a TermPool, as grammar.enumerate()")
+    check_kind("network", network, PlasticNetwork, "a PlasticNetwork")
+    network.check(state)
     total = torch.zeros(len(network.connections), len(pool), dtype=torch.float64)
     for k, r, change in _changes(pool, network, state, x, label):
         total[k, r] += change.square().sum()

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, whole
 from rulesearch.learners.bptt import BPTT
 from rulesearch.learners.eprop import EProp
 from rulesearch.outer.bilevel import Bilevel, Descent, Estimate, Named, UnrolledDescent
@@ -30,11 +31,22 @@ class SpikingProblem:
     tasks : SpikingTasks
     batch : int, optional
         Examples of a step, taken in turn; by default all.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is of another kind.
     """
 
     learner: EProp | BPTT
     tasks: SpikingTasks
     batch: int | None = None
+
+    def __post_init__(self) -> None:
+        check_kind("learner", self.learner, (EProp, BPTT), "EProp or BPTT of a network")
+        check_kind("tasks", self.tasks, SpikingTasks, "SpikingTasks, as of SpikingSines().sample()")
+        if self.batch is not None:
+            whole("batch", self.batch, least=1)
 
     def start(self, theta: Named) -> Named:
         """Weights among the meta-parameters; others are zero, for what goes around to replace."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import TASK, generators
@@ -45,7 +46,9 @@ class Batches:
     shuffle: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.size <= self.rows.shape[1]:
+        check_kind("data", self.data, ImageData, "ImageData, as rulesearch.tasks.load('digits')")
+        check_kind("rows", self.rows, Tensor, "a torch tensor, of rows of the data")
+        if not 0 < whole("size", self.size, 0) <= self.rows.shape[1]:
             raise ConfigError(
                 f"a batch has from 1 to {self.rows.shape[1]} images, all there are, not {self.size}"
             )

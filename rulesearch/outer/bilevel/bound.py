@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from rulesearch.arguments import number
 from rulesearch.errors import ConfigError
 
 __all__ = ["best_beta", "error_bound"]
@@ -28,8 +29,8 @@ def error_bound(delta: float, beta: float) -> float:
     ConfigError
         If beta is not positive, or delta negative.
     """
-    if not (beta > 0 and delta >= 0):
-        raise ConfigError(f"beta must be positive and delta not negative: {beta}, {delta}")
+    if not (number(beta) > 0 and number(delta) >= 0):
+        raise ConfigError(f"beta must be positive and delta not negative: {beta!r}, {delta!r}")
     return (1 + beta) / beta * delta + beta / (1 + beta)
 
 
@@ -43,7 +44,7 @@ def best_beta(delta: float) -> float:
     ConfigError
         If delta is negative.
     """
-    if not delta >= 0:
-        raise ConfigError(f"delta must not be negative: {delta}")
+    if not number(delta) >= 0:
+        raise ConfigError(f"delta must not be negative: {delta!r}")
     root = math.sqrt(delta)
     return root / (1 - root) if root < 1 else math.inf

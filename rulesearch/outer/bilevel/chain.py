@@ -22,8 +22,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
 from rulesearch.outer.bilevel.contrastive import Contrastive, check_beta
+from rulesearch.outer.bilevel.given import check_learner, check_named
 from rulesearch.outer.bilevel.named import Named, detached, flat
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
 from rulesearch.outer.bilevel.residual import LEARNING, check_tolerance
@@ -45,13 +47,18 @@ class Chain(Generic[P]):
 
     Raises
     ------
-    LearnerError
-        If there are none.
+    ConfigError, LearnerError
+        If one of them is something else, or there are none.
     """
 
     stages: Sequence[ComplexSynapse[P]]
 
     def __post_init__(self) -> None:
+        wanted = "a list of complex synapses, one a stage"
+        check_kind("stages", self.stages, Sequence, wanted)
+        for i, stage in enumerate(self.stages):
+            wanted = "a ComplexSynapse, which goes around any problem"
+            check_kind(f"stages[{i}]", stage, ComplexSynapse, wanted)
         if not self.stages:
             raise LearnerError("a chain has one stage at least")
 
@@ -94,12 +101,16 @@ class ContrastiveChain(Generic[P]):
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        check_learner("free", self.free)
+        check_learner("nudged", self.nudged)
         check_beta(self.beta)
         check_tolerance(self.tolerance)
 
     @torch.no_grad()
     def __call__(self, problem: Chain[P], theta: Named) -> Estimate:
         """Learn all stages, then contrast them from the last to the first."""
+        check_kind("problem", problem, Chain, "a Chain of complex synapses")
+        check_named("theta", theta)
         theta = detached(theta)
         states = problem.live(self.free, theta)
         last, end = problem.stages[-1], anchored(theta, states[-2])

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
 from rulesearch.outer.accuracy import share_right
+from rulesearch.outer.bilevel.given import check_named, check_sources
 from rulesearch.outer.bilevel.losses import LossProblem
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.networks import Source
 
 __all__ = ["Classifier", "CrossEntropy", "accuracy", "classifier_problem", "fast_and_slow"]
 
+CLASSIFIER = "a function of weights and examples, as ModulatedNetwork([4, 6, 2])"
 AT_ONCE = 500  # images that are judged side by side
 
 
+@runtime_checkable
 class Classifier(Protocol):
     """A network as a function of its weights."""
 
@@ -54,7 +58,17 @@ def classifier_problem(
     born : Named
         The weights that learn, as they are at first. All others are meta-parameters of the same
         names as in the network: slow weights.
+    learn, evaluate : Source
+        Examples that are learnt, and that judge.
+
+    Raises
+    ------
+    ConfigError, LearnerError
+        If one of them is of another kind.
     """
+    check_kind("network", network, Classifier, CLASSIFIER)
+    check_named("born", born)
+    check_sources(learn=learn, evaluate=evaluate)
     return LossProblem(
         CrossEntropy(network, learn), CrossEntropy(network, evaluate), lambda theta: born
     )
@@ -71,6 +85,9 @@ def fast_and_slow(weights: Named, fast: Collection[str]) -> tuple[Named, Named]:
     LearnerError
         If nothing learns.
     """
+    check_named("weights", weights)
+    if isinstance(fast, str) or not isinstance(fast, Collection):
+        raise LearnerError(f"fast should be ends of names, as ('gain', 'shift'), not {fast!r}")
     chosen = {k for k in weights if k.startswith("head.") and "head" in fast}
     chosen |= {k for k in weights if k.rpartition(".")[2] in fast}
     if not chosen:
@@ -93,6 +110,9 @@ def accuracy(
         Whose examples give a normalised network its means and deviations, none of which then
         depends on what is judged. By default all that is judged does.
     """
+    check_kind("network", network, Classifier, CLASSIFIER)
+    check_named("weights", weights)
+    check_sources(source=source, **({} if reference is None else {"reference": reference}))
     x, label = source(None)
     if reference is None:
         return share_right(network(weights, x), label, *weights.values())

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.outer.bilevel.given import check_sources
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.networks import Source
 
@@ -87,6 +89,11 @@ class CoefficientProblem:
     _nudge: PlasticityLearner = field(init=False)
 
     def __post_init__(self) -> None:
+        check_kind("network", self.network, PlasticNetwork, "a PlasticNetwork")
+        wanted = "a TermPool, as grammar.enumerate()"
+        check_kind("pool", self.pool, TermPool, wanted)
+        self.network.check(self.born)
+        check_sources(learn=self.learn, evaluate=self.evaluate)
         if self.network.feedback != "symmetric":
             raise LearnerError(
                 f"with {self.network.feedback} feedback errors are no gradient, and the rule "

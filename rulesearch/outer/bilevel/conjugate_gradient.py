@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rulesearch.errors import ConfigError
+from rulesearch.arguments import check_kind, whole
 from rulesearch.outer.bilevel.implicit import Product, Solution
 
 __all__ = ["ConjugateGradient"]
@@ -37,8 +37,8 @@ class ConjugateGradient:
     strict: bool = True
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ConfigError(f"iterations must be one or more, not {self.iterations}")
+        whole("iterations", self.iterations, least=1)
+        check_kind("strict", self.strict, bool, "True or False")
 
     def __call__(self, product: Product, g: Tensor) -> Solution:
         """Return the last iterate."""

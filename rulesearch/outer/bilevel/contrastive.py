@@ -21,8 +21,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, number
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
+from rulesearch.outer.bilevel.given import check_given, check_learner
 from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
 from rulesearch.outer.bilevel.residual import LEARNING, Nudge, check_tolerance, within
@@ -42,8 +44,8 @@ P = TypeVar("P", bound=Bilevel)
 
 def check_beta(beta: float) -> None:
     """Raise ConfigError unless the nudging strength is a positive number."""
-    if not (math.isfinite(beta) and beta > 0):
-        raise ConfigError(f"beta, the nudging strength, must be positive, not {beta}")
+    if not 0 < number(beta) < math.inf:
+        raise ConfigError(f"beta, the nudging strength, must be positive, not {beta!r}")
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,20 @@ class Contrastive(Generic[P]):
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        check_learner("free", self.free)
+        check_learner("nudged", self.nudged)
         check_beta(self.beta)
+        check_kind("continued", self.continued, bool, "True or False")
         check_bound(self.bound)
         check_tolerance(self.tolerance)
         if self.scheme not in SCHEMES:
-            hint = did_you_mean(self.scheme, SCHEMES)
+            hint = did_you_mean(str(self.scheme), SCHEMES)
             raise ConfigError(f"scheme is one of {', '.join(SCHEMES)}, not '{self.scheme}'{hint}")
 
     @torch.no_grad()
     def __call__(self, problem: P, theta: Named) -> Estimate:
         """Learn once free and once for each strength of the scheme."""
+        check_given(problem, theta)
         theta = detached(theta)
         start = problem.start(theta)
         watch = Settled(problem, theta, start, self.bound)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import number
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.problem import Bilevel
@@ -31,8 +32,8 @@ BOUND = 100.0
 
 def check_bound(bound: float) -> None:
     """Raise ConfigError unless the bound is a positive number."""
-    if not bound > 0:
-        raise ConfigError(f"bound, how far learning may go astray, must be positive, not {bound}")
+    if not number(bound) > 0:
+        raise ConfigError(f"bound, how far learning may go astray, must be positive, not {bound!r}")
 
 
 class Settled:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.problem import Bilevel
@@ -19,6 +21,7 @@ Memory = tuple[Tensor, ...]
 """What an optimiser keeps of a tensor."""
 
 
+@runtime_checkable
 class Optimiser(Protocol):
     """What a step does with a slope, for each tensor by itself."""
 
@@ -43,8 +46,9 @@ class SGD:
 
     def __post_init__(self) -> None:
         _positive("rate", self.rate)
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum is from 0 to below 1, not {self.momentum}")
+        if not 0 <= number(self.momentum) < 1:
+            raise ConfigError(f"momentum is from 0 to below 1, not {self.momentum!r}")
+        check_kind("nesterov", self.nesterov, bool, "True or False")
 
     def update(self, slope: Tensor, memory: Memory, step: int) -> tuple[Tensor, Memory]:
         """Return the change and the velocity."""
@@ -74,11 +78,12 @@ class Adam:
 
     def __post_init__(self) -> None:
         _positive("rate", self.rate)
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"betas are from 0 to below 1, not {self.betas}")
+        check_kind("betas", self.betas, Sequence, "two numbers, as (0.9, 0.999)")
+        if len(self.betas) != 2 or not all(0 <= number(beta) < 1 for beta in self.betas):
+            raise ConfigError(f"betas are from 0 to below 1, two of them, not {self.betas!r}")
         for name, value in (("eps", self.eps), ("eps_root", self.eps_root)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} must be a number not below zero, not {value}")
+            if not 0 <= number(value) < math.inf:
+                raise ConfigError(f"{name} must be a number not below zero, not {value!r}")
 
     def update(self, slope: Tensor, memory: Memory, step: int | Tensor) -> tuple[Tensor, Memory]:
         """Return the change and the two moments; the step may be a number for each row."""
@@ -115,8 +120,10 @@ class Descent:
     tracked: int | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or (self.tracked is not None and self.tracked < 0):
-            raise ConfigError(f"steps are not below zero: {self.steps}, tracked {self.tracked}")
+        whole("steps", self.steps, least=0)
+        check_kind("optimiser", self.optimiser, Optimiser, "an optimiser, as SGD(0.01)")
+        if self.tracked is not None:
+            whole("tracked", self.tracked, least=0)
 
     def __call__(
         self, problem: Bilevel, theta: Named, phi: Named, beta: float = 0.0, first: int = 0
@@ -145,5 +152,5 @@ def _known(decay: float, step: int | Tensor, like: Tensor) -> float | Tensor:
 
 
 def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name} must be a positive number, not {value}")
+    if not 0 < number(value) < math.inf:
+        raise ConfigError(f"{name} must be a positive number, not {value!r}")

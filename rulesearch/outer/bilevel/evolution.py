@@ -21,8 +21,10 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
+from rulesearch.outer.bilevel.given import check_given, check_learner
 from rulesearch.outer.bilevel.named import Named, detached, spread
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
 from rulesearch.outer.bilevel.synapse import allowed
@@ -72,15 +74,17 @@ class Evolution(Generic[P]):
     bound: float = BOUND
 
     def __post_init__(self) -> None:
+        check_learner("learner", self.learner)
+        whole("pairs", self.pairs, least=1)
+        if not 0 < number(self.sigma) < math.inf:
+            raise ConfigError(f"sigma must be a positive number, not {self.sigma!r}")
+        check_kind("generator", self.generator, torch.Generator, "a torch.Generator")
         check_bound(self.bound)
-        if self.pairs < 1 or not (math.isfinite(self.sigma) and self.sigma > 0):
-            raise ConfigError(
-                f"pairs must be one or more, and sigma positive: {self.pairs}, {self.sigma}"
-            )
 
     @torch.no_grad()
     def __call__(self, problem: P, theta: Named) -> Estimate:
         """Learn from theta, and from both ends of every pair."""
+        check_given(problem, theta)
         theta = detached(theta)
         loss, settled, free = self._live(problem, theta)
         total = {name: torch.zeros_like(t) for name, t in theta.items()}

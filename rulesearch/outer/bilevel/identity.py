@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import number
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.implicit import Product, Solution
 
@@ -27,8 +28,8 @@ class Identity:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ConfigError(f"scale must be a positive number, not {self.scale}")
+        if not 0 < number(self.scale) < math.inf:
+            raise ConfigError(f"scale must be a positive number, not {self.scale!r}")
 
     def __call__(self, product: Product, g: Tensor) -> Solution:
         """Return the scaled vector, which relies on nothing."""

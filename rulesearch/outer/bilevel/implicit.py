@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
+from rulesearch.outer.bilevel.given import check_given, check_learner
 from rulesearch.outer.bilevel.named import Named, detached, flat, gradient, leaves
 from rulesearch.outer.bilevel.problem import BilevelLearner, Estimate, Smooth
 from rulesearch.outer.bilevel.residual import LEARNING, SOLVER, check_tolerance, part_left, within
@@ -44,6 +46,7 @@ class Solution(NamedTuple):
     sound: Tensor
 
 
+@runtime_checkable
 class InverseHessian(Protocol):
     """A way to solve H v = g."""
 
@@ -78,11 +81,14 @@ class Implicit(Generic[S]):
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        check_learner("learner", self.learner)
+        check_kind("inverse", self.inverse, InverseHessian, "a solver, as ConjugateGradient(10)")
         check_bound(self.bound)
         check_tolerance(self.tolerance)
 
     def __call__(self, problem: S, theta: Named) -> Estimate:
         """Learn, then solve and differentiate at the solution."""
+        check_given(problem, theta)
         with torch.no_grad():
             start = problem.start(theta)
             solution = self.learner(problem, theta, start)

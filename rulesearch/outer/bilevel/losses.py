@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.outer.bilevel.named import Named, gradient, leaves
 
 __all__ = ["Loss", "LossProblem"]
@@ -33,11 +34,21 @@ class LossProblem:
         unrolling or the Hessian is asked for.
     born : callable
         From theta to the parameters before learning.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is no function.
     """
 
     learn: Loss
     evaluate: Loss
     born: Callable[[Named], Named]
+
+    def __post_init__(self) -> None:
+        for name in ("learn", "evaluate", "born"):
+            value = getattr(self, name)
+            check_kind(name, value, Callable, "a function")  # type: ignore[arg-type]
 
     def start(self, theta: Named) -> Named:
         """Parameters before learning."""

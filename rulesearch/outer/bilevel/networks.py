@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
+from rulesearch.errors import LearnerError
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.losses import LossProblem
 from rulesearch.outer.bilevel.named import Named
@@ -40,7 +42,16 @@ Source = Callable[[int | None], Examples]
 
 
 def always(examples: Examples) -> Source:
-    """The same examples at every step."""
+    """The same examples at every step.
+
+    Raises
+    ------
+    LearnerError
+        If they are not two tensors, what is seen and what is answered.
+    """
+    pair = isinstance(examples, tuple) and len(examples) == 2
+    if not pair or not all(isinstance(part, Tensor) for part in examples):
+        raise LearnerError("examples should be two tensors, as Examples(x, label)")
     return lambda step: examples
 
 
@@ -77,7 +88,17 @@ def network_problem(
     ----------
     born : NetworkState
         Where learning starts.
+
+    Raises
+    ------
+    ConfigError, LearnerError
+        If the network is none, the weights are another's, or examples are not two tensors.
     """
+    check_kind("network", network, PlasticNetwork, "a PlasticNetwork")
+    check_kind("born", born, NetworkState, "a NetworkState, as of init()", LearnerError)
+    shapes = [tuple(w.shape[1:]) for w in born.W]
+    if shapes != network.connections:
+        raise LearnerError(f"born has weights {shapes}, the network needs {network.connections}")
     start = named_weights(born.detach())
     learnt, judged = (LossOn(network, always(examples)) for examples in (learn, evaluate))
     return LossProblem(learnt, judged, lambda theta: start)

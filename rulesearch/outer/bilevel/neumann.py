@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.implicit import Product, Solution
 
@@ -44,10 +45,10 @@ class Neumann:
     strict: bool = True
 
     def __post_init__(self) -> None:
-        if self.terms < 0 or not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ConfigError(
-                f"terms are not below zero, and alpha above it: {self.terms}, {self.alpha}"
-            )
+        whole("terms", self.terms, least=0)
+        if not 0 < number(self.alpha) < math.inf:
+            raise ConfigError(f"alpha must be a positive number, not {self.alpha!r}")
+        check_kind("strict", self.strict, bool, "True or False")
 
     def __call__(self, product: Product, g: Tensor) -> Solution:
         """Return the sum, term by term."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rulesearch.arguments import whole
 from rulesearch.outer.bilevel.named import Named, flat, leaves, shaped
 from rulesearch.outer.bilevel.problem import Bilevel
 
@@ -26,9 +27,17 @@ class Newton:
     Parameters
     ----------
     steps : int
+
+    Raises
+    ------
+    ConfigError
+        For less than one step.
     """
 
     steps: int = 1
+
+    def __post_init__(self) -> None:
+        whole("steps", self.steps, least=1)
 
     def __call__(
         self, problem: Bilevel, theta: Named, phi: Named, beta: float = 0.0, first: int = 0

@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term
 from rulesearch.grammar.symbols import VOCABULARY
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
+from rulesearch.outer.bilevel.given import check_sources
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.networks import Source
 from rulesearch.outer.bilevel.synapse import LAMBDA, OMEGA, ComplexSynapse
@@ -60,6 +62,9 @@ class RuleProblem:
     _nudge: PlasticityLearner = field(init=False)
 
     def __post_init__(self) -> None:
+        check_kind("learner", self.learner, PlasticityLearner, "a PlasticityLearner")
+        self.learner.network.check(self.born)
+        check_sources(learn=self.learn, evaluate=self.evaluate)
         rule = self.learner.rule
         if rule is None:
             raise LearnerError("a pool has no coefficients of its own: give a rule")
@@ -128,6 +133,7 @@ def rule_problem(
     LearnerError
         If another term needs Omega, or a signal that the network does not carry.
     """
+    check_kind("rule", rule, Rule, "a Rule, as Rule(pool, {'F0': 1e-3})")
     coefficients = rule.coefficients
     anchors = [term.name for term in rule.terms if term == CONSOLIDATION]
     strength = sum(coefficients.pop(name) for name in anchors)

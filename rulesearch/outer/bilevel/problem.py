@@ -15,7 +15,7 @@ A *problem* says what the losses are, a *learner* how long and how fast one lear
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from rulesearch.outer.bilevel.named import Named
 __all__ = ["Bilevel", "BilevelGradient", "BilevelLearner", "Estimate", "Smooth"]
 
 
+@runtime_checkable
 class Bilevel(Protocol):
     """A problem, as far as contrasting two solutions needs it: no loss has to be known."""
 
@@ -64,6 +65,7 @@ class Smooth(Bilevel, Protocol):
 P_contra = TypeVar("P_contra", bound=Bilevel, contravariant=True)
 
 
+@runtime_checkable
 class BilevelLearner(Protocol[P_contra]):
     """Minimises the augmented loss from a start; each call begins with a fresh optimiser."""
 
@@ -118,6 +120,7 @@ class Estimate:
 Q_contra = TypeVar("Q_contra", contravariant=True)
 
 
+@runtime_checkable
 class BilevelGradient(Protocol[Q_contra]):
     """A way to get the meta-gradient, of a problem or of whatever is made of several."""
 

@@ -21,6 +21,7 @@ import math
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import number
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.named import Named, flat
 from rulesearch.outer.bilevel.problem import Bilevel
@@ -33,9 +34,9 @@ LEARNING, SOLVER = "learning", "solver"
 
 def check_tolerance(tolerance: float | None) -> None:
     """Raise ConfigError unless the tolerance is none, or a positive number."""
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+    if tolerance is not None and not 0 < number(tolerance) < math.inf:
         raise ConfigError(
-            f"tolerance, of learning that has not converged, must be positive, not {tolerance}; "
+            f"tolerance, of learning that has not converged, must be positive, not {tolerance!r}; "
             "leave it out to accept any"
         )
 

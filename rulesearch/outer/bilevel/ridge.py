@@ -13,10 +13,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, real, whole
 from rulesearch.errors import LearnerError
+from rulesearch.outer.bilevel.given import check_given
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.problem import Estimate
 from rulesearch.outer.bilevel.synapse import LAMBDA, LOG_LAMBDA, OMEGA, ComplexSynapse
+from rulesearch.torch_arguments import check_floating
 
 __all__ = ["LeastSquares", "Ridge", "RidgeSolution", "draw_ridge", "exact_ridge_gradient"]
 
@@ -44,6 +47,8 @@ class LeastSquares:
     y_eval: Tensor
 
     def __post_init__(self) -> None:
+        for name in ("x", "y", "x_eval", "y_eval"):
+            check_kind(name, getattr(self, name), Tensor, "a torch tensor", LearnerError)
         for x, y in ((self.x, self.y), (self.x_eval, self.y_eval)):
             if x.ndim != 3 or x.shape[:2] != y.shape or x.shape[::2] != self.x.shape[::2]:
                 raise LearnerError(
@@ -111,6 +116,7 @@ def exact_ridge_gradient(problem: Ridge, theta: Named) -> Estimate:
     .. math:: H v = \frac{\partial L^{\mathrm{eval}}}{\partial\phi}, \quad
               \nabla_\omega = \lambda v, \quad \nabla_\lambda = (\omega - \phi^*) v
     """
+    check_given(problem, theta)
     phi = RidgeSolution()(problem, theta, problem.start(theta))
     hessian, _ = _anchored(problem, theta, phi, 0.0)
     judged, wanted = problem.inner.moments[1]
@@ -144,7 +150,17 @@ def draw_ridge(
         To learn from, and as many to evaluate on.
     noise : float
         Standard deviation of the targets around the teacher's.
+
+    Raises
+    ------
+    ConfigError
+        For less than one problem, input or example, or what is no generator, number or type.
     """
+    for name, count in (("problems", problems), ("n_in", n_in), ("examples", examples)):
+        whole(name, count, least=1)
+    check_kind("generator", generator, torch.Generator, "a torch.Generator")
+    real("noise", noise)
+    check_floating(dtype)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(problems, *shape, generator=generator, dtype=dtype)

@@ -14,7 +14,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError, did_you_mean
+from rulesearch.outer.bilevel.given import check_named
 from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.outer.bilevel.problem import Bilevel
 
@@ -57,6 +59,8 @@ class ComplexSynapse(Generic[B_co]):
 
     Raises
     ------
+    ConfigError
+        If there is no problem inside.
     LearnerError
         At the start of learning, if an anchor is of no parameter or of another shape, is all but
         called so (``omgea.W``), or a strength is not finite or below zero. A logarithm so large
@@ -66,6 +70,10 @@ class ComplexSynapse(Generic[B_co]):
 
     inner: B_co
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_kind("inner", self.inner, Bilevel, "a bilevel problem, as rule_problem(...)")
+        check_named("fixed", self.fixed)
 
     def start(self, theta: Named) -> Named:
         """Omega as large as the parameter, where it is learnt; else as the task starts."""

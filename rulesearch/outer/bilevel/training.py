@@ -9,8 +9,10 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from rulesearch.errors import ConfigError
+from rulesearch.arguments import check_kind, number, whole
+from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.outer.bilevel.descent import Adam, Memory
+from rulesearch.outer.bilevel.given import check_named
 from rulesearch.outer.bilevel.named import Named, detached, spread
 from rulesearch.outer.bilevel.problem import BilevelGradient
 from rulesearch.outer.bilevel.synapse import allowed
@@ -30,10 +32,25 @@ class _Drawing(Protocol):
 
 
 class MetaParameters(nn.Module):
-    """Theta of several seeds, ``(seeds, ...)`` each, as a module."""
+    """Theta of several seeds, ``(seeds, ...)`` each, as a module.
+
+    Raises
+    ------
+    LearnerError
+        If there is no tensor, one is not of floating point, or they are of unlike many seeds.
+    """
 
     def __init__(self, theta: Named) -> None:
         super().__init__()
+        check_named("theta", theta)
+        shapes = {name: tuple(t.shape) for name, t in theta.items()}
+        if not all(t.is_floating_point() for t in theta.values()) or (
+            len({shape[:1] for shape in shapes.values()}) != 1 or () in shapes.values()
+        ):
+            raise LearnerError(
+                f"theta has shapes {shapes}; give tensors of floating point, all of which begin "
+                "with the number of seeds"
+            )
         self.named = nn.ParameterDict(
             {name.replace(".", "/"): nn.Parameter(t.clone()) for name, t in theta.items()}
         )
@@ -79,10 +96,15 @@ class BilevelTraining(Generic[P]):
     updates: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < float("inf"):
-            raise ConfigError(f"rate must be a positive number, not {self.rate}")
-        if self.episodes < 1:
-            raise ConfigError(f"episodes must be at least 1, not {self.episodes}")
+        check_kind("model", self.model, MetaParameters, "MetaParameters, as MetaParameters(theta)")
+        wanted = "a function from an update's number to its problems"
+        check_kind("problems", self.problems, Callable, wanted)  # type: ignore[arg-type]
+        wanted = "a meta-gradient, as Contrastive(free, nudged, 0.1)"
+        check_kind("meta_gradient", self.meta_gradient, BilevelGradient, wanted)
+        if not 0 < number(self.rate) < float("inf"):
+            raise ConfigError(f"rate must be a positive number, not {self.rate!r}")
+        whole("episodes", self.episodes, least=1)
+        whole("updates", self.updates, least=0)
         self._adam = Adam(self.rate)
         theta = detached(self.model.theta())
         self._moments: dict[str, Memory] = {

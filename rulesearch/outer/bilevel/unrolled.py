@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.descent import Descent
+from rulesearch.outer.bilevel.given import check_given
 from rulesearch.outer.bilevel.named import Named, detached, gradient, leaves
 from rulesearch.outer.bilevel.problem import Bilevel, Estimate
 
@@ -39,8 +41,9 @@ class UnrolledDescent:
     bound: float = BOUND
 
     def __post_init__(self) -> None:
+        check_kind("learner", self.learner, Descent, "a Descent, whose steps can be followed")
         check_bound(self.bound)
-        if self.last is not None and not 0 < self.last <= self.learner.steps:
+        if self.last is not None and not 0 < whole("last", self.last, 0) <= self.learner.steps:
             raise ConfigError(
                 f"last is a number of steps from 1 to {self.learner.steps}, not {self.last}"
             )
@@ -48,6 +51,7 @@ class UnrolledDescent:
     @torch.enable_grad()
     def __call__(self, problem: Bilevel, theta: Named) -> Estimate:
         """Learn, lose, and differentiate."""
+        check_given(problem, theta)
         at = leaves(theta)
         start = problem.start(at)
         if self.last is not None:

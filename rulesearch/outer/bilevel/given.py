@@ -1,0 +1,42 @@
+"""What meta-gradients are made of and given: of the right kind, or one line that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from rulesearch.arguments import check_kind
+from rulesearch.errors import LearnerError
+from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner
+
+__all__ = ["check_given", "check_learner", "check_named", "check_sources"]
+
+
+def check_learner(name: str, learner: object) -> None:
+    """Refuse what does not learn so many steps."""
+    check_kind(name, learner, BilevelLearner, "a learner, as Descent(100)")
+
+
+def check_given(problem: object, theta: object) -> None:
+    """Refuse what is no problem, and meta-parameters that are no tensors by name."""
+    wanted = "a bilevel problem, as rule_problem(...)"
+    check_kind("problem", problem, Bilevel, wanted)
+    check_named("theta", theta)
+
+
+def check_named(name: str, tensors: object) -> None:
+    """Refuse what are no tensors by name."""
+    wanted = "tensors by name, as {'omega.W0': tensor}"
+    check_kind(name, tensors, Mapping, wanted, LearnerError)
+    assert isinstance(tensors, Mapping)
+    for key, tensor in tensors.items():
+        check_kind(f"the name of a tensor in {name}", key, str, "a text", LearnerError)
+        check_kind(f"{name}[{key!r}]", tensor, Tensor, "a torch tensor", LearnerError)
+
+
+def check_sources(**sources: object) -> None:
+    """Refuse what gives no examples of a step; examples themselves do not."""
+    for name, source in sources.items():
+        wanted = "a function from a step to its examples, as always(examples)"
+        check_kind(name, source, Callable, wanted)  # type: ignore[arg-type]
