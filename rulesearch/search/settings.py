@@ -287,6 +287,11 @@ class Settings(Spec):
         Updates over which the end of a search is averaged.
     probe_every, checkpoint_every : int
         Updates between measurements of alignment, and between checkpoints.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name or a value that makes no sense.
     """
 
     episodes: Count = 600
@@ -301,6 +306,15 @@ class Settings(Spec):
     window: Count = 50
     probe_every: Count = 10
     checkpoint_every: Count = 20
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as failed:
+            raise _told(failed) from None
+
+    # Else a file, of which mistakes are told with their place, would be read by way of it too.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @property
     def ramp(self) -> tuple[int, int]:
@@ -357,13 +371,18 @@ def settings_from(
             raise ConfigError(f"a search has no setting '{name}'{did_you_mean(name, known)}")
         here = data["optimiser"] if name in OptimiserSpec.model_fields else data
         here[name] = list(value) if isinstance(value, tuple) else value
-    try:
-        return Settings.model_validate(data)
-    except ValidationError as failed:
-        error = failed.errors(include_url=False)[0]
-        for part in (PenaltySpec, PathSpec, StabilitySpec):
-            known = (*known, *part.model_fields)
-        where = next((step for step in reversed(error["loc"]) if step in known), error["loc"][0])
-        mapping = error["type"] == "model_type"  # which pydantic says by the name of a class
-        message = "input should be a mapping" if mapping else error["msg"].lower()
-        raise ConfigError(f"{where}={error['input']!r}: {message}") from None
+    return Settings(**data)
+
+
+def _told(failed: ValidationError) -> ConfigError:
+    """The first of the mistakes, in one line."""
+    error = failed.errors(include_url=False)[0]
+    parts = (Settings, OptimiserSpec, PenaltySpec, PathSpec, StabilitySpec)
+    known = [name for part in parts for name in part.model_fields]
+    if error["type"] == "extra_forbidden":
+        name = str(error["loc"][-1])
+        return ConfigError(f"a search has no setting '{name}'{did_you_mean(name, known)}")
+    where = next((step for step in reversed(error["loc"]) if step in known), error["loc"][0])
+    mapping = error["type"] == "model_type"  # which pydantic says by the name of a class
+    message = "input should be a mapping" if mapping else error["msg"].lower()
+    return ConfigError(f"{where}={error['input']!r}: {message}")
