@@ -239,8 +239,8 @@ def test_where_float64_runs_out() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cells": 0}, "cells is 0; it should be at least 1"),
-        ({"classes": -1}, "classes is -1"),
+        ({"cells": 0}, "cells must be at least 1, not 0"),
+        ({"classes": -1}, "classes must be at least 1, not -1"),
         ({"term": "oja"}, "term is one of oja_single, hebb, not 'oja'"),
         ({"alpha": 0.0}, "alpha is 0.0; it should be from 2.23e-308 to 1"),
         ({"alpha": float("nan")}, "alpha is nan"),

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from rulesearch.analysis.flp_life import by_seed, stages
+from rulesearch.arguments import check_kind, whole
+from rulesearch.errors import ConfigError
 from rulesearch.outer import MetaModel
 from rulesearch.tasks import IncrementalSines, TaskBatch
+from rulesearch.torch_arguments import check_generators
 
 __all__ = ["in_rounds", "longer_errors", "round_errors"]
 
@@ -38,7 +41,13 @@ def longer_errors(
     -------
     Tensor (seeds, lifetimes, lengths)
         Mean squared error on the queries of all sines.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is of another kind, or there are no times.
     """
+    _check(model, tasks, draws, times)
     judges, found = tasks.sample(_copies(draws), model.dtype).to(model.device), []
     for factor in times:
         *_, end = stages(model, _longer(model, tasks, draws, factor), tasks.steps)
@@ -58,11 +67,28 @@ def round_errors(
     Parameters and result as of :func:`longer_errors`; one life is judged at all its lengths. It
     meets the examples of the longest of those lives, in another order.
     """
+    _check(model, tasks, draws, times)
     judges, rounds = tasks.sample(_copies(draws), model.dtype).to(model.device), max(times)
     task = in_rounds(_longer(model, tasks, draws, rounds), tasks.functions, rounds)
     lived = enumerate(stages(model, task, tasks.steps))
     found = {count: model.judge(state, judges).loss for count, state in lived if count in times}
     return by_seed(model, torch.stack([found[count] for count in times], dim=-1))
+
+
+def _check(
+    model: MetaModel,
+    tasks: IncrementalSines,
+    draws: Sequence[torch.Generator],
+    times: Sequence[int],
+) -> None:
+    check_kind("model", model, MetaModel, "a MetaModel, as flp_model(settings)")
+    check_kind("tasks", tasks, IncrementalSines, "IncrementalSines")
+    check_generators(draws, "lifetime")
+    check_kind("times", times, Sequence, "how many times as long, as [1, 2]")
+    if not times:
+        raise ConfigError("times is empty: say how many times as long lives should be")
+    for i, factor in enumerate(times):
+        whole(f"times[{i}]", factor, least=1)
 
 
 def in_rounds(task: TaskBatch, functions: int, rounds: int) -> TaskBatch:

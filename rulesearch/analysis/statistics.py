@@ -67,13 +67,15 @@ def bootstrap_interval(
     Raises
     ------
     ValueError
-        If there are no rows, or `level` lies outside (0, 1).
+        If there are no rows, `level` lies outside (0, 1), or there is no such statistic.
     """
     data = np.asarray(values, dtype=np.float64)
     if data.ndim == 0 or data.shape[0] == 0:
         raise ValueError("bootstrap_interval needs at least one row")
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
+    if statistic not in ("mean", "median"):
+        raise ValueError(f"statistic is mean or median, not {statistic!r}")
     rng = np.random.default_rng(0) if generator is None else generator
     rows = data.shape[0]
     flat = data.reshape(rows, -1)

@@ -58,6 +58,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.grammar import Grammar
 from rulesearch.rules import Rule
@@ -116,15 +117,15 @@ class UniversalNetwork:
 
     def __post_init__(self) -> None:
         for name in ("cells", "classes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it should be at least 1")
+            whole(name, getattr(self, name), least=1)
         if self.term not in ("oja_single", "hebb"):
             raise ConfigError(f"term is one of oja_single, hebb, not {self.term!r}")
         tiny, huge = sys.float_info.min, sys.float_info.max
         for name, most in (("alpha", 1.0), ("epsilon", huge)):
-            if not tiny <= getattr(self, name) <= most:
+            value = getattr(self, name)
+            if not tiny <= number(value) <= most:
                 raise ConfigError(
-                    f"{name} is {getattr(self, name)}; it should be from {tiny:.3g} to {most:.3g}"
+                    f"{name} is {value!r}; it should be from {tiny:.3g} to {most:.3g}"
                 )
 
     @property
@@ -196,6 +197,7 @@ class UniversalNetwork:
         Tensor, shape (lifetimes, N, n, n)
             Of float64; :math:`W_i = G_{i-1} G_i^{-1}` (Eq. 4 and 6).
         """
+        whole("lifetimes", lifetimes, least=1)
         J, N, n = self.cells, self.layers, self.width
         diagonal = torch.full((n,), self.epsilon, dtype=torch.float64)
         diagonal[-J:] += 1.0
@@ -226,6 +228,7 @@ class UniversalNetwork:
         LearnerError
             If x holds something else than cells, or shapes do not fit.
         """
+        check_kind("W", W, Tensor, "a torch tensor, as of init()", LearnerError)
         _check_range("x", x, self.cells)
         expected = (self.layers, self.width, self.width)
         if W.shape[1:] != expected or x.ndim != 2 or len(x) != len(W):
@@ -262,6 +265,9 @@ class UniversalNetwork:
         LearnerError
             If x or label are out of range, or shapes do not fit.
         """
+        check_kind("W", W, Tensor, "a torch tensor, as of init()", LearnerError)
+        for name, value in (("x", x), ("label", label)):
+            check_kind(name, value, Tensor, "a torch tensor", LearnerError)
         if x.shape != label.shape or x.shape[1:] != W.shape[:1]:
             raise LearnerError(
                 f"x has shape {tuple(x.shape)} and label {tuple(label.shape)}; "
@@ -285,6 +291,11 @@ class UniversalNetwork:
         z : Tensor, shape (..., n)
             The output of W_1, ``activations(W, x_query)[:, 0]``.
         """
+        check_kind("z", z, Tensor, "a torch tensor", LearnerError)
+        if z.shape[-1:] != (self.width,):
+            raise LearnerError(
+                f"z has shape {tuple(z.shape)}; its last dimension should be {self.width}"
+            )
         J = self.cells
         x_query = z[..., -J:].argmax(-1)
         at = x_query[..., None, None]
@@ -297,6 +308,7 @@ class UniversalNetwork:
 
 
 def _check_range(name: str, value: Tensor, count: int) -> None:
+    check_kind(name, value, Tensor, "a torch tensor", LearnerError)
     inside = value.dtype == torch.int64 and bool(((value >= 0) & (value < count)).all())
     if not inside:
         raise LearnerError(f"{name} should be of int64, in 0 ... {count - 1}")

@@ -86,6 +86,8 @@ class Wheel:
         ConfigError
             If there is not one generator a wheel.
         """
+        check_generators(generators, "lifetime")
+        whole("wheel: steps", steps, least=1)
         if len(generators) != len(self.delta):
             raise ConfigError(
                 f"wheel: {len(self.delta)} wheels need as many generators, not {len(generators)}"

@@ -7,9 +7,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import whole
 from rulesearch.outer.bilevel import Named
+from rulesearch.outer.bilevel.given import check_named
+from rulesearch.torch_arguments import check_generators
 
-__all__ = ["finite", "set_states", "states_of"]
+__all__ = ["check_agent", "finite", "set_states", "states_of"]
+
+
+def check_agent(
+    weights: Named, updates: int, batch: int, generators: Sequence[torch.Generator]
+) -> None:
+    """Refuse counts that are none, weights without names, and what are no generators."""
+    check_named("weights", weights)
+    whole("updates", updates, least=0)
+    whole("batch", batch, least=1)
+    check_generators(generators, "lifetime")
 
 
 def finite(weights: Named) -> Tensor:

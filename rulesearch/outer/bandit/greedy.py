@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rulesearch.outer.bandit.agents import finite, set_states, states_of
+from rulesearch.arguments import check_kind
+from rulesearch.outer.bandit.agents import check_agent, finite, set_states, states_of
 from rulesearch.outer.bilevel import Bilevel, Named, Optimiser
 from rulesearch.tasks.wheel import Experience
 
@@ -80,6 +81,8 @@ class GreedyAgent:
     generators: Sequence[torch.Generator]
 
     def __post_init__(self) -> None:
+        check_agent(self.phi, self.updates, self.batch, self.generators)
+        check_kind("optimiser", self.optimiser, Optimiser, "an optimiser, as Adam(1e-3)")
         self._memory: Mapping[str, tuple[Tensor, ...]] = dict.fromkeys(self.phi, ())
         self._steps = 0
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rulesearch.outer.bandit.agents import finite, set_states, states_of
+from rulesearch.outer.bandit.agents import check_agent, finite, set_states, states_of
 from rulesearch.outer.bandit.greedy import ChosenArm, RewardNetwork
 from rulesearch.outer.bilevel import Named
 from rulesearch.outer.bilevel.named import gradient, leaves, spread
@@ -161,6 +161,9 @@ class NeuralLinearAgent:
     keys: Sequence[tuple[int, ...]]
     _heads: Heads | None = field(init=False, default=None)
     _times: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        check_agent(self.weights, self.updates, self.batch, self.generators)
 
     @torch.no_grad()
     def act(self, context: Tensor) -> Tensor:

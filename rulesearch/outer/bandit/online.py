@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, whole
+from rulesearch.errors import ConfigError
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel
 
 __all__ = ["Agent", "Life", "blocks", "live"]
@@ -61,6 +63,11 @@ class Life:
         One a lifetime, of contexts and rewards; agents draw from others.
     pulls : int
         Of each arm before the agent chooses.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is of another kind, or there are not as many generators as wheels.
     """
 
     agent: Agent
@@ -73,6 +80,13 @@ class Life:
     _action: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.agent, type) or not hasattr(self.agent, "act"):
+            raise ConfigError(
+                f"agent should act, learn and say whether it is alive, unlike {self.agent!r}"
+            )
+        check_kind("wheel", self.wheel, Wheel, "a Wheel, as Wheel(torch.tensor([0.5]))")
+        for name, least in (("steps", 1), ("every", 1), ("pulls", 0), ("lived", 0)):
+            whole(name, getattr(self, name), least)
         self._context = self.wheel.contexts(self.generators, self.steps)
         self._rewards = self.wheel.rewards(self._context, self.generators)
         self._action = self._context.new_zeros(self._context.shape[:2], dtype=torch.int64)
