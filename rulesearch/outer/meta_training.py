@@ -34,12 +34,13 @@ class MetaRates:
     plastic feedback, which a lifetime bears only where they are much smaller. At ``milestones``
     of the updates, that of ``forward`` is multiplied by ``drop``. With ``clip`` a gradient is at
     most so many times its usual norm, see :class:`rulesearch.outer.clipping.UsualNorm`; the paper
-    does not clip.
+    does not clip. ``betas`` are those of Adam's running means, of a gradient and of its square; the
+    paper has torch's.
 
     Raises
     ------
     ConfigError
-        If a number is negative or not finite.
+        If a number is negative or not finite, or one of the betas not below 1.
     """
 
     forward: float = 1e-4
@@ -51,13 +52,14 @@ class MetaRates:
     clip: float | None = None
     milestones: tuple[int, ...] = ()
     drop: float = 0.3
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
             if each.name == "clip" and value is None:
                 continue
-            many = each.name in ("rate", "milestones") and isinstance(value, tuple | list)
+            many = each.name in ("rate", "milestones", "betas") and isinstance(value, tuple | list)
             if not all(0 <= number(v) < math.inf for v in (value if many else (value,))):
                 raise ConfigError(
                     f"meta-training: {each.name} is {value!r}; give numbers from 0 on"
@@ -65,6 +67,11 @@ class MetaRates:
         check_kind("meta-training: milestones", self.milestones, Sequence, "updates, as (50, 80)")
         for milestone in self.milestones:
             whole("meta-training: a milestone", milestone, least=0)
+        check_kind("meta-training: betas", self.betas, Sequence, "two numbers, as (0.9, 0.999)")
+        if len(self.betas) != 2 or max(self.betas) >= 1:
+            raise ConfigError(
+                f"meta-training: betas is {self.betas!r}; give two numbers from 0 to below 1"
+            )
         if self.clip == 0:
             raise ConfigError("meta-training: clip is 0, and nothing would be learnt")
 
@@ -141,7 +148,7 @@ class MetaTraining:
                 parameter.requires_grad_(group["lr"] > 0)
         if not learnt:
             raise ConfigError("meta-training: every rate is 0, and nothing would be learnt")
-        self._adam = torch.optim.Adam(learnt)
+        self._adam = torch.optim.Adam(learnt, betas=self.rates.betas)
         self._usual = None if self.rates.clip is None else UsualNorm(self.rates.clip)
 
     def _check_kinds(self) -> None:

@@ -29,6 +29,8 @@ __all__ = [
     "restored",
 ]
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 AT_ONCE = 20  # test lifetimes side by side: what they hold is in proportion
 
 
@@ -47,6 +49,8 @@ class FLPRunSettings(RunSettings):
         Adam's step of the rates of feedback that is plastic.
     clip : float or None
         Largest meta-gradient, as a multiple of its usual norm; the paper does not clip.
+    betas : (float, float)
+        Of Adam's running means, of a gradient and of its square.
     gradient_start, gradient_rate : float
         Of the rates of gradient descent: their first value, and Adam's step.
     oml_rate : float
@@ -65,6 +69,7 @@ class FLPRunSettings(RunSettings):
     plastic: bool = False
     feedback_rate: Size = 1e-10
     clip: Annotated[float, Field(gt=0)] | None = None
+    betas: tuple[Share, Share] = (0.9, 0.999)
     gradient_start: Size
     gradient_rate: Size = 1e-4
     oml_rate: Size

@@ -161,6 +161,7 @@ def sine_network(settings: SineSettings, plastic_layers: int) -> FLPSettings:
         settings.rate,
         settings.feedback_rate,
         clip=settings.clip,
+        betas=settings.betas,
         milestones=settings.milestones,
     )
     widths = (settings.functions + 1, *settings.hidden, 1)
@@ -203,7 +204,12 @@ def _stages(*stages: tuple[int, int, int, float]) -> list[dict[str, float]]:
 
 
 STAGED = _stages(
-    (1200, 4, 6, 4), (600, 6, 8, 4), (600, 8, 10, 4), (800, 10, 10, 4), (400, 10, 20, 2)
+    (800, 4, 6, 16),
+    (400, 6, 8, 16),
+    (400, 8, 10, 12),
+    (800, 10, 10, 12),
+    (300, 10, 20, 8),
+    (400, 10, 40, 4),
 )
 """Stages for layers as wide as the paper's."""
 NARROW = _stages(
@@ -253,7 +259,18 @@ FLP_TABLE1 = Reproduction(
             "clip": 2,
             "checkpoint_every": 100,
         },
-        "staged": {"updates": 4600, "seeds": 2, "stages": STAGED, "rate": 2e-7, "clip": 2},
+        "staged": {
+            "updates": 3500,
+            "seeds": 2,
+            "stages": STAGED,
+            "forward": 2.5e-5,
+            "feedback": 1e-4,
+            "mixing": 1e-4,
+            "rate": 2e-7,
+            "gradient_rate": 2.5e-5,
+            "betas": [0.7, 0.95],
+            "clip": 2,
+        },
         "full": {"updates": 20_000, "seeds": 2},
     },
     jobs=_jobs,

@@ -190,6 +190,7 @@ def image_network(settings: ImageSettings, condition: str, plastic_layers: int) 
             rate=settings.mini_rate if mini else settings.rate,
             feedback_rate=settings.feedback_rate,
             clip=settings.clip,
+            betas=settings.betas,
         ),
         image=image,
         channels=channels,
