@@ -136,7 +136,7 @@ def test_stages_that_do_not_fit_are_refused_at_their_place(stage: str, message: 
 
 def test_every_step_has_a_pace() -> None:
     """A step of Adam's that is added to MetaRates is one that the twin above has to know."""
-    others = {"feedback_rate", "clip", "milestones", "drop"}
+    others = {"feedback_rate", "clip", "milestones", "drop", "betas"}
     assert {f.name for f in fields(MetaRates)} - others == {
         "forward", "feedback", "mixing", "rate", "theta"
     }  # fmt: skip

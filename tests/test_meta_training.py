@@ -57,6 +57,27 @@ def test_a_step_is_adams_at_the_rate_of_each_group() -> None:
         torch.testing.assert_close(after[key], start - rate * g / (g.abs() + 1e-8))
 
 
+def test_the_second_step_remembers_the_first_as_the_betas_say() -> None:
+    """Kingma and Ba (2014), Algorithm 1, written out for two gradients."""
+    b1, b2 = 0.6, 0.8
+    training = training_of(replace(SINE, rates=replace(RATES, betas=(b1, b2))))
+    slopes, trail = [], []
+    for _ in range(2):
+        training.update()
+        own = training.model.named_parameters()
+        slopes.append({key: p.grad.clone() for key, p in own if p.grad is not None})
+        trail.append(values(training.model))
+    rate = {"W": RATES.forward, "B": RATES.feedback, "mixing": RATES.mixing}
+    for key, second in slopes[1].items():
+        if (of := key.split(".")[0]) not in rate:
+            continue
+        first = slopes[0][key]
+        mean = (b1 * first + second) * (1 - b1) / (1 - b1**2)
+        square = (b2 * first**2 + second**2) * (1 - b2) / (1 - b2**2)
+        step = rate[of] * mean / (square.sqrt() + 1e-8)
+        torch.testing.assert_close(trail[1][key], trail[0][key] - step)
+
+
 # -- seeds --
 
 

@@ -127,6 +127,10 @@ FLP = [
     (lambda: MetaRates(milestones=5), CONFIG, "meta-training: milestones should be updates, as"),
     (lambda: MetaRates(milestones=(1.5,)), CONFIG, "meta-training: a milestone is 1.5; give a wh"),
     (lambda: MetaRates(drop=None), CONFIG, "meta-training: drop is None; give numbers from 0 on"),
+    (lambda: MetaRates(betas=0.9), CONFIG, "meta-training: betas should be two numbers, as (0.9"),
+    (lambda: MetaRates(betas=("a", 0.9)), CONFIG, "meta-training: betas is ('a', 0.9); give numb"),
+    *((lambda betas=betas: MetaRates(betas=betas), CONFIG, "give two numbers from 0 to below 1")
+      for betas in ((0.9,), (0.9, 1.0), (0.9, 0.99, 0.999))),
     *((lambda tasks=tasks: Stage(5, tasks), CONFIG,
        "meta-training: tasks of a stage should be a family of tasks, as rulesearch.tasks.Incr")
       for tasks in (None, "sines", IncrementalSines, SpikingSines())),
