@@ -22,10 +22,10 @@ WIDE = 150  # columns of a table that goes into a file
 
 
 def list_reproductions() -> None:
-    """Print every reproduction with its rows."""
+    """Print every reproduction with the rows that it can run."""
     width = max(map(len, REPRODUCTIONS))
     for each in REPRODUCTIONS.values():
-        rows = ", ".join(row.key for row in each.rows)
+        rows = ", ".join(row.key for row in each.rows if row.key not in each.quoted)
         print(f"{each.name:<{width}}  {each.title}\n{'':<{width}}  rows: {rows}")
 
 
