@@ -27,9 +27,7 @@ def test_list(run_main: Any) -> None:
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()[::2]] == list(REPRODUCTIONS)
     rows = out.splitlines()[2 * list(REPRODUCTIONS).index("cml-table2") + 1]  # none that is quoted
-    assert rows.strip() == (
-        "rows: synaptic, synaptic-untrained, modulatory, modulatory-untrained"
-    )
+    assert rows.strip() == ("rows: synaptic, synaptic-untrained, modulatory, modulatory-untrained")
 
 
 @pytest.mark.parametrize(
