@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from draws import generators
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -41,10 +42,6 @@ def picture(
     buffer = BytesIO()
     Image.fromarray(array).convert(mode).save(buffer, format)
     return buffer.getvalue()
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def numbered(counts: list[int]) -> ImageData:

@@ -14,7 +14,8 @@ import pooch
 import pytest
 import requests
 import torch
-from small_data import generators, idx, numbered, picture, write_pair
+from draws import generators
+from small_data import idx, numbered, picture, write_pair
 
 from rulesearch.errors import ConfigError, DataError
 from rulesearch.tasks import FewShot, ImageData, data_sets, fetch, load
