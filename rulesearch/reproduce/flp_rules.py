@@ -18,8 +18,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from rulesearch.errors import RunError
-from rulesearch.files import write_atomically
+from rulesearch.files import make_folder, write_atomically
 from rulesearch.grammar import Grammar, TermPool
 from rulesearch.outer import (
     FLPSettings,
@@ -238,11 +237,7 @@ def _draw(measured: Mapping[str, Measured], run: Path) -> None:
         if row != REFITTED:
             continue
         content = rule_table(pool, measured, condition)
-        folder = run / "rules" / condition
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+        folder = make_folder(run / "rules" / condition)
         Rule.from_json(content["rule"]).save(folder / "rule.json")
         write_atomically(folder / "terms.txt", text_table(content) + "\n")
         write_atomically(folder / "terms.tex", latex_table(content))
