@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files of runs: written so that a reader never sees half of one, and read only if undamaged."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from small_data import numbered
+from small_data import REAL, numbered, real
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, DataError
@@ -30,14 +29,7 @@ from rulesearch.tasks import (
     load,
 )
 
-REAL = os.environ.get("RULESEARCH_DATA", "")
-
-
-@pytest.fixture(autouse=True)
-def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the user's folders."""
-    monkeypatch.delenv("RULESEARCH_DATA", raising=False)
-    monkeypatch.setenv("RULESEARCH_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 def parts(batch: TaskBatch) -> list[Tensor]:
@@ -319,13 +311,6 @@ def test_omniglot_in_either_polarity(
 
 
 # --- the real files --------------------------------------------------------------------------
-
-
-def real(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(
-        not (Path(REAL) / name).is_dir() or not REAL,
-        reason=f"set RULESEARCH_DATA to a folder that holds {name}/",
-    )
 
 
 @real("omniglot")

@@ -24,7 +24,7 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.seeds import NETWORK, TEST, generators, members
 from rulesearch.reproduce.base import RunSettings
-from rulesearch.reproduce.strength import Momentum, Rate, Tolerance
+from rulesearch.reproduce.cml_settings import Momentum, Rate, Tolerance
 from rulesearch.search.settings import Count, Size, Spec
 from rulesearch.tasks import ImageData, load
 

@@ -37,7 +37,7 @@ from rulesearch.reproduce.base import (
     Training,
     portions,
 )
-from rulesearch.reproduce.strength import Momentum, Rate, Strength, Tolerance
+from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IncrementalSines, TaskFamily
 

@@ -29,8 +29,8 @@ from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_digits import check_digits, draw_digits
 from rulesearch.reproduce.cml_figure1_cifar import CIFAR, CifarPanel, cifar_jobs, judged
+from rulesearch.reproduce.cml_settings import Momentum, Rate, Tolerance
 from rulesearch.reproduce.figures import write_figures
-from rulesearch.reproduce.strength import Momentum, Rate, Tolerance
 from rulesearch.search.settings import Count, Size
 
 __all__ = ["CML_FIGURE1", "NudgingSettings"]

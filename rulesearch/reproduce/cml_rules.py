@@ -38,7 +38,7 @@ from rulesearch.reproduce.base import (
     Training,
     portions,
 )
-from rulesearch.reproduce.strength import Rate, Strength, Tolerance
+from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import FewShot, ImageData, TaskFamily, load

@@ -39,7 +39,7 @@ from rulesearch.reproduce.base import (
     Training,
     portions,
 )
-from rulesearch.reproduce.strength import Rate, Strength, Tolerance
+from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance
 from rulesearch.search.settings import Count
 from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
 

@@ -27,7 +27,7 @@ from rulesearch.outer.bilevel.residual import LEARNING, within
 from rulesearch.outer.seeds import TEST, generators, members
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_digits import check_digits, draw_digits
-from rulesearch.reproduce.strength import Momentum, Tolerance
+from rulesearch.reproduce.cml_settings import Momentum, Tolerance
 from rulesearch.search.settings import Count, Size
 
 __all__ = ["CML_THETA", "ThetaSettings"]

@@ -29,7 +29,7 @@ from rulesearch.outer.bilevel import (
 from rulesearch.outer.bilevel.named import copied
 from rulesearch.outer.seeds import NETWORK, generators, members
 from rulesearch.reproduce.base import RunSettings
-from rulesearch.reproduce.strength import Tolerance
+from rulesearch.reproduce.cml_settings import Tolerance
 from rulesearch.search.settings import Count
 from rulesearch.tasks.wheel import ARMS, Experience
 

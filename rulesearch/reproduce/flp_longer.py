@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -85,18 +86,16 @@ def _draw(measured: Mapping[str, Measured], run: Path) -> None:
     lives: dict[str, dict[str, Floats]] = {}
     diverged: dict[str, dict[str, list[int]]] = {}
     times: list[int] = []
-    for condition, name in FLP_TABLE1.conditions.items():
-        for kind, title in LONGER.items():
-            panel = f"{name}: {title}"
-            for row in ROWS:
-                job = measured.get(f"{row.key}-{condition}", {})
-                if kind in job:
-                    times = job["times"].tolist()
-                    finite = job[kind].isfinite()
-                    typical = job[kind].where(finite, torch.inf).median(1).values
-                    lives.setdefault(panel, {})[row.title] = typical.numpy()
-                    lost = (~finite).sum((0, 1)).tolist()
-                    diverged.setdefault(panel, {})[row.title] = lost
+    for (condition, name), (kind, title) in product(FLP_TABLE1.conditions.items(), LONGER.items()):
+        panel = f"{name}: {title}"
+        for row in ROWS:
+            job = measured.get(f"{row.key}-{condition}", {})
+            if kind in job:
+                times = job["times"].tolist()
+                finite = job[kind].isfinite()
+                typical = job[kind].where(finite, torch.inf).median(1).values
+                lives.setdefault(panel, {})[row.title] = typical.numpy()
+                diverged.setdefault(panel, {})[row.title] = (~finite).sum((0, 1)).tolist()
     numbers = {"times": times, "error": lives, "diverged": diverged}
     write_figures(run, {"longer": longer_lives(times, lives)}, numbers)
     write_atomically(run / "longer.md", _markdown(times, lives))
