@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files of runs: written so that a reader never sees half of one, and read only if undamaged."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rulesearch.errors import RunError
 __all__ = [
     "check_run",
     "check_search",
+    "make_folder",
     "read_manifest",
     "read_sealed",
     "seal",
@@ -82,6 +83,21 @@ def read_manifest(run: Path) -> dict[str, Any]:
     """
     check_run(run)
     return read_sealed(run / "manifest.json", "give the file back, or begin a new run")
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises
+    ------
+    RunError
+        If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+    return folder
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:

@@ -23,6 +23,13 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the user's folders."""
+    monkeypatch.delenv("RULESEARCH_DATA", raising=False)
+    monkeypatch.setenv("RULESEARCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
 def run_main(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run ``rulesearch ...`` in this process: status, standard output, standard error."""
 

@@ -1,19 +1,32 @@
-"""Small data sets, and the files that they are read from, made in a test."""
+"""Small data sets and their files, made in a test; and where the real ones are."""
 
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from draws import generators
 from numpy.typing import NDArray
 from PIL import Image
 
 from rulesearch.tasks import ImageData
+
+REAL = os.environ.get("RULESEARCH_DATA", "")
+
+
+def real(name: str) -> pytest.MarkDecorator:
+    """Skip where a data set is not at hand."""
+    return pytest.mark.skipif(
+        not (Path(REAL) / name).is_dir() or not REAL,
+        reason=f"set RULESEARCH_DATA to a folder that holds {name}/",
+    )
 
 
 def idx(array: NDArray[Any]) -> bytes:
@@ -41,10 +54,6 @@ def picture(
     buffer = BytesIO()
     Image.fromarray(array).convert(mode).save(buffer, format)
     return buffer.getvalue()
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def numbered(counts: list[int]) -> ImageData:

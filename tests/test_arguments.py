@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refusals import assert_refused
 
 import rulesearch as rs
 from rulesearch.tasks import FewShot, IncrementalSines, LinearTeacher, SpikingSines, Wheel, load
@@ -188,10 +189,7 @@ def test_the_wrong_kind_is_refused(
     call: Callable[[], Any], error: type[Exception], message: str, tmp_path: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(error) as raised:
-        call()
-    assert type(raised.value) is error
-    assert message in str(raised.value)
+    assert_refused(call, error, message)
     assert not list(tmp_path.iterdir())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from draws import generators
 from safetensors.torch import load_file
 from tiny_reproduction import left
 from tiny_search import interrupt_after
@@ -29,10 +30,6 @@ from rulesearch.reproduce import make_plan, reproduce
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel, uniform_regret
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 class Watcher:

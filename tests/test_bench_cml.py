@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.bench.consolidation import Consolidation
+from rulesearch.bench.kinds import content_of
 from rulesearch.bench.peers import PEERS
 from rulesearch.bench.results import Results
 from rulesearch.bench.tables import tables_in_markdown
@@ -73,7 +74,7 @@ def test_tables_tell_what_a_step_takes() -> None:
         "device": "cpu", "copies": [], "matrix_gflop_per_s": 1.0, "versions": {},
     })  # fmt: skip
     common = {
-        "suite": "cml", "axis": "steps", "value": 400, "problem": Consolidation().to_json(),
+        "suite": "cml", "axis": "steps", "value": 400, "problem": content_of(Consolidation()),
         "status": "measured", "reason": "", "compile_seconds": None, "idle_bytes": 0,
         "peak_bytes": 10**6, "gradient_error": 0.1,
     }  # fmt: skip

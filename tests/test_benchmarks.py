@@ -17,7 +17,7 @@ import rulesearch as rs
 from rulesearch import cli
 from rulesearch.bench.episode import Episode, told
 from rulesearch.bench.floor import Floor, floor
-from rulesearch.bench.kinds import problem_of
+from rulesearch.bench.kinds import content_of, problem_of
 from rulesearch.bench.machine import installed
 from rulesearch.bench.parent import Limits, duration
 from rulesearch.bench.peers import PEERS, find_peers
@@ -225,7 +225,7 @@ def test_unknown_names_are_refused() -> None:
 def test_problems_of_all_suites_survive_json() -> None:
     for suite in find_suites(["all"]):
         for problem in (case.problem for s in (suite, quick(suite)) for case in s.cases()):
-            assert problem_of(json.loads(json.dumps(problem.to_json()))) == problem
+            assert problem_of(json.loads(json.dumps(content_of(problem)))) == problem
         assert set(suite.peers or ()) <= set(PEERS)
 
 
@@ -240,7 +240,7 @@ def stored() -> Results:
         "second": {"seconds": 0.25, "process_seconds": 3.0},
     })  # fmt: skip
     for lifetimes in (1, 20):
-        problem = Problem(lifetimes=lifetimes).to_json()
+        problem = content_of(Problem(lifetimes=lifetimes))
         common = {"suite": "main", "axis": "lifetimes", "value": lifetimes, "problem": problem}
         measured = {
             "status": "measured", "reason": "", "compile_seconds": None, "idle_bytes": 300_000_000,
@@ -282,7 +282,7 @@ def test_tables_of_a_stored_file(
 
 def test_tables_of_episodes_say_how_long_a_meta_training_is() -> None:
     results = Results(stored().machine)
-    common = {"suite": "flp", "axis": "steps", "value": 400, "problem": Episode().to_json()}
+    common = {"suite": "flp", "axis": "steps", "value": 400, "problem": content_of(Episode())}
     measured = {
         "status": "measured", "reason": "", "compile_seconds": None, "idle_bytes": 300_000_000,
         "peak_bytes": 500_000_000, "gradient_error": 2e-6, "remarks": {},

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from draws import generator
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, LearnerError
@@ -39,10 +40,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 EXACT = RidgeSolution()
 FEATURES = 6
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from draws import generator, normal
 from torch import Tensor
 
 from rulesearch.errors import LearnerError
@@ -35,14 +36,6 @@ from rulesearch.outer.bilevel.networks import Examples, named_weights, network_p
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Named = Mapping[str, Tensor]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 # -- learners --

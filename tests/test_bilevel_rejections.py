@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from draws import generator
 from test_cml_images import FEW, FIVE, ONE, characters
 from tiny_reproduction import left
 from torch import Tensor
@@ -37,10 +38,6 @@ from rulesearch.outer.bilevel import (
 from rulesearch.reproduce import make_plan, reproduce
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 # -- learning that has not converged --

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from draws import generator
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -27,10 +28,6 @@ from rulesearch.outer.bilevel import (
 from rulesearch.outer.bilevel.convergence import Settled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def training(rate: float = 0.05, seeds: int = 2, episodes: int = 3) -> BilevelTraining[Any]:

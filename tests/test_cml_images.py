@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from draws import generator
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -33,10 +34,6 @@ from rulesearch.reproduce.cml_table1 import SharedStrength
 from rulesearch.tasks import ImageData, OnlineFewShot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def write_images(folder: Path, classes: int, each: int, size: int) -> None:

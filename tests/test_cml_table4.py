@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from draws import generators
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -40,10 +41,6 @@ TINY = (
     "nudged_steps=3",
 )
 STEPS = ("unrolled_steps=3", "truncated_steps=4", "window=2", "checkpoint_every=1")
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def problem_of(learner: EProp | BPTT, batch: int | None = None) -> SpikingProblem:

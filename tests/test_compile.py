@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lives import terms
 from random_terms import Written, environment, pools
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,10 +32,6 @@ QUADRATIC = Grammar.from_yaml(GRAMMARS / "quadratic.yaml").enumerate()
 
 def compiled(pool: TermPool) -> Program:
     return lower([(term.name, term.normal_form) for term in pool])
-
-
-def terms(*expressions: str) -> TermPool:
-    return TermPool(Term.from_text(f"T{i}", e) for i, e in enumerate(expressions))
 
 
 def delta(pool: TermPool, env: dict[str, Any], coefficients: list[float]) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from draws import generator, normal
 
 from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term, TermPool
@@ -26,14 +26,6 @@ from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
 from rulesearch.rules import Rule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def rule(**terms: tuple[str, float]) -> Rule:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from lives import terms
 from random_terms import pools
 from test_fused import NETWORK, POOL, PROGRAMS, adjoints, assert_close, program
 from torch import Tensor
 
 from rulesearch.errors import LearnerError
-from rulesearch.grammar import Term, TermPool
+from rulesearch.grammar import TermPool
 from rulesearch.learners import Indexed, PlasticityLearner, memory
 from rulesearch.learners.eager import segments
 from rulesearch.learners.eager.plan import merged, plan_of
@@ -29,10 +30,6 @@ DEVICES = [
         "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     ),
 ]
-
-
-def terms(*expressions: str) -> TermPool:
-    return TermPool(Term.from_text(f"T{i}", e) for i, e in enumerate(expressions))
 
 
 def engine(pool: TermPool, network: PlasticNetwork = NETWORK, **options: Any) -> PlasticityLearner:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from lives import distance
 from random_terms import pools
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -69,11 +70,6 @@ def adjoints(
     inputs = (theta, *born.W, *born.B)
     found = torch.autograd.grad(loss(final), inputs, allow_unused=True, materialize_grads=True)
     return [*final.detach().W, *found]
-
-
-def distance(a: Tensor, b: Tensor) -> float:
-    """Relative, whole tensors."""
-    return float((a - b).norm() / b.norm().clamp_min(1e-12))
 
 
 def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:

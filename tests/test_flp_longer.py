@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_reproduction import left
+from tiny_search import interrupt_after
 
 from rulesearch.analysis.flp_longer import in_rounds, longer_errors, round_errors
 from rulesearch.outer import SINES, FLPSettings, MetaModel, flp_model
@@ -156,17 +156,10 @@ def test_lifetimes_that_diverge_are_counted(tmp_path: Path) -> None:
     assert rows == ["| Gradient (3) | diverged | diverged | diverged |"] * 3
 
 
-@pytest.mark.parametrize("moment", [3, 5, 12])
-def test_interrupted_it_ends_in_the_same_bits(moment: int, whole: Path, tmp_path: Path) -> None:
-    run, seen = tmp_path / "run", 0
-
-    def interrupt(event: Mapping[str, Any]) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == moment:
-            raise KeyboardInterrupt
-
+@pytest.mark.parametrize("events", [2, 4, 11])
+def test_interrupted_it_ends_in_the_same_bits(events: int, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        reproduce(make_plan("flp-longer", "small", TINY, ROWS), run, [interrupt])
+        reproduce(make_plan("flp-longer", "small", TINY, ROWS), run, [interrupt_after(events)])
     resume_reproduction(run)
     assert everything(run) == everything(whole)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_reproduction import left
+from tiny_search import interrupt_after
 
 from rulesearch.errors import ConfigError, GrammarError
 from rulesearch.grammar import Grammar, Term, TermPool
@@ -227,19 +228,12 @@ def test_survivors_are_those_that_the_penalty_left(whole: Path) -> None:
         assert (jobs["refitted"]["measured.t"][small] == 0).all()
 
 
-@pytest.mark.parametrize("moment", [4, 8, 11, 16])
-def test_interrupted_it_ends_in_the_same_bits(moment: int, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("events", [3, 7, 10, 15])
+def test_interrupted_it_ends_in_the_same_bits(events: int, whole: Path, tmp_path: Path) -> None:
     """In each of the three steps, and while the first is measured."""
-    run, seen = tmp_path / "run", 0
-
-    def interrupt(event: Mapping[str, Any]) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == moment:
-            raise KeyboardInterrupt
-
+    run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        reproduce(make_plan("flp-rules", "small", TINY, SEARCH), run, [interrupt])
+        reproduce(make_plan("flp-rules", "small", TINY, SEARCH), run, [interrupt_after(events)])
     resume_reproduction(run)
     assert everything(run) == everything(whole)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from draws import generator
 from torch import Tensor, nn
 
 from rulesearch.errors import ConfigError, LearnerError
@@ -17,10 +18,6 @@ from rulesearch.tasks import ImageData
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Named = Mapping[str, Tensor]
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_images(count: int, shape: tuple[int, ...] = (1, 8, 8), classes: int = 3) -> ImageData:

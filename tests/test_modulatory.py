@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from draws import generator, normal
 
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks import ConvNet, ModulatedNetwork
@@ -23,14 +23,6 @@ from rulesearch.outer.bilevel import (
     fast_and_slow,
 )
 from rulesearch.outer.bilevel.networks import Examples
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("unit", ["linear-threshold", "tanh"])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from draws import generators
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from small_data import REAL, numbered, real
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, DataError
@@ -28,32 +29,7 @@ from rulesearch.tasks import (
     load,
 )
 
-REAL = os.environ.get("RULESEARCH_DATA", "")
-
-
-@pytest.fixture(autouse=True)
-def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the user's folders."""
-    monkeypatch.delenv("RULESEARCH_DATA", raising=False)
-    monkeypatch.setenv("RULESEARCH_CACHE", str(tmp_path / "cache"))
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def numbered(counts: list[int]) -> ImageData:
-    """Images of one float that tells each from every other, in an order mixed over classes."""
-    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    labels = labels[torch.randperm(len(labels), generator=generators(0)[0])]
-    return ImageData(
-        images=torch.arange(len(labels), dtype=torch.float32)[:, None],
-        labels=labels,
-        n_classes=len(counts),
-        class_names=tuple(f"c{c}" for c in range(len(counts))),
-        name="numbered",
-        shape=(1, 1),
-    )
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 def parts(batch: TaskBatch) -> list[Tensor]:
@@ -335,13 +311,6 @@ def test_omniglot_in_either_polarity(
 
 
 # --- the real files --------------------------------------------------------------------------
-
-
-def real(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(
-        not (Path(REAL) / name).is_dir() or not REAL,
-        reason=f"set RULESEARCH_DATA to a folder that holds {name}/",
-    )
 
 
 @real("omniglot")

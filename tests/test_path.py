@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_search import ends, interrupt_after
 
 import rulesearch as rs
 from rulesearch.errors import ConfigError
@@ -26,7 +26,6 @@ from rulesearch.search.run import HELD_OUT, HELD_OUT_STREAM, resume_search, star
 from rulesearch.search.selection import group_losses, pick, standard_error
 from rulesearch.search.settings import settings_from
 
-ENDS = ("rule.json", "result.json", "events.jsonl")
 TINY = """\
 name: path
 grammar: pool10
@@ -53,10 +52,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(config: Path) -> Path:
     return start_search(load_config(config), config.parent / "whole").path
-
-
-def ends(run: Path) -> dict[str, bytes]:
-    return {name: (run / name).read_bytes() for name in ENDS}
 
 
 def events_of(run: Path, phase: str) -> list[dict[str, Any]]:
@@ -189,14 +184,8 @@ def test_a_killed_path_ends_in_the_same_bytes(config: Path, whole: Path, tmp_pat
 def test_interrupted_where_batches_meet(
     events: int, config: Path, whole: Path, tmp_path: Path
 ) -> None:
-    seen = iter(range(events))
-
-    def sink(_: Mapping[str, Any]) -> None:
-        if next(seen, None) is None:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        start_search(load_config(config), tmp_path / "run", [sink])
+        start_search(load_config(config), tmp_path / "run", [interrupt_after(events)])
     resume_search(tmp_path / "run")
     assert ends(tmp_path / "run") == ends(whole)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from draws import generator
 from torch import Tensor
 
 from rulesearch.errors import LearnerError
@@ -33,10 +34,6 @@ NETWORK = PlasticNetwork([4, 5, 3], activation="tanh", feedback="symmetric")
 CONVEX = PlasticNetwork([4, 3], feedback="symmetric")
 LIVES = 2
 THETA = {"theta": torch.tensor([[0.8, 0.03, 0.02], [0.6, 0.04, 0.05]], dtype=torch.float64)}
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def examples(seed: int, count: int) -> Examples:

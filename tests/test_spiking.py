@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from draws import generators
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, LearnerError
@@ -15,10 +16,6 @@ from rulesearch.networks.spiking import SpikingNetwork, fast_sigmoid_spike, filt
 
 SMALL: dict[str, Any] = {"n_in": 4, "hidden": 3, "n_out": 2, "membrane": 5.0, "readout": 3.0}
 TIME, EXAMPLES = 8, 2
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def weights(network: SpikingNetwork, *seeds: int) -> dict[str, Tensor]:

@@ -4,13 +4,10 @@ import math
 
 import pytest
 import torch
+from draws import generators
 
 from rulesearch.errors import ConfigError
 from rulesearch.tasks.spiking_sines import SpikingSines, firing_probability
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def test_neurons_are_tuned_to_places() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from draws import generators
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_data import generators, numbered
+from small_data import numbered
 
 from rulesearch.errors import ConfigError, DataError
 from rulesearch.tasks import FewShot, ImageData, TaskBatch, TaskFamily

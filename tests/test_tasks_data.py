@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -14,20 +13,19 @@ import pooch
 import pytest
 import requests
 import torch
-from small_data import generators, idx, numbered, picture, write_pair
+from draws import generators
+from small_data import REAL, idx, numbered, picture, real, write_pair
 
 from rulesearch.errors import ConfigError, DataError
 from rulesearch.tasks import FewShot, ImageData, data_sets, fetch, load
 from rulesearch.tasks.files import Source, download
 
-REAL = os.environ.get("RULESEARCH_DATA", "")
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 @pytest.fixture(autouse=True)
-def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the user's folders or waits between attempts at a download."""
-    monkeypatch.delenv("RULESEARCH_DATA", raising=False)
-    monkeypatch.setenv("RULESEARCH_CACHE", str(tmp_path / "cache"))
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits between attempts at a download."""
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
 
 
@@ -230,13 +228,6 @@ def test_unsound_image_data_is_refused() -> None:
 
 
 # --- the real files --------------------------------------------------------------------------
-
-
-def real(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(
-        not (Path(REAL) / name).is_dir() or not REAL,
-        reason=f"set RULESEARCH_DATA to a folder that holds {name}/",
-    )
 
 
 @real("emnist")

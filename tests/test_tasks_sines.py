@@ -6,16 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from draws import generators
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
 from rulesearch.tasks import IncrementalSines, TaskBatch, TaskFamily
 
 SMALL: dict[str, Any] = {"functions": 4, "batches": 3, "examples": 5, "queries": 6}
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def parts(batch: TaskBatch) -> list[Tensor]:

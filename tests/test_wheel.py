@@ -6,13 +6,10 @@ import math
 
 import pytest
 import torch
+from draws import generators
 
 from rulesearch.errors import ConfigError
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel, WheelLogs, uniform_regret
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def test_the_rim_favours_the_arm_of_the_quadrant() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,15 +93,6 @@ class Consolidation:
     beta: float = 0.01
     window: int = 50
     seed: int = 0
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Consolidation:
-        """The problem that ``to_json`` wrote."""
-        return cls(**{**content, "sizes": tuple(content["sizes"])})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers and texts."""
-        return {**asdict(self), "sizes": list(self.sizes)}
 
     @property
     def about(self) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,15 +68,6 @@ class Episode:
     examples: int = 32
     queries: int = 32
     seed: int = 0
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Episode:
-        """The episode that ``to_json`` wrote."""
-        return cls(**{**content, "sizes": tuple(content["sizes"])})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers and texts."""
-        return {**asdict(self), "sizes": list(self.sizes)}
 
     @property
     def about(self) -> str:

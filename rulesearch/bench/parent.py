@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rulesearch.bench.child import relative_error
-from rulesearch.bench.kinds import AnyProblem
+from rulesearch.bench.kinds import AnyProblem, content_of
 from rulesearch.bench.machine import installed, memory_bytes
 from rulesearch.bench.peers.base import Peer
 from rulesearch.bench.problem import Problem
@@ -99,7 +99,7 @@ def ask(
 
 def reference(problem: AnyProblem, limits: Limits) -> Json:
     """Loss and gradient in float64, and how far plain autograd is on a short life."""
-    return ask({"kind": "reference", "problem": problem.to_json()}, limits.patience)
+    return ask({"kind": "reference", "problem": content_of(problem)}, limits.patience)
 
 
 def measure(
@@ -126,7 +126,7 @@ def measure(
     try:
         if reason := _too_much(peer, problem, common, limits):
             return {"status": "skipped", "reason": reason}
-        asked = {**common, "kind": "measure", "problem": problem.to_json(), "repeats": repeats}
+        asked = {**common, "kind": "measure", "problem": content_of(problem), "repeats": repeats}
         found = ask(asked, limits.patience)
     except ChildError as failure:
         return {"status": "failed", "reason": str(failure)}
@@ -144,7 +144,7 @@ def _too_much(peer: Peer, problem: AnyProblem, common: Json, limits: Limits) -> 
         return ""
     held = []
     for steps in (short, 2 * short):
-        pilot = replace(problem, steps=steps).to_json()
+        pilot = content_of(replace(problem, steps=steps))
         asked = {**common, "kind": "measure", "problem": pilot, "repeats": 1}
         found = ask(asked, limits.patience)
         held.append(found["peak_bytes"] - found["idle_bytes"])
@@ -165,7 +165,7 @@ def first_use(patience: float) -> Json:
         ``first`` and ``second``: seconds of the gradient, and of the whole process.
     """
     found: Json = {}
-    request = {"kind": "first use", "problem": Problem(steps=10).to_json()}
+    request = {"kind": "first use", "problem": content_of(Problem(steps=10))}
     with tempfile.TemporaryDirectory() as cache:
         for which in ("first", "second"):
             start = time.perf_counter()

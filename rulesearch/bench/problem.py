@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -101,15 +99,6 @@ class Problem:
     examples: int = 1
     queries: int = QUERIES
     seed: int = 0
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Problem:
-        """The problem that ``to_json`` wrote."""
-        return cls(**{**content, "sizes": tuple(content["sizes"])})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers and texts."""
-        return {**asdict(self), "sizes": list(self.sizes)}
 
     @property
     def network(self) -> PlasticNetwork:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rulesearch.bench.floor import floor
-from rulesearch.bench.kinds import AnyProblem, problem_of
+from rulesearch.bench.kinds import AnyProblem, content_of, problem_of
 from rulesearch.bench.peers.registry import OURS
 from rulesearch.bench.problem import Problem
 from rulesearch.errors import RunError
@@ -74,7 +74,7 @@ class Results:
 
     def reference(self, problem: AnyProblem) -> Json | None:
         """What is known of a problem in float64."""
-        content = problem.to_json()
+        content = content_of(problem)
         return next((r for r in self.references if r["problem"] == content), None)
 
     def suites(self) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rulesearch.bench.kinds import content_of
 from rulesearch.bench.parent import ChildError, Limits, ask, first_use, measure, reference
 from rulesearch.bench.peers.base import Peer
 from rulesearch.bench.results import Results
@@ -89,7 +90,7 @@ def _row(
         "axis": case.axis,
         "value": case.value,
         "peer": peer.name,
-        "problem": case.problem.to_json(),
+        "problem": content_of(case.problem),
     }
     exact = results.reference(case.problem)
     if exact is None:

@@ -1,4 +1,4 @@
-"""What a grammar file may say, as pydantic models, and their errors as one line each."""
+"""What a grammar file may say, as pydantic models."""
 
 from __future__ import annotations
 

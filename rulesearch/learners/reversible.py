@@ -1,11 +1,12 @@
-r"""The reversible meta-gradient in torch, on any device.
+r"""The reversible meta-gradient for any term, tape or none: autograd within every step.
 
 An update ``W' = W o (1 + G) + S`` with low-rank G and S is undone by
 ``W = (W' - S) / (1 + G)``. So backward needs the low-rank factors of every step, not W:
 memory O(T (n + m)) a connection instead of O(T n m). At every checkpoint the rebuilt W is
 compared with the kept one; where it drifted too far the segment is taken again from its
 checkpoint, its weights recomputed. With several examples a step they are low-rank all the
-same, of the rank of a single one times the examples. The same algorithm runs compiled in ``fused``.
+same, of the rank of a single one times the examples. Terms that a tape holds run the same
+algorithm without autograd: compiled (``compile/native.py``), or in torch (``learners/eager/``).
 """
 
 from __future__ import annotations

@@ -26,9 +26,26 @@ def check_state(network: PlasticNetwork, state: NetworkState) -> None:
         check_kind(f"state.{name}", tensors, Sequence, "a list of tensors", LearnerError)
         for k, tensor in enumerate(tensors):
             check_kind(f"state.{name}[{k}]", tensor, Tensor, "a torch tensor", LearnerError)
+    for name, shapes in _shapes(network, state).items():
+        tensors = getattr(state, name)
+        if len(tensors) != len(shapes):
+            raise LearnerError(
+                f"state.{name} has {len(tensors)} {'matrices' if name in 'WB' else 'tensors'}, "
+                f"the network {len(shapes)} {'connections' if shapes else 'such'}"
+            )
+        for k, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
+            _check_tensor(f"state.{name}[{k}]", tensor, (state.lifetimes, *shape), state.W[0])
+            if name in _FINITE and not tensor.isfinite().all():
+                raise LearnerError(f"state.{name}[{k}] is not finite; give finite numbers")
+
+
+def _shapes(network: PlasticNetwork, state: NetworkState) -> dict[str, Sequence[tuple[int, ...]]]:
+    """Of each part that the network reads, of one lifetime; W comes first."""
     posts = [(post,) for post, _ in network.connections]
-    expected: dict[str, Sequence[tuple[int, ...]]] = {
-        "W": network.connections,
+    expected: dict[str, Sequence[tuple[int, ...]]] = {"W": network.connections}
+    if network.feedback != "symmetric":
+        expected["B"] = network.feedback_shapes
+    return expected | {
         "bias": posts if network.bias else [],
         "feedback_bias": posts if network.learns_feedback else [],
         "mixing": [()] * len(posts) if network.learns_feedback else [],
@@ -39,28 +56,13 @@ def check_state(network: PlasticNetwork, state: NetworkState) -> None:
         ),
         "Omega": network.connections if state.Omega else [],
     }
-    if network.feedback != "symmetric":
-        expected["B"] = network.feedback_shapes
-    for name, tensors in state.parts():
-        if name not in expected:
-            continue
-        shapes = expected[name]
-        if len(tensors) != len(shapes):
-            raise LearnerError(
-                f"state.{name} has {len(tensors)} {'matrices' if name in 'WB' else 'tensors'}, "
-                f"the network {len(shapes)} {'connections' if shapes else 'such'}"
-            )
-        lifetimes, like = state.lifetimes, state.W[0]  # W has been counted: it comes first
-        for k, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
-            if tuple(tensor.shape) != (lifetimes, *shape):
-                raise LearnerError(
-                    f"state.{name}[{k}] has shape {tuple(tensor.shape)}, "
-                    f"the network needs {(lifetimes, *shape)}"
-                )
-            if tensor.dtype != like.dtype or tensor.device != like.device:
-                raise LearnerError(
-                    f"state.{name}[{k}] is {tensor.dtype} on {tensor.device}, "
-                    f"state.W[0] {like.dtype} on {like.device}; they should be alike"
-                )
-            if name in _FINITE and not tensor.isfinite().all():
-                raise LearnerError(f"state.{name}[{k}] is not finite; give finite numbers")
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    if tuple(tensor.shape) != shape:
+        raise LearnerError(f"{name} has shape {tuple(tensor.shape)}, the network needs {shape}")
+    if tensor.dtype != like.dtype or tensor.device != like.device:
+        raise LearnerError(
+            f"{name} is {tensor.dtype} on {tensor.device}, "
+            f"state.W[0] {like.dtype} on {like.device}; they should be alike"
+        )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import whole
-from rulesearch.outer.bilevel.named import spread
+from rulesearch.outer.bilevel.named import spread, under
 from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
 from rulesearch.outer.meta_training import UpdateRecord
 
@@ -94,6 +94,4 @@ class BestOnValidation:
         """Go on from a checkpoint made after so many updates."""
         self.training.load(tensors, updates)
         self._error = tensors[ERROR].clone() if ERROR in tensors else None
-        self._best = {
-            k.removeprefix(BEST): v.clone() for k, v in tensors.items() if k.startswith(BEST)
-        }
+        self._best = {name: best.clone() for name, best in under(BEST, tensors).items()}

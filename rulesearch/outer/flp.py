@@ -20,7 +20,7 @@ from rulesearch.networks import LearntFeedback, PlasticNetwork
 from rulesearch.outer.features import conv_features, conv_size, mlp_features
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.outer.meta_training import MetaRates
-from rulesearch.outer.seeds import NETWORK, generators
+from rulesearch.outer.seeds import NETWORK, generators, members
 from rulesearch.rules import Rule
 from rulesearch.torch_arguments import device_named
 
@@ -200,7 +200,6 @@ def flp_model(
     if theta is not None:
         check_kind("theta", theta, Iterable, "numbers, one a term, as [1.0, 0.0]")
     device = device_named(device)
-    members = [(row, 0) for row in range(seeds)]
     network = settings.network
     rule: Rule | TermPool = pool if pool is not None else _rule(settings)
     learner = PlasticityLearner(
@@ -210,7 +209,7 @@ def flp_model(
         reduction=settings.reduction or ("sum" if settings.learning == "flp" else "mean"),
         almost_everywhere=True,
     )
-    draws = generators(seed, 0, NETWORK, members)
+    draws = generators(seed, 0, NETWORK, members(seeds))
     given = _own_features(settings, features, seeds)
     lowest = [_features(settings, g, own) for g, own in zip(draws, given, strict=True)]
     born, start = network.init(draws, dtype), settings.starts

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-__all__ = ["NETWORK", "TASK", "TEST", "VALIDATION", "generators"]
+__all__ = ["NETWORK", "TASK", "TEST", "VALIDATION", "generators", "members"]
 
 TASK, NETWORK, TEST, VALIDATION = 0, 1, 2, 4
+
+
+def members(seeds: int, count: int = 1, first: int = 0) -> list[tuple[int, int]]:
+    """Seed and number of every lifetime, those of a seed together: so many from the first on."""
+    return [(seed, k) for seed in range(seeds) for k in range(first, first + count)]
 
 
 def generators(

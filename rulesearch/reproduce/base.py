@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -11,12 +11,26 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.seeds import members
 from rulesearch.search.settings import Count, Spec
 
-__all__ = ["Job", "Measured", "Published", "Reproduction", "Row", "RunSettings", "Training"]
+__all__ = [
+    "Job",
+    "Measured",
+    "Published",
+    "Reproduction",
+    "Row",
+    "RunSettings",
+    "Trained",
+    "Training",
+    "portions",
+]
 
 Measured = Mapping[str, Tensor]
 """What a job measures: ``error`` (seeds, lifetimes), and whatever a figure is drawn from."""
+
+Trained = Mapping[str, Mapping[str, Tensor]]
+"""Meta-parameters (``state_dict``) of finished jobs, by the names of these."""
 
 
 class RunSettings(Spec):
@@ -77,8 +91,7 @@ class Job:
         Where in the table its error stands.
     updates : int
     begin : callable
-        Makes the training at its start, from the meta-parameters (``state_dict``) of the jobs
-        in `needs`, by their names.
+        Makes the training at its start, from what the jobs in `needs` have trained.
     measure : callable
         On tasks that the training never met.
     needs : tuple of str
@@ -91,7 +104,7 @@ class Job:
     row: str
     condition: str
     updates: int
-    begin: Callable[[Mapping[str, Mapping[str, Tensor]]], Training]
+    begin: Callable[[Trained], Training]
     measure: Callable[[Training], Measured]
     needs: tuple[str, ...] = ()
     lengths: tuple[tuple[int, int], ...] = ()
@@ -100,6 +113,30 @@ class Job:
     def name(self) -> str:
         """As ``flp-3-iid``."""
         return f"{self.row}-{self.condition}"
+
+    def again(self, condition: str, measure: Callable[[Training], Measured]) -> Job:
+        """What this job, which needs no other, has trained, measured under another condition."""
+
+        def begin(trained: Trained) -> Training:
+            training = self.begin({})
+            training.model.load_state_dict(dict(trained[self.name]))
+            return training
+
+        return replace(
+            self,
+            condition=condition,
+            updates=0,
+            begin=begin,
+            measure=measure,
+            needs=(self.name,),
+            lengths=(),
+        )
+
+
+def portions(seeds: int, lifetimes: int, each: int) -> Iterator[list[tuple[int, int]]]:
+    """Test lifetimes by seed and number, as many of each seed side by side as is said."""
+    for first in range(0, lifetimes, each):
+        yield members(seeds, min(each, lifetimes - first), first)
 
 
 class Published(NamedTuple):

@@ -22,9 +22,9 @@ from rulesearch.outer.bilevel import (
     accuracy,
     classifier_problem,
 )
-from rulesearch.outer.seeds import NETWORK, TEST, generators
+from rulesearch.outer.seeds import NETWORK, TEST, generators, members
 from rulesearch.reproduce.base import RunSettings
-from rulesearch.reproduce.strength import Momentum, Rate, Tolerance
+from rulesearch.reproduce.cml_settings import Momentum, Rate, Tolerance
 from rulesearch.search.settings import Count, Size, Spec
 from rulesearch.tasks import ImageData, load
 
@@ -190,7 +190,7 @@ def load_cifar(settings: CifarSettings) -> Cifar:
         draws = generators(settings.seed, what, TEST, seeds)
         return torch.stack([torch.randperm(len(data.labels), generator=g)[:count] for g in draws])
 
-    seeds = [(row, 0) for row in range(settings.seeds)]
+    seeds = members(settings.seeds)
     train, test = images("train"), images("test")
     used = draw(train, settings.examples + settings.judged, 0)
     learnt, judged = used[:, : settings.examples], used[:, settings.examples :]

@@ -25,11 +25,19 @@ from rulesearch.outer.bilevel import (
     Newton,
     always,
 )
-from rulesearch.outer.bilevel.named import detached
+from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights, network_state
-from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
-from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Momentum, Rate, Strength, Tolerance
+from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
+from rulesearch.reproduce.base import (
+    Job,
+    Measured,
+    Reproduction,
+    Row,
+    RunSettings,
+    Training,
+    portions,
+)
+from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IncrementalSines, TaskFamily
 
@@ -107,8 +115,9 @@ class _Model:
     @cached_property
     def born(self) -> Named:
         """Weights and biases of all seeds."""
-        seeds = [(row, 0) for row in range(self.settings.seeds)]
-        return named_weights(self.network.init(generators(self.settings.seed, 0, NETWORK, seeds)))
+        s = self.settings
+        draws = generators(s.seed, 0, NETWORK, members(s.seeds))
+        return named_weights(self.network.init(draws))
 
     @property
     def theta(self) -> dict[str, Tensor]:
@@ -139,7 +148,7 @@ class _Model:
 
         judge = always(Examples(batch.x_query, batch.label_query))
         each = len(draws) // self.settings.seeds
-        born = {name: w.repeat_interleave(each, 0) for name, w in self.born.items()}
+        born = copied(self.born, each)
         strength = torch.tensor(self.settings.strength if self.learnt else 0.0)
         task = LossProblem(
             LossOn(self.network, learn), LossOn(self.network, judge), lambda theta: born
@@ -154,10 +163,10 @@ class _Model:
     def training(self, trained: object) -> BilevelTraining[ComplexSynapse[LossProblem]]:
         """Contrast a lifetime lived once more with one that is nudged meanwhile."""
         s = self.settings
-        pairs = [(row, k) for row in range(s.seeds) for k in range(s.episodes)]
+        lifetimes = members(s.seeds, s.episodes)
         return BilevelTraining(
             MetaParameters(self.theta),
-            lambda update: self.problem(generators(s.seed, 0, TASK, pairs, update)),
+            lambda update: self.problem(generators(s.seed, 0, TASK, lifetimes, update)),
             Contrastive(self.life, self.life, s.beta, continued=True, tolerance=s.tolerance),
             s.meta_rate,
             s.episodes,
@@ -205,7 +214,7 @@ class _Readout:
         whole = self.whole
         batch = whole.family.sample(draws)
         each = len(draws) // whole.settings.seeds
-        born = {name: whole.born[name].repeat_interleave(each, 0) for name in self.top}
+        born = copied({name: whole.born[name] for name in self.top}, each)
         fixed = {} if "lambda" in whole.learnt else {
             f"lambda.{name}": torch.tensor(whole.settings.strength) for name in born
         }  # fmt: skip
@@ -224,10 +233,10 @@ class _Readout:
     def training(self, trained: object) -> BilevelTraining[Chain[LossProblem]]:
         """Contrast the solutions of every batch, from the last to the first."""
         s = self.whole.settings
-        pairs = [(row, k) for row in range(s.seeds) for k in range(s.episodes)]
+        lifetimes = members(s.seeds, s.episodes)
         return BilevelTraining(
             MetaParameters(self.theta),
-            lambda update: self.problem(generators(s.seed, 0, TASK, pairs, update)),
+            lambda update: self.problem(generators(s.seed, 0, TASK, lifetimes, update)),
             ContrastiveChain(Newton(), Newton(), s.beta, s.tolerance),
             s.meta_rate,
             s.episodes,
@@ -242,14 +251,10 @@ def _measure(settings: ContinualSettings, live: Live, training: Training) -> Mea
     """Mean squared error on the queries after new lifetimes, ``(seeds, lifetimes)``."""
     assert isinstance(training.model, MetaParameters)
     s, found = settings, []
-    for first in range(0, s.lifetimes, AT_ONCE):
-        members = range(first, min(first + AT_ONCE, s.lifetimes))
-        draws = generators(s.seed, 0, TEST, [(row, k) for row in range(s.seeds) for k in members])
-        theta = {
-            name: t.repeat_interleave(len(members), 0)
-            for name, t in detached(training.model.theta()).items()
-        }
-        found.append(2 * live(draws, theta).reshape(s.seeds, -1))
+    for some in portions(s.seeds, s.lifetimes, AT_ONCE):
+        theta = copied(detached(training.model.theta()), len(some) // s.seeds)
+        lost = live(generators(s.seed, 0, TEST, some), theta)
+        found.append(2 * lost.reshape(s.seeds, -1))
     return {"error": torch.cat(found, 1)}
 
 

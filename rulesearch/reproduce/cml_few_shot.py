@@ -27,11 +27,11 @@ from rulesearch.outer.bilevel import (
     classifier_problem,
     fast_and_slow,
 )
-from rulesearch.outer.bilevel.named import detached
+from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.networks import Examples
-from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
-from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Momentum, Rate, Strength, Tolerance
+from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
+from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training, portions
+from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
 
@@ -123,8 +123,8 @@ class _Model:
     @cached_property
     def born(self) -> tuple[Named, Named]:
         """Weights of every seed at birth: those that learn, and those that do not."""
-        seeds = [(row, 0) for row in range(self.settings.seeds)]
-        weights = self.network.init(generators(self.settings.seed, 0, NETWORK, seeds))
+        s = self.settings
+        weights = self.network.init(generators(s.seed, 0, NETWORK, members(s.seeds)))
         return fast_and_slow(weights, self.fast) if self.fast else (weights, {})
 
     @property
@@ -146,19 +146,21 @@ class _Model:
         learn = Examples(batch.x.transpose(0, 1), batch.label.T)
         judge = Examples(batch.x_query, batch.label_query)
         each = len(draws) // self.settings.seeds
-        born = {name: w.repeat_interleave(each, 0) for name, w in self.born[0].items()}
+        born = copied(self.born[0], each)
         fixed = {f"lambda.{name}": torch.tensor(self.phase.strength) for name in born}
         problem = classifier_problem(self.network, born, always(learn), always(judge))
         return ComplexSynapse(problem, fixed)
 
-    def training(self, family: TaskFamily) -> BilevelTraining[ComplexSynapse[LossProblem]]:
+    def training(
+        self, family: TaskFamily, trained: object
+    ) -> BilevelTraining[ComplexSynapse[LossProblem]]:
         """Contrast solutions nudged either way."""
         s, phase = self.settings, self.phase
-        pairs = [(row, k) for row in range(s.seeds) for k in range(s.episodes)]
+        lifetimes = members(s.seeds, s.episodes)
         free, nudged = self.descent(phase.steps), self.descent(phase.nudged_steps)
         return BilevelTraining(
             MetaParameters(self.theta),
-            lambda update: self.problem(family, generators(s.seed, 0, TASK, pairs, update)),
+            lambda update: self.problem(family, generators(s.seed, 0, TASK, lifetimes, update)),
             Contrastive(free, nudged, phase.beta, "symmetric", tolerance=s.tolerance),
             phase.meta_rate,
             s.episodes,
@@ -169,14 +171,9 @@ class _Model:
         """Accuracy in percent on new tasks, ``(seeds, lifetimes)``; NaN where one diverged."""
         assert isinstance(training.model, MetaParameters)
         s, found = self.settings, []
-        for first in range(0, s.lifetimes, AT_ONCE):
-            members = range(first, min(first + AT_ONCE, s.lifetimes))
-            pairs = [(row, k) for row in range(s.seeds) for k in members]
-            problem = self.problem(family, generators(s.seed, 0, TEST, pairs))
-            theta = {
-                name: t.repeat_interleave(len(members), 0)
-                for name, t in detached(training.model.theta()).items()
-            }
+        for some in portions(s.seeds, s.lifetimes, AT_ONCE):
+            problem = self.problem(family, generators(s.seed, 0, TEST, some))
+            theta = copied(detached(training.model.theta()), len(some) // s.seeds)
             phi = self.descent(self.phase.steps)(problem, theta, problem.start(theta))
             judge = problem.inner.evaluate
             assert isinstance(judge, CrossEntropy)
@@ -201,7 +198,7 @@ def few_shot_jobs(
         )
         for row, fast in FAST.items():
             model = _Model(settings, phase, network, fast)
-            begin = partial(_begin, model, train)
+            begin = partial(model.training, train)
             measure = partial(model.measure, test)
             jobs.append(Job(row, condition, settings.updates, begin, measure))
             jobs.append(Job(f"{row}-{UNTRAINED}", condition, 0, begin, measure))
@@ -211,10 +208,6 @@ def few_shot_jobs(
 def control_row(key: str) -> Row:
     """Title the control of a row, of which the paper has no figures."""
     return Row(f"{key}-{UNTRAINED}", f"The same, untrained ({key})")
-
-
-def _begin(model: _Model, family: TaskFamily, trained: object) -> Training:
-    return model.training(family)
 
 
 def rotated(data: ImageData) -> ImageData:

@@ -23,14 +23,14 @@ from rulesearch.outer.bilevel import (
 from rulesearch.outer.bilevel.networks import network_problem
 from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
 from rulesearch.outer.meta_training import UpdateRecord
-from rulesearch.outer.seeds import NETWORK, TASK, generators
+from rulesearch.outer.seeds import NETWORK, TASK, generators, members
 from rulesearch.report.cml_figures import Nudging, figure1
 from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_digits import check_digits, draw_digits
 from rulesearch.reproduce.cml_figure1_cifar import CIFAR, CifarPanel, cifar_jobs, judged
+from rulesearch.reproduce.cml_settings import Momentum, Rate, Tolerance
 from rulesearch.reproduce.figures import write_figures
-from rulesearch.reproduce.strength import Momentum, Rate, Tolerance
 from rulesearch.search.settings import Count, Size
 
 __all__ = ["CML_FIGURE1", "NudgingSettings"]
@@ -152,7 +152,7 @@ Synapses = ComplexSynapse[LossProblem]
 def _digits_problem(settings: NudgingSettings) -> Synapses:
     """A network for each seed, with its own images, whose weights are complex synapses."""
     check_digits(settings.examples, settings.judged)
-    seeds = [(row, 0) for row in range(settings.seeds)]
+    seeds = members(settings.seeds)
     draws = generators(settings.seed, 0, TASK, seeds)
     learn, judge = draw_digits(draws, settings.examples, settings.judged, torch.float32)
     network = PlasticNetwork([64, settings.hidden, 10], activation="tanh")

@@ -26,11 +26,19 @@ from rulesearch.outer.bilevel import (
     always,
     rule_problem,
 )
-from rulesearch.outer.bilevel.named import detached
+from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.networks import Examples
-from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
-from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.reproduce.strength import Rate, Strength, Tolerance
+from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
+from rulesearch.reproduce.base import (
+    Job,
+    Measured,
+    Reproduction,
+    Row,
+    RunSettings,
+    Training,
+    portions,
+)
+from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import FewShot, ImageData, TaskFamily, load
@@ -125,8 +133,8 @@ class _Model:
     @cached_property
     def born(self) -> NetworkState:
         """Networks of all seeds at birth."""
-        seeds = [(row, 0) for row in range(self.settings.seeds)]
-        return self.network.init(generators(self.settings.seed, 0, NETWORK, seeds))
+        s = self.settings
+        return self.network.init(generators(s.seed, 0, NETWORK, members(s.seeds)))
 
     @property
     def theta(self) -> dict[str, Tensor]:
@@ -152,13 +160,15 @@ class _Model:
         born = replace(self.born, **copies)
         return rule_problem(self.network, self.rule, born, always(learn), always(judge))
 
-    def training(self, family: TaskFamily) -> BilevelTraining[ComplexSynapse[RuleProblem]]:
+    def training(
+        self, family: TaskFamily, trained: object
+    ) -> BilevelTraining[ComplexSynapse[RuleProblem]]:
         """Contrast what the rule makes of a task with what it makes of it nudged either way."""
         s = self.settings
-        pairs = [(row, k) for row in range(s.seeds) for k in range(s.episodes)]
+        lifetimes = members(s.seeds, s.episodes)
         return BilevelTraining(
             MetaParameters(self.theta),
-            lambda update: self.problem(family, generators(s.seed, 0, TASK, pairs, update)),
+            lambda update: self.problem(family, generators(s.seed, 0, TASK, lifetimes, update)),
             Contrastive(
                 self.descent(s.steps),
                 self.descent(s.nudged_steps),
@@ -175,14 +185,9 @@ class _Model:
         """Accuracy in percent on new tasks, ``(seeds, lifetimes)``; NaN where one diverged."""
         assert isinstance(training.model, MetaParameters)
         s, found = self.settings, []
-        for first in range(0, s.lifetimes, AT_ONCE):
-            members = range(first, min(first + AT_ONCE, s.lifetimes))
-            pairs = [(row, k) for row in range(s.seeds) for k in members]
-            problem = self.problem(family, generators(s.seed, 0, TEST, pairs))
-            theta = {
-                name: t.repeat_interleave(len(members), 0)
-                for name, t in detached(training.model.theta()).items()
-            }
+        for some in portions(s.seeds, s.lifetimes, AT_ONCE):
+            problem = self.problem(family, generators(s.seed, 0, TEST, some))
+            theta = copied(detached(training.model.theta()), len(some) // s.seeds)
             phi = self.descent(s.steps)(problem, theta, problem.start(theta))
             x, label = problem.inner.evaluate(None)
             logits = self.network(replace(problem.inner.born, W=list(phi.values())), x)
@@ -226,32 +231,10 @@ def _jobs(settings: RuleSettings) -> Sequence[Job]:
         rule = _rule(settings) + consolidation * (settings.strength if way.held else 0.0)
         model = _Model(settings, network, rule, way.parts)
         updates = settings.updates if way.trained else 0
-        begin = partial(model.training, train)
-        measure = {condition: partial(model.measure, tasks[condition]) for condition in tasks}
-        job = Job(row, "met", updates, partial(_begin, begin), measure["met"])
-        new = Job(
-            row,
-            "new",
-            0,
-            partial(_again, begin, job.name),
-            measure["new"],
-            needs=(job.name,),
-        )
-        jobs += [job, new]
+        met, new = (partial(model.measure, tasks[condition]) for condition in ("met", "new"))
+        job = Job(row, "met", updates, partial(model.training, train), met)
+        jobs += [job, job.again("new", new)]
     return jobs
-
-
-def _begin(begin: Callable[[], Training], trained: object) -> Training:
-    return begin()
-
-
-def _again(
-    begin: Callable[[], Training], name: str, trained: Mapping[str, Mapping[str, Tensor]]
-) -> Training:
-    """The training of another job, at its end."""
-    training = begin()
-    training.model.load_state_dict(dict(trained[name]))
-    return training
 
 
 CML_RULES: Reproduction[Any] = Reproduction(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -125,28 +125,16 @@ def _jobs(settings: CifarSettings) -> Sequence[Job]:
     }
     jobs = []
     for row, (method, gradient) in rows.items():
-        make = partial(begin, method, gradient)
         updates = len(settings.shared) if gradient is None else settings.updates
-        job = Job(row, "evaluation", updates, make, partial(measure, method, "evaluation"))
-        tested = replace(
-            job,
-            condition="test",
-            updates=0,
-            begin=partial(_again, make, job.name),
-            measure=partial(measure, method, "test"),
-            needs=(job.name,),
+        job = Job(
+            row,
+            "evaluation",
+            updates,
+            partial(begin, method, gradient),
+            partial(measure, method, "evaluation"),
         )
-        jobs += [job, tested]
+        jobs += [job, job.again("test", partial(measure, method, "test"))]
     return jobs
-
-
-def _again(
-    make: partial[Training], name: str, trained: Mapping[str, Mapping[str, Tensor]]
-) -> Training:
-    """The training of another job, at its end."""
-    training = make({})
-    training.model.load_state_dict(dict(trained[name]))
-    return training
 
 
 def _row(key: str, title: str, evaluation: tuple[float, float], test: tuple[float, float]) -> Row:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,8 @@ from rulesearch.outer.bilevel import (
     MetaParameters,
     UnrolledDescent,
 )
-from rulesearch.outer.seeds import NETWORK, TASK, TEST, VALIDATION, generators
+from rulesearch.outer.bilevel.named import copied, detached
+from rulesearch.outer.seeds import NETWORK, TASK, TEST, VALIDATION, generators, members
 from rulesearch.outer.spiking import LastWindow, SpikingProblem
 from rulesearch.reproduce.base import (
     Job,
@@ -36,8 +37,9 @@ from rulesearch.reproduce.base import (
     Row,
     RunSettings,
     Training,
+    portions,
 )
-from rulesearch.reproduce.strength import Rate, Strength, Tolerance
+from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance
 from rulesearch.search.settings import Count
 from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
 
@@ -179,31 +181,17 @@ def _unrolled(settings: SpikingSettings, row: str) -> Method:
 def _by_bptt(settings: SpikingSettings, method: Method) -> Method:
     """The same, but that tests learn by BPTT, as the released code's do."""
     learner = BPTT(SpikingNetwork(hidden=settings.hidden))
-    return Method(
-        partial(SpikingProblem, learner),
-        method.learner,
-        method.meta_gradient,
-        method.prefix,
-        method.rate,
-    )
+    return replace(method, problem=partial(SpikingProblem, learner))
 
 
-def _begin(
-    method: Method,
-    settings: SpikingSettings,
-    source: str | None,
-    trained: Mapping[str, Mapping[str, Tensor]],
-) -> Training:
-    rows = range(settings.seeds)
+def _begin(method: Method, settings: SpikingSettings, trained: object) -> Training:
     network = SpikingNetwork(hidden=settings.hidden)
-    born = network.init(generators(settings.seed, 0, NETWORK, [(row, 0) for row in rows]))
+    born = network.init(generators(settings.seed, 0, NETWORK, members(settings.seeds)))
     model = MetaParameters({method.prefix + name: w for name, w in born.items()})
-    if source is not None:
-        model.load_state_dict(dict(trained[source]))
-    members = [(row, k) for row in rows for k in range(settings.episodes)]
+    lifetimes = members(settings.seeds, settings.episodes)
 
     def problems(update: int) -> Problem:
-        tasks = SpikingSines().sample(generators(settings.seed, 0, TASK, members, update))
+        tasks = SpikingSines().sample(generators(settings.seed, 0, TASK, lifetimes, update))
         return method.problem(tasks)
 
     training = BilevelTraining(
@@ -222,16 +210,10 @@ def _errors(
     method: Method, settings: SpikingSettings, model: MetaParameters, stream: int, tasks: int
 ) -> Tensor:
     """Mean squared error after learning each of so many tasks a seed, ``(seeds, tasks)``."""
-    found, size = [], max(1, AT_ONCE // settings.seeds)
-    for begin in range(0, tasks, size):
-        some = range(begin, min(begin + size, tasks))
-        members = [(row, k) for row in range(settings.seeds) for k in some]
-        sines = SpikingSines().sample(generators(settings.seed, 0, stream, members))
-        theta = {
-            name: value.detach().repeat_interleave(len(some), 0)
-            for name, value in model.theta().items()
-        }
-        problem = method.problem(sines)
+    found = []
+    for some in portions(settings.seeds, tasks, max(1, AT_ONCE // settings.seeds)):
+        problem = method.problem(SpikingSines().sample(generators(settings.seed, 0, stream, some)))
+        theta = copied(detached(model.theta()), len(some) // settings.seeds)
         phi = method.learner(problem, theta, problem.start(theta))
         found.append(problem.eval_loss(phi, theta).reshape(settings.seeds, -1))
     return torch.cat(found, 1)
@@ -257,26 +239,22 @@ def _jobs(settings: SpikingSettings) -> Sequence[Job]:
         "cml-eprop-symmetric": _contrastive(settings, "symmetric"),
     }
 
-    def job(
-        row: str, condition: str, method: Method, updates: int, source: str | None = None
-    ) -> Job:
-        return Job(
-            row,
-            condition,
-            updates,
-            partial(_begin, method, settings, source),
-            partial(_measure, method, settings, condition),
-            needs=() if source is None else (source,),
-        )
+    def own(row: str, method: Method, updates: int) -> Job:
+        begin = partial(_begin, method, settings)
+        return Job(row, "own", updates, begin, partial(_measure, method, settings, "own"))
 
+    def again(row: str, condition: str, method: Method) -> Job:
+        return trained[row].again(condition, partial(_measure, method, settings, condition))
+
+    trained = {row: own(row, method, settings.updates) for row, method in methods.items()}
     return [
-        *(job(row, "own", method, settings.updates) for row, method in methods.items()),
-        *(job(row, "validation", method, 0, f"{row}-own") for row, method in methods.items()),
+        *trained.values(),
+        *(again(row, "validation", method) for row, method in methods.items()),
         *(
-            job(row, "bptt", _by_bptt(settings, methods[row]), 0, f"{row}-own")
+            again(row, "bptt", _by_bptt(settings, methods[row]))
             for row in ("bptl-eprop", "tbptl-eprop")
         ),
-        job("untrained", "own", methods["cml-eprop"], 0),
+        own("untrained", methods["cml-eprop"], 0),
     ]
 
 

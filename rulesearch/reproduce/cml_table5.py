@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rulesearch.outer.bandit import (
     Agent,
@@ -20,9 +19,10 @@ from rulesearch.outer.bandit import (
     blocks,
 )
 from rulesearch.outer.bilevel import Bilevel, BilevelTraining, MetaParameters
-from rulesearch.outer.seeds import TASK, TEST, generators
-from rulesearch.reproduce.base import Job, Measured, Published, Reproduction, Row, Training
-from rulesearch.reproduce.cml_wheel import METHODS, Method, Source, WheelSettings, copied
+from rulesearch.outer.bilevel.named import copied, detached
+from rulesearch.outer.seeds import TASK, TEST, generators, members
+from rulesearch.reproduce.base import Job, Measured, Published, Reproduction, Row, Trained, Training
+from rulesearch.reproduce.cml_wheel import METHODS, Method, Source, WheelSettings
 from rulesearch.tasks.wheel import Experience, Wheel, WheelLogs, uniform_regret
 
 __all__ = ["CML_TABLE5", "WheelSettings"]
@@ -32,26 +32,22 @@ ONLINE = 3  # a stream of random numbers, next to those of outer.seeds
 
 
 def _training(
-    method: Method,
-    settings: WheelSettings,
-    source: str | None,
-    trained: Mapping[str, Mapping[str, Tensor]],
+    method: Method, settings: WheelSettings, source: str | None, trained: Trained
 ) -> BilevelTraining[Any]:
     model = MetaParameters(method.theta(settings))
     if source is not None:
         model.load_state_dict(dict(trained[source]))
-    rows, tasks = range(settings.seeds), settings.tasks
-    members = [(row, k) for row in rows for k in range(tasks)]
+    seeds, tasks = settings.seeds, settings.tasks
     logs = WheelLogs(settings.learnt + settings.judged).sample(
-        generators(settings.seed, 0, TASK, members)
+        generators(settings.seed, 0, TASK, members(seeds, tasks))
     )
     episodes = settings.episodes * method.share
 
     def problems(update: int) -> Bilevel:
-        draws = generators(settings.seed, 1, TASK, [(row, 0) for row in rows], update)
+        draws = generators(settings.seed, 1, TASK, members(seeds), update)
         chosen = [
             row * tasks + torch.randint(tasks, (episodes,), generator=g)
-            for row, g in zip(rows, draws, strict=True)
+            for row, g in enumerate(draws)
         ]
         log = [part[torch.cat(chosen)] for part in logs]
         learn = Experience(*(part[:, : settings.learnt] for part in log))
@@ -72,8 +68,7 @@ class _Online:
     @property
     def members(self) -> list[tuple[int, int]]:
         """Seed and number of every lifetime, those of a seed together."""
-        s = self.settings
-        return [(row, k) for row in range(s.seeds) for k in range(s.lifetimes)]
+        return members(self.settings.seeds, self.settings.lifetimes)
 
     @property
     def keys(self) -> list[tuple[int, ...]]:
@@ -90,7 +85,7 @@ class _Online:
 def _greedy(method: Method, online: _Online, training: BilevelTraining[Any]) -> Agent:
     settings = online.settings
     copies, network = settings.lifetimes, method.network(settings)
-    theta = {k: copied(w.detach(), copies) for k, w in training.model.theta().items()}
+    theta = copied(detached(training.model.theta()), copies)
 
     def problem(source: Source) -> Bilevel:
         return method.problem(settings, copies, source, source)
@@ -98,7 +93,7 @@ def _greedy(method: Method, online: _Online, training: BilevelTraining[Any]) -> 
     def never(step: int | None) -> Experience:
         raise AssertionError("nothing is learnt before life begins")
 
-    slow = {k: copied(w, copies) for k, w in method.born(settings)[1].items()}
+    slow = copied(method.born(settings)[1], copies)
     return GreedyAgent(
         lambda phi, x: network({**slow, **theta, **phi}, x),
         problem(never).start(theta),
@@ -121,8 +116,8 @@ def _neural_linear(method: Method, online: _Online, training: BilevelTraining[An
     return NeuralLinearAgent(
         network,
         lambda weights, x: network({**weights, **shown}, x),
-        {k: copied(w, copies) for k, w in fast.items()},
-        {k: copied(w, copies) for k, w in slow.items()},
+        copied(fast, copies),
+        copied(slow, copies),
         method.steps,
         settings.batch,
         online.generators(ONLINE),
@@ -142,9 +137,7 @@ class _Row:
     updates: int
     settings: WheelSettings
 
-    def begin(
-        self, delta: float, source: str | None, trained: Mapping[str, Mapping[str, Tensor]]
-    ) -> Training:
+    def begin(self, delta: float, source: str | None, trained: Trained) -> Training:
         """Meta-train, or take what `source` has trained; then live."""
         return TrainedLife(
             _training(self.method, self.settings, source, trained),

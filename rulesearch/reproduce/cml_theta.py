@@ -22,12 +22,12 @@ from rulesearch.outer.bilevel import (
     always,
 )
 from rulesearch.outer.bilevel.coefficients import THETA
-from rulesearch.outer.bilevel.named import detached
+from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.residual import LEARNING, within
-from rulesearch.outer.seeds import TEST, generators
+from rulesearch.outer.seeds import TEST, generators, members
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_digits import check_digits, draw_digits
-from rulesearch.reproduce.strength import Momentum, Tolerance
+from rulesearch.reproduce.cml_settings import Momentum, Tolerance
 from rulesearch.search.settings import Count, Size
 
 __all__ = ["CML_THETA", "ThetaSettings"]
@@ -110,12 +110,8 @@ class _Comparison:
         """
         assert isinstance(training, BilevelTraining)
         s = self.settings
-        pairs = [(row, k) for row in range(s.seeds) for k in range(s.lifetimes)]
-        problem = self.problem(generators(s.seed, 0, TEST, pairs))
-        at = {
-            name: t.repeat_interleave(s.lifetimes, 0)
-            for name, t in detached(training.model.theta()).items()
-        }
+        draws = generators(s.seed, 0, TEST, members(s.seeds, s.lifetimes))
+        problem, at = self.problem(draws), copied(detached(training.model.theta()), s.lifetimes)
         estimate = training.meta_gradient(problem, at)
         found = estimate.gradient[THETA]
         exact = UnrolledDescent(self.learner)(problem, at).gradient[THETA]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.outer.bandit import ChosenArm
@@ -27,13 +26,14 @@ from rulesearch.outer.bilevel import (
     UnrolledDescent,
     fast_and_slow,
 )
-from rulesearch.outer.seeds import NETWORK, generators
+from rulesearch.outer.bilevel.named import copied
+from rulesearch.outer.seeds import NETWORK, generators, members
 from rulesearch.reproduce.base import RunSettings
-from rulesearch.reproduce.strength import Tolerance
+from rulesearch.reproduce.cml_settings import Tolerance
 from rulesearch.search.settings import Count
 from rulesearch.tasks.wheel import ARMS, Experience
 
-__all__ = ["METHODS", "Method", "Source", "WheelSettings", "copied"]
+__all__ = ["METHODS", "Method", "Source", "WheelSettings"]
 
 EPS_ROOT = float(np.finfo(np.float32).eps)
 PENALTY = 1000.0  # on the mean of squared distances from the anchor
@@ -119,9 +119,8 @@ class Method:
 
     def born(self, settings: WheelSettings) -> tuple[Named, Named]:
         """Draw weights of all seeds: those that learn, and those that do not."""
-        draws = [(row, 0) for row in range(settings.seeds)]
-        drawn = self.network(settings).init(generators(settings.seed, 0, NETWORK, draws))
-        return fast_and_slow(drawn, self.fast)
+        draws = generators(settings.seed, 0, NETWORK, members(settings.seeds))
+        return fast_and_slow(self.network(settings).init(draws), self.fast)
 
     def theta(self, settings: WheelSettings) -> Named:
         """Meta-parameters at first: anchors, slow weights, or where learning starts."""
@@ -134,9 +133,7 @@ class Method:
         self, settings: WheelSettings, copies: int, learn: Source, judge: Source
     ) -> Bilevel:
         """Regressions, so many of each seed."""
-        fast, slow = (
-            {k: copied(w, copies) for k, w in part.items()} for part in self.born(settings)
-        )
+        fast, slow = (copied(part, copies) for part in self.born(settings))
         constant = {} if self.tanh else slow
         network = self.network(settings)
 
@@ -151,11 +148,6 @@ class Method:
         count = sum(w[0].numel() for w in fast.values())
         strength = torch.tensor(2 * PENALTY / count)
         return ComplexSynapse(inner, {f"lambda.{name}": strength for name in fast})
-
-
-def copied(w: Tensor, copies: int) -> Tensor:
-    """So many of each seed's, together."""
-    return w.repeat_interleave(copies, 0)
 
 
 def _contrast(

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rulesearch.errors import RunError
-from rulesearch.files import write_atomically
+from rulesearch.files import make_folder, write_atomically
 from rulesearch.report.style import figure_bytes
 
 __all__ = ["plain", "write_figures"]
@@ -26,11 +25,7 @@ def write_figures(run: Path, figures: Mapping[str, Figure], numbers: Mapping[str
     RunError
         If the folder cannot be made.
     """
-    folder = run / "figures"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+    folder = make_folder(run / "figures")
     write_atomically(folder / "numbers.json", json.dumps(plain(numbers)) + "\n")
     for name, figure in figures.items():
         for form in ("svg", "pdf"):

@@ -16,24 +16,20 @@ from rulesearch.analysis.flp_life import query_curve
 from rulesearch.analysis.flp_readout import frozen_readout_error
 from rulesearch.analysis.flp_updates import follow_updates
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
-from rulesearch.outer.flp_presets import by_gradient
-from rulesearch.outer.seeds import TEST, generators
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
 from rulesearch.report.run_data import Floats
-from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, Training
+from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, Trained, Training
 from rulesearch.reproduce.figures import write_figures
-from rulesearch.reproduce.flp import AT_ONCE, FLPRunSettings, Tasks, flp_job, restored
-from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
+from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job, restored
+from rulesearch.reproduce.flp_studied import PLASTIC, STUDIED, measured_on_tests, studied_networks
+from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_tasks
 from rulesearch.tasks import IncrementalSines
 
 __all__ = ["FLP_FIGURE2"]
 
 REUSE, CONTROL, TRAINED_ON = "feature-reuse-1", "plastic-reuse-3", "feature-reuse-1-longer"
-PLASTIC = {REUSE: 1, "flp-2": 2, "flp-3": 3}
-DESCENT = {"gradient-3": True, "gradient-3-first-order": False}  # is its meta-gradient exact?
-DRAWN = (*PLASTIC, *DESCENT)
 ROWS = (
-    *(row for row in FLP_TABLE1.rows if row.key in DRAWN),
+    *(row for row in FLP_TABLE1.rows if row.key in STUDIED),
     Row(CONTROL, "FLP (3) on frozen feature reuse"),
     Row(TRAINED_ON, "Feature reuse (1), trained on"),
 )
@@ -41,22 +37,15 @@ TITLES = {row.key: row.title for row in ROWS}
 
 
 def _jobs(settings: SineSettings) -> Sequence[Job]:
-    flp = {row: sine_network(settings, layers) for row, layers in PLASTIC.items()}
-    deepest = flp["flp-3"]
-    start, rate = settings.gradient_start, settings.gradient_rate
-    descent = {
-        row: by_gradient(deepest, start, rate, exact=exact) for row, exact in DESCENT.items()
-    }
-    jobs, everything = [], sine_tasks(settings)
+    networks, everything = studied_networks(settings), sine_tasks(settings)
+    jobs = []
     for condition, tasks in everything.items():
-        for row, network in flp.items():
-            job = flp_job((row, condition), network, tasks, settings)
-            jobs.append(_measured_by(job, network, tasks, settings))
-        for row, network in descent.items():
-            job = flp_job((row, condition), network, tasks, settings, like=("flp-3", deepest))
+        for row, (network, like) in networks.items():
+            job = flp_job((row, condition), network, tasks, settings, like)
             jobs.append(_measured_by(job, network, tasks, settings))
     if "iid" in everything:
-        jobs += _controls(flp[REUSE], deepest, everything["iid"], settings)
+        (reuse, _), (deepest, _) = networks[REUSE], networks["flp-3"]
+        jobs += _controls(reuse, deepest, everything["iid"], settings)
     return jobs
 
 
@@ -88,7 +77,7 @@ def _begin_control(
     reuse: FLPSettings,
     tasks: Tasks,
     run: FLPRunSettings,
-    trained: Mapping[str, Mapping[str, Tensor]],
+    trained: Trained,
 ) -> MetaTraining:
     before = restored(reuse, run, trained[f"{REUSE}-iid"])
     model = plastic_from_reuse(before, frozen, run.seed)
@@ -96,10 +85,7 @@ def _begin_control(
 
 
 def _train_on(
-    reuse: FLPSettings,
-    tasks: Tasks,
-    run: FLPRunSettings,
-    trained: Mapping[str, Mapping[str, Tensor]],
+    reuse: FLPSettings, tasks: Tasks, run: FLPRunSettings, trained: Trained
 ) -> MetaTraining:
     """As the other control begins, and on the same tasks, but all that it had learns on."""
     model = restored(reuse, run, trained[f"{REUSE}-iid"])
@@ -115,12 +101,7 @@ def _measure(
     """
     model = flp_model(network, run.seeds, run.seed, dtype=torch.float64, device=run.device)
     model.load_state_dict(training.model.state_dict())
-    size, parts = max(1, AT_ONCE // model.seeds), []
-    for begin in range(0, run.lifetimes, size):
-        some = range(begin, min(begin + size, run.lifetimes))
-        members = [(row, member) for row in range(model.seeds) for member in some]
-        parts.append(_analyses(model, tasks, generators(run.seed, 0, TEST, members)))
-    found = {name: torch.cat([part[name] for part in parts], 1).cpu() for name in parts[0]}
+    found = measured_on_tests(partial(_analyses, model, tasks), run)
     count, depth = len(model.W), len(network.widths) - 1
     return {**found, "layers": torch.arange(depth - count + 1, depth + 1)}
 
@@ -166,7 +147,7 @@ def _anatomy(measured: Mapping[str, Measured]) -> Anatomy:
     return Anatomy(
         usual=_by_layers(_means(measured, "error", "iid", PLASTIC)),
         frozen=_by_layers(_means(measured, "frozen", "iid", PLASTIC)),
-        interference=_titled(_means(measured, "interference", "continual", DRAWN)),
+        interference=_titled(_means(measured, "interference", "continual", STUDIED)),
         alignment=_titled(_means(measured, "alignment", "continual", ["flp-3"])),
         magnitude=_titled(_means(measured, "magnitude", "iid", ["flp-3", "gradient-3"])),
         layers=tuple("readout" if n == max(depth) else f"layer {n}" for n in deepest),
@@ -177,8 +158,8 @@ def _curves(measured: Mapping[str, Measured]) -> dict[str, InnerCurves]:
     """By the title of each condition that was run."""
     both = {
         title: InnerCurves(
-            _titled(_means(measured, "online", condition, DRAWN)),
-            _titled(_means(measured, "query", condition, DRAWN)),
+            _titled(_means(measured, "online", condition, STUDIED)),
+            _titled(_means(measured, "query", condition, STUDIED)),
         )
         for condition, title in FLP_TABLE1.conditions.items()
     }

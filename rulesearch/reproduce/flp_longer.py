@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -16,22 +17,19 @@ from torch import Tensor
 from rulesearch.analysis.flp_longer import longer_errors, round_errors
 from rulesearch.files import write_atomically
 from rulesearch.outer import MetaModel
-from rulesearch.outer.flp_presets import by_gradient
-from rulesearch.outer.seeds import TEST, generators
 from rulesearch.report.flp_figures import longer_lives
 from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Training
 from rulesearch.reproduce.figures import write_figures
-from rulesearch.reproduce.flp import AT_ONCE, flp_job
-from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
+from rulesearch.reproduce.flp import flp_job
+from rulesearch.reproduce.flp_studied import STUDIED, measured_on_tests, studied_networks
+from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_tasks
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IncrementalSines
 
 __all__ = ["FLP_LONGER", "LongerSettings"]
 
-PLASTIC = {"feature-reuse-1": 1, "flp-2": 2, "flp-3": 3}
-DESCENT = {"gradient-3": True, "gradient-3-first-order": False}  # is its meta-gradient exact?
-ROWS = tuple(row for row in FLP_TABLE1.rows if row.key in {*PLASTIC, *DESCENT})
+ROWS = tuple(row for row in FLP_TABLE1.rows if row.key in STUDIED)
 LONGER = {"batches": "more batches of each sine", "rounds": "more rounds of all sines"}
 
 
@@ -48,22 +46,13 @@ class LongerSettings(SineSettings):
 
 
 def _jobs(settings: LongerSettings) -> Sequence[Job]:
-    flp = {row: sine_network(settings, layers) for row, layers in PLASTIC.items()}
-    deepest = flp["flp-3"]
-    start, rate = settings.gradient_start, settings.gradient_rate
-    descent = {
-        row: by_gradient(deepest, start, rate, exact=exact) for row, exact in DESCENT.items()
-    }
-    jobs = []
+    networks, jobs = studied_networks(settings), []
     for condition, tasks in sine_tasks(settings).items():
         test = tasks.test
         assert isinstance(test, IncrementalSines)
-        trained = [flp_job((row, condition), net, tasks, settings) for row, net in flp.items()]
-        like = ("flp-3", deepest)
-        trained += [
-            flp_job((row, condition), net, tasks, settings, like) for row, net in descent.items()
-        ]
-        jobs += [replace(job, measure=partial(_measure, test, settings)) for job in trained]
+        for row, (network, like) in networks.items():
+            job = flp_job((row, condition), network, tasks, settings, like)
+            jobs.append(replace(job, measure=partial(_measure, test, settings)))
     return jobs
 
 
@@ -73,28 +62,22 @@ def _measure(
     """Errors of the usual length, which are the table's, and of longer lifetimes."""
     model = training.model
     assert isinstance(model, MetaModel)
-    size, parts = max(1, AT_ONCE // model.seeds), []
-    for begin in range(0, settings.lifetimes, size):
-        some = range(begin, min(begin + size, settings.lifetimes))
-        members = [(row, member) for row in range(model.seeds) for member in some]
-        parts.append(_by_length(model, tasks, settings, members))
-    found = {name: torch.cat([part[name] for part in parts], 1).cpu() for name in parts[0]}
+    found = measured_on_tests(partial(_by_length, model, tasks, settings.times), settings)
     return {**found, "times": torch.tensor(settings.times)}
 
 
 def _by_length(
     model: MetaModel,
     tasks: IncrementalSines,
-    settings: LongerSettings,
-    members: Sequence[tuple[int, int]],
+    times: Sequence[int],
+    draws: Sequence[torch.Generator],
 ) -> dict[str, Tensor]:
-    draws = generators(settings.seed, 0, TEST, members)
     found = {
         "error": longer_errors(model, tasks, draws, [1])[..., 0],
-        "batches": longer_errors(model, tasks, draws, settings.times),
+        "batches": longer_errors(model, tasks, draws, times),
     }
     if tasks.order == "continual":  # else it has no rounds
-        found["rounds"] = round_errors(model, tasks, draws, settings.times)
+        found["rounds"] = round_errors(model, tasks, draws, times)
     return found
 
 
@@ -103,18 +86,16 @@ def _draw(measured: Mapping[str, Measured], run: Path) -> None:
     lives: dict[str, dict[str, Floats]] = {}
     diverged: dict[str, dict[str, list[int]]] = {}
     times: list[int] = []
-    for condition, name in FLP_TABLE1.conditions.items():
-        for kind, title in LONGER.items():
-            panel = f"{name}: {title}"
-            for row in ROWS:
-                job = measured.get(f"{row.key}-{condition}", {})
-                if kind in job:
-                    times = job["times"].tolist()
-                    finite = job[kind].isfinite()
-                    typical = job[kind].where(finite, torch.inf).median(1).values
-                    lives.setdefault(panel, {})[row.title] = typical.numpy()
-                    lost = (~finite).sum((0, 1)).tolist()
-                    diverged.setdefault(panel, {})[row.title] = lost
+    for (condition, name), (kind, title) in product(FLP_TABLE1.conditions.items(), LONGER.items()):
+        panel = f"{name}: {title}"
+        for row in ROWS:
+            job = measured.get(f"{row.key}-{condition}", {})
+            if kind in job:
+                times = job["times"].tolist()
+                finite = job[kind].isfinite()
+                typical = job[kind].where(finite, torch.inf).median(1).values
+                lives.setdefault(panel, {})[row.title] = typical.numpy()
+                diverged.setdefault(panel, {})[row.title] = (~finite).sum((0, 1)).tolist()
     numbers = {"times": times, "error": lives, "diverged": diverged}
     write_figures(run, {"longer": longer_lives(times, lives)}, numbers)
     write_atomically(run / "longer.md", _markdown(times, lives))

@@ -18,8 +18,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from rulesearch.errors import RunError
-from rulesearch.files import write_atomically
+from rulesearch.files import make_folder, write_atomically
 from rulesearch.grammar import Grammar, TermPool
 from rulesearch.outer import (
     FLPSettings,
@@ -32,9 +31,9 @@ from rulesearch.outer import (
     term_scales,
 )
 from rulesearch.outer.rule_shape import ShapeTraining, in_common_units
-from rulesearch.outer.seeds import TASK, generators
+from rulesearch.outer.seeds import TASK, generators, members
 from rulesearch.report.table import latex_table, text_table
-from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, Training
+from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, Trained, Training
 from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job, lengths, lifetime_errors
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
 from rulesearch.reproduce.flp_table2 import FLP_TABLE2, ImageSettings, image_network, image_tasks
@@ -119,7 +118,7 @@ class _Search:
         """C of ``theta = c t``, from a network and a lifetime of each seed, on the CPU."""
         run = self.run
         model = flp_model(self.flp, run.seeds, run.seed, pool=self.pool, theta=self.pool.init)
-        draws = generators(run.seed, 0, TASK, [(row, 0) for row in range(run.seeds)])
+        draws = generators(run.seed, 0, TASK, members(run.seeds))
         task = self.tasks.train.sample(draws, model.dtype)
         probes = slice(None, None, max(1, task.x.shape[0] // PROBES))
         x, label = task.x[:][probes], task.label[probes]
@@ -146,13 +145,13 @@ class _Search:
         )
         return ShapeTraining(training, kept)
 
-    def begin_free(self, _: Mapping[str, Mapping[str, Tensor]]) -> ShapeTraining:
+    def begin_free(self, trained: object) -> ShapeTraining:
         return self.training(None, NoPenalty())
 
-    def begin_penalised(self, trained: Mapping[str, Mapping[str, Tensor]]) -> ShapeTraining:
+    def begin_penalised(self, trained: Trained) -> ShapeTraining:
         return self.training(trained[f"{ALL}-{self.condition}"], ProximalL1(self.run.lam))
 
-    def begin_refitted(self, trained: Mapping[str, Mapping[str, Tensor]]) -> ShapeTraining:
+    def begin_refitted(self, trained: Trained) -> ShapeTraining:
         """A newborn network, with the coefficients that were found and are kept."""
         t = trained[f"{PENALISED}-{self.condition}"]["theta"]
         newborn = self.training(None, NoPenalty())
@@ -238,11 +237,7 @@ def _draw(measured: Mapping[str, Measured], run: Path) -> None:
         if row != REFITTED:
             continue
         content = rule_table(pool, measured, condition)
-        folder = run / "rules" / condition
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+        folder = make_folder(run / "rules" / condition)
         Rule.from_json(content["rule"]).save(folder / "rule.json")
         write_atomically(folder / "terms.txt", text_table(content) + "\n")
         write_atomically(folder / "terms.tex", latex_table(content))

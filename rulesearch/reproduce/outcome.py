@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rulesearch.errors import RunError
 from rulesearch.files import write_atomically
+from rulesearch.outer.bilevel.named import under
 from rulesearch.reproduce.base import Published
 from rulesearch.reproduce.plan import Plan
 from rulesearch.reproduce.tables import latex, markdown
@@ -63,11 +64,8 @@ def read_finished(file: Path) -> Finished:
         raise RunError(
             f"{file} cannot be read ({error}); remove it, and its job is run anew"
         ) from None
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
-
-    return Finished(part("model."), part("measured."), seconds, rejected, part(RESIDUAL))
+    model, measured, residual = (under(p, tensors) for p in ("model.", "measured.", RESIDUAL))
+    return Finished(model, measured, seconds, rejected, residual)
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
 
 from rulesearch import __version__
 from rulesearch.errors import ConfigError, Place, RunError, did_you_mean
 from rulesearch.grammar.parser import TextPlace
 from rulesearch.grammar.reader import Document, read_document
 from rulesearch.grammar.validation import validate
+from rulesearch.grammar.writer import yaml_text
 from rulesearch.reproduce.base import Job, Reproduction, RunSettings
 from rulesearch.reproduce.registry import find_reproduction
 
@@ -72,12 +71,7 @@ class Plan:
 
     def to_yaml(self) -> str:
         """Everything that :func:`load_plan` needs to make it again."""
-        text = StringIO()
-        writer: Any = YAML(typ="safe", pure=True)
-        writer.default_flow_style = False
-        writer.sort_base_mapping_type_on_output = False
-        writer.dump(self.content, text)
-        return text.getvalue()
+        return yaml_text(self.content)
 
     def manifest(self) -> dict[str, Any]:
         """What a run that begins now says of itself."""

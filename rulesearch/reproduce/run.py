@@ -15,7 +15,7 @@ from torch import Tensor
 from rulesearch.errors import RunError
 from rulesearch.files import write_atomically
 from rulesearch.outer.meta_training import UpdateRecord
-from rulesearch.reproduce.base import Job, Training
+from rulesearch.reproduce.base import Job, Trained, Training
 from rulesearch.reproduce.outcome import (
     REJECTED,
     RESIDUAL,
@@ -93,7 +93,7 @@ def _check_same(plan: Plan, begun: Plan, path: Path) -> None:
 class _Run:
     plan: Plan
     jobs: Sequence[Job]
-    given: Mapping[str, Mapping[str, Tensor]]
+    given: Trained
     folder: RunFolder
     sinks: tuple[EventSink, ...]
     checkpoint: Checkpoint | None

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
-from ruamel.yaml import YAML
 
 from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError, DataError, GrammarError, Place
@@ -21,6 +19,7 @@ from rulesearch.grammar import Grammar, TermPool
 from rulesearch.grammar.parser import TextPlace
 from rulesearch.grammar.reader import MAX_BYTES, Document, read_document
 from rulesearch.grammar.validation import validate
+from rulesearch.grammar.writer import yaml_text
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import PlasticNetwork
 from rulesearch.search.settings import (
@@ -137,15 +136,10 @@ class Experiment:
             "device": self.device,
             **self.settings.model_dump(mode="json"),
         }
-        text = StringIO()
-        writer: Any = YAML(typ="safe", pure=True)
-        writer.default_flow_style = False
-        writer.sort_base_mapping_type_on_output = False
-        writer.width = 1_000_000
-        writer.dump(content, text)
-        if len(text.getvalue().encode()) > MAX_BYTES:
+        text = yaml_text(content, width=1_000_000)
+        if len(text.encode()) > MAX_BYTES:
             raise ConfigError(f"a pool of {len(self.pool)} terms is too large to search; narrow it")
-        return text.getvalue()
+        return text
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:

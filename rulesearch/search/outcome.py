@@ -122,10 +122,6 @@ class Outcome:
         chosen = self._chosen(held_out)
         picked, final = found[chosen], ends[chosen]
         refit = refits.get(picked.terms)
-        mean = dict(zip(self.pool.names, map(float, final.theta.mean(0)), strict=True))
-        spread = dict(zip(self.pool.names, map(float, final.theta.std(0)), strict=True))
-        _, low, high = bootstrap_interval(final.theta)
-        interval = dict(zip(self.pool.names, np.stack([low, high], 1).tolist(), strict=True))
         phases = {"search": {name: values[chosen] for name, values in searched.items()}}
         if refit is not None:
             phases["refit"] = {"accuracy": refit.accuracy, "loss": refit.loss}
@@ -139,20 +135,7 @@ class Outcome:
                 _front(c, refits.get(c.terms)) | {"coefficients": self._rule(end).coefficients}
                 for c, end in zip(found, ends, strict=True)
             ],
-            "table": [
-                {
-                    "name": t.name,
-                    "latex": t.latex(),
-                    "coefficient": mean[t.name] if final.share[t.name] else None,
-                    "spread": spread[t.name] if final.share[t.name] else None,
-                    "interval": interval[t.name] if final.share[t.name] else None,
-                    "share": picked.share[t.name],
-                    "refit_share": final.share[t.name] if refit is not None else None,
-                    "locality": t.locality,
-                    "kept": t.name in final.terms,
-                }
-                for t in self.pool
-            ],
+            "table": self._table(picked, final, refitted=refit is not None),
             "accuracy": {name: _listed(values["accuracy"]) for name, values in phases.items()},
             "loss": {name: _listed(values["loss"]) for name, values in phases.items()},
             "rejected": {name: self._rejected(name) for name in phases},
@@ -162,6 +145,29 @@ class Outcome:
             entry["held_out_loss"] = _mean(loss) if np.isfinite(loss).all() else None
             entry["held_out_error"] = standard_error(loss) if np.isfinite(loss).all() else None
         return content
+
+    def _table(self, picked: Candidate, final: _Refit, refitted: bool) -> list[dict[str, Any]]:
+        """What is told of each term; a term that no seed kept has a share and no coefficient."""
+        _, low, high = bootstrap_interval(final.theta)
+        columns = (final.theta.mean(0), final.theta.std(0), np.stack([low, high], 1))
+        rows = []
+        for term, *numbers in zip(self.pool, *(c.tolist() for c in columns), strict=True):
+            share = final.share[term.name]
+            coefficient, spread, interval = numbers if share else (None, None, None)
+            rows.append(
+                {
+                    "name": term.name,
+                    "latex": term.latex(),
+                    "coefficient": coefficient,
+                    "spread": spread,
+                    "interval": interval,
+                    "share": picked.share[term.name],
+                    "refit_share": share if refitted else None,
+                    "locality": term.locality,
+                    "kept": term.name in final.terms,
+                }
+            )
+        return rows
 
     def _rejected(self, phase: str) -> float:
         """Share of the lifetimes of a phase's last updates that diverged."""

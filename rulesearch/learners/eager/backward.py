@@ -14,9 +14,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from rulesearch.learners.eager.chunk import Chosen, growth_calls, make
+from rulesearch.learners.eager.chunk import Chosen, growth_calls
 from rulesearch.learners.eager.dense import Dense
-from rulesearch.learners.eager.functions import Call, products, scaled
+from rulesearch.learners.eager.functions import Call, make, products, scaled
 from rulesearch.learners.eager.matrices import Deferred
 from rulesearch.learners.eager.plan import PRODUCTS, Op, merged
 from rulesearch.learners.eager.values import Values

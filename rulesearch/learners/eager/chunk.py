@@ -6,7 +6,7 @@ in its inputs and makes its calls. So a device could record a chunk and play it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -14,18 +14,12 @@ from torch import Tensor
 
 from rulesearch.compile.native import Examples
 from rulesearch.learners.eager.dense import Dense
-from rulesearch.learners.eager.functions import Call, products, scaled
+from rulesearch.learners.eager.functions import Call, make, products, scaled
 from rulesearch.learners.eager.matrices import Deferred
 from rulesearch.learners.eager.plan import PRODUCTS, Op, Plan
 from rulesearch.learners.eager.values import Values
 
-__all__ = ["Chosen", "Forward", "growth_calls", "make"]
-
-
-def make(calls: Iterable[Call]) -> None:
-    """Make calls, one after the other."""
-    for call in calls:
-        call()
+__all__ = ["Chosen", "Forward", "growth_calls"]
 
 
 class Chosen:

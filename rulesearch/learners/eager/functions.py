@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
-__all__ = ["Call", "Scratch", "apply_calls", "products", "scaled", "slope_calls"]
+__all__ = ["Call", "Scratch", "apply_calls", "make", "products", "scaled", "slope_calls"]
 
 Call = Callable[[], object]
 Scratch = Callable[[str, Tensor], Tensor]
 """Gives memory of a shape for what is read again at once, shared by all that ask in a name."""
+
+
+def make(calls: Iterable[Call]) -> None:
+    """Make calls, one after the other."""
+    for call in calls:
+        call()
 
 
 def scaled(a: Tensor, factor: float, out: Tensor) -> Call:

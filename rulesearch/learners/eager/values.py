@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.compile.tape import stride
-from rulesearch.learners.eager.functions import Call, apply_calls, slope_calls
+from rulesearch.learners.eager.functions import Call, apply_calls, make, slope_calls
 from rulesearch.learners.eager.plan import Entry, Op, Plan, Span, merged
 
 __all__ = ["Values"]
@@ -100,12 +100,17 @@ class Values:
             if op.out in self.plan.constant:
                 numbers = [self._number(e) for e in self.plan.entries_of(op)]
                 self.part(self.y, None, op.out, 1).copy_(torch.stack(numbers).sum(0))
+        for group, j in self._constant_parts():
+            for slot in range(len(self.wide)):
+                make(self._widen(group, j, slot))
+
+    def _constant_parts(self) -> Iterator[tuple[list[Op], int]]:
+        """Combinations that are alike, and which of their parts no step weighs anew."""
         for group in self.plan.groups:
-            for j in range(group[0].count if group[0].kind == "combine" else 0):
-                if self._is_constant(group, j):
-                    for slot in range(len(self.wide)):
-                        for call in self._widen(group, j, slot):
-                            call()
+            if group[0].kind == "combine":
+                yield from (
+                    (group, j) for j in range(group[0].count) if self._is_constant(group, j)
+                )
 
     def _is_constant(self, group: list[Op], j: int) -> bool:
         return self.plan.entries_of(group[0])[j].scalar in self.plan.constant
@@ -302,15 +307,15 @@ class Values:
 
     def constants_backward(self, theta_bar: Tensor) -> Iterator[Call]:
         """Adjoints that no step waits for, of a chunk's steps together; theta's at last."""
-        found = []
-        for group in self.plan.groups:
-            if group[0].kind == "combine":
-                for j in range(group[0].count):
-                    if self._is_constant(group, j):
-                        yield from self._overlaps(group, j, None)
-            elif group[0].kind == "coefficient":
-                for op in group:
-                    found += [(op.out, e) for e in self.plan.entries_of(op) if e.term >= 0]
+        for group, j in self._constant_parts():
+            yield from self._overlaps(group, j, None)
+        found = [
+            (op.out, e)
+            for op in self.plan.ops
+            if op.kind == "coefficient"
+            for e in self.plan.entries_of(op)
+            if e.term >= 0
+        ]
         if found:
             yield partial(self._theta_backward, theta_bar, *self._theta_tables(found))
 

@@ -1,8 +1,8 @@
-"""What agents have in common: whether their weights are finite, and where generators stand."""
+"""What agents have in common: minibatches, whether weights are finite, where generators stand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ from torch import Tensor
 from rulesearch.arguments import whole
 from rulesearch.outer.bilevel import Named
 from rulesearch.outer.bilevel.given import check_named
+from rulesearch.tasks.wheel import Experience
 from rulesearch.torch_arguments import check_generators
 
-__all__ = ["check_agent", "finite", "set_states", "states_of"]
+__all__ = ["check_agent", "finite", "minibatches", "set_states", "states_of"]
 
 
 def check_agent(
@@ -23,6 +24,15 @@ def check_agent(
     whole("updates", updates, least=0)
     whole("batch", batch, least=1)
     check_generators(generators, "lifetime")
+
+
+def minibatches(
+    experience: Experience, steps: int, size: int, generators: Sequence[torch.Generator]
+) -> Callable[[int | None], Experience]:
+    """Draw so many choices for each step, with replacement; of no step, all."""
+    seen = experience.reward.shape[1]
+    drawn = torch.stack([torch.randint(seen, (steps, size), generator=g) for g in generators], 1)
+    return lambda step: experience if step is None else experience.at(drawn[step])
 
 
 def finite(weights: Named) -> Tensor:

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind
-from rulesearch.outer.bandit.agents import check_agent, finite, set_states, states_of
+from rulesearch.outer.bandit.agents import (
+    check_agent,
+    finite,
+    minibatches,
+    set_states,
+    states_of,
+)
 from rulesearch.outer.bilevel import Bilevel, Named, Optimiser
 from rulesearch.tasks.wheel import Experience
 
@@ -94,14 +100,7 @@ class GreedyAgent:
     @torch.no_grad()
     def learn(self, experience: Experience) -> None:
         """Go on with the descent."""
-        shape = (self.updates, self.batch)
-        seen = experience.reward.shape[1]
-        drawn = torch.stack([torch.randint(seen, shape, generator=g) for g in self.generators], 1)
-
-        def source(step: int | None) -> Experience:
-            return experience if step is None else experience.at(drawn[step])
-
-        problem = self.problem(source)
+        problem = self.problem(minibatches(experience, self.updates, self.batch, self.generators))
         for step in range(self.updates):
             slope = problem.slope(self.phi, self.theta, 0.0, step)
             moves = {

@@ -19,7 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rulesearch.outer.bandit.agents import check_agent, finite, set_states, states_of
+from rulesearch.outer.bandit.agents import (
+    check_agent,
+    finite,
+    minibatches,
+    set_states,
+    states_of,
+)
 from rulesearch.outer.bandit.greedy import ChosenArm, RewardNetwork
 from rulesearch.outer.bilevel import Named
 from rulesearch.outer.bilevel.named import gradient, leaves, spread
@@ -177,14 +183,8 @@ class NeuralLinearAgent:
 
     def learn(self, experience: Experience) -> None:
         """Train the network, then fit the heads to everything."""
-        shape = (self.updates, self.batch)
-        seen = experience.reward.shape[1]
-        drawn = torch.stack([torch.randint(seen, shape, generator=g) for g in self.generators], 1)
-        loss = ChosenArm(
-            self.network,
-            lambda step: experience if step is None else experience.at(drawn[step]),
-            self.constant,
-        )
+        shown = minibatches(experience, self.updates, self.batch, self.generators)
+        loss = ChosenArm(self.network, shown, self.constant)
         mean_square = {name: torch.zeros_like(w) for name, w in self.weights.items()}
         for step in range(self.updates):
             at = leaves(self.weights)

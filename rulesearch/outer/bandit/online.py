@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError
+from rulesearch.outer.bilevel.named import under
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel
 
 __all__ = ["Agent", "Life", "blocks", "live"]
@@ -128,9 +129,7 @@ class Life:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what ``tensors`` gave."""
         self._action, self.lived = tensors["action"].long(), int(tensors["lived"])
-        part = "agent."
-        own = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
-        self.agent.load(own)
+        self.agent.load(under("agent.", tensors))
 
 
 def live(

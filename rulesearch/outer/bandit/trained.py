@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rulesearch.outer.bandit.online import Life
 from rulesearch.outer.bilevel import BilevelTraining, MetaParameters
+from rulesearch.outer.bilevel.named import under
 from rulesearch.outer.meta_training import UpdateRecord
 
 __all__ = ["TrainedLife"]
@@ -70,11 +71,7 @@ class TrainedLife:
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Go on from a checkpoint made after so many updates."""
-
-        def part(name: str) -> dict[str, Tensor]:
-            return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
-
-        self.training.load(part("training."), min(updates, self.trained))
+        self.training.load(under("training.", tensors), min(updates, self.trained))
         if updates > self.trained:
-            self.life.load(part("life."))
+            self.life.load(under("life.", tensors))
         self.updates = updates

@@ -10,7 +10,7 @@ from torch import Tensor
 from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.networks import Examples
-from rulesearch.outer.seeds import TASK, generators
+from rulesearch.outer.seeds import TASK, generators, members
 from rulesearch.tasks import ImageData
 
 __all__ = ["Batches"]
@@ -66,6 +66,6 @@ class Batches:
             return self.rows
         seed, update = self.shuffle
         problems, images = self.rows.shape
-        draws = generators(seed, epoch, TASK, [(row, 0) for row in range(problems)], update)
+        draws = generators(seed, epoch, TASK, members(problems), update)
         order = torch.stack([torch.randperm(images, generator=g) for g in draws])
         return self.rows.gather(1, order)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Size, Tensor
 
-__all__ = ["Named", "detached", "flat", "gradient", "leaves", "shaped", "spread"]
+__all__ = ["Named", "copied", "detached", "flat", "gradient", "leaves", "shaped", "spread", "under"]
 
 Named = Mapping[str, Tensor]
 """Tensors by name; never changed in place."""
@@ -16,6 +16,11 @@ Named = Mapping[str, Tensor]
 def detached(named: Named) -> dict[str, Tensor]:
     """The same values without a graph."""
     return {name: tensor.detach() for name, tensor in named.items()}
+
+
+def copied(named: Named, copies: int) -> dict[str, Tensor]:
+    """Every seed's values so many times, its copies together."""
+    return {name: tensor.repeat_interleave(copies, 0) for name, tensor in named.items()}
 
 
 def leaves(named: Named) -> dict[str, Tensor]:
@@ -55,3 +60,8 @@ def shaped(vector: Tensor, like: Named) -> dict[str, Tensor]:
 def spread(number: Tensor, like: Tensor) -> Tensor:
     """Numbers ``lead``, so shaped that they multiply tensors that begin with it."""
     return number.reshape(*number.shape, *[1] * (like.ndim - number.ndim))
+
+
+def under(prefix: str, tensors: Named) -> dict[str, Tensor]:
+    """Those whose names begin with a prefix, by the rest of their names."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

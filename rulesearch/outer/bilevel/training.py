@@ -13,7 +13,7 @@ from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.outer.bilevel.descent import Adam, Memory
 from rulesearch.outer.bilevel.given import check_named
-from rulesearch.outer.bilevel.named import Named, detached, spread
+from rulesearch.outer.bilevel.named import Named, copied, detached, spread, under
 from rulesearch.outer.bilevel.problem import BilevelGradient
 from rulesearch.outer.bilevel.synapse import allowed
 from rulesearch.outer.meta_training import UpdateRecord
@@ -117,7 +117,7 @@ class BilevelTraining(Generic[P]):
     def update(self) -> UpdateRecord:
         """Estimate the meta-gradient of a meta-batch, and take one step."""
         theta = self.model.theta()
-        each = {k: t.repeat_interleave(self.episodes, 0) for k, t in detached(theta).items()}
+        each = copied(detached(theta), self.episodes)
         estimate = self.meta_gradient(self.problems(self.updates), each)
         alive = estimate.accepted.reshape(-1, self.episodes)
         count = alive.sum(1)
@@ -183,8 +183,5 @@ class BilevelTraining(Generic[P]):
             self._moments[name] = tuple(tensors[f"adam.{m}.{name}"].clone() for m in MOMENTS)
         if isinstance(self.meta_gradient, _Drawing):
             self.meta_gradient.generator.set_state(tensors["generator"].clone())
-        part = "good."
-        self._good = {
-            k.removeprefix(part): v.clone() for k, v in tensors.items() if k.startswith(part)
-        }
+        self._good = {name: good.clone() for name, good in under("good.", tensors).items()}
         self.updates = updates

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from rulesearch.errors import ConfigError, RunError, did_you_mean
-from rulesearch.files import sealed, write_atomically
+from rulesearch.files import make_folder, sealed, write_atomically
 from rulesearch.report.result import Result
 from rulesearch.search.sweep.checks import check_free, check_same
 from rulesearch.search.sweep.outcome import Score, run_folder, study_content
@@ -106,10 +106,7 @@ class Study:
             if folder is None:
                 content["folder"] = before["folder"]
             check_same(sweep, before, content)
-        try:
-            Path(content["folder"]).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{content['folder']} cannot be made: {error.strerror}") from None
+        make_folder(Path(content["folder"]))
         if content != before:
             study.set_user_attr(KEY, content)
         opened = cls._opened(storage, sweep.name, url)

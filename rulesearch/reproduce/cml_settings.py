@@ -1,4 +1,4 @@
-"""Settings that several reproductions of CML share: of learning, consolidation, convergence."""
+"""Types of settings that reproductions of CML share: of learning, consolidation, convergence."""
 
 from __future__ import annotations
 
