@@ -15,7 +15,7 @@ from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, Stage, flp_mo
 from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.fit import usable_device
 from rulesearch.outer.seeds import TEST, generators
-from rulesearch.reproduce.base import Job, RunSettings, Training
+from rulesearch.reproduce.base import Job, RunSettings, Trained, Training, portions
 from rulesearch.search.settings import Size
 from rulesearch.tasks import TaskFamily
 
@@ -160,11 +160,9 @@ def lifetime_errors(model: MetaModel, tasks: TaskFamily, lifetimes: int, seed: i
         Mean squared error on the queries; in classification the percentage of queries whose
         largest output is not their class. NaN where a lifetime has diverged.
     """
-    size, found = max(1, AT_ONCE // model.seeds), []
-    for begin in range(0, lifetimes, size):
-        some = range(begin, min(begin + size, lifetimes))
-        members = [(row, member) for row in range(model.seeds) for member in some]
-        task = tasks.sample(generators(seed, 0, TEST, members), model.dtype).to(model.device)
+    found = []
+    for some in portions(model.seeds, lifetimes, max(1, AT_ONCE // model.seeds)):
+        task = tasks.sample(generators(seed, 0, TEST, some), model.dtype).to(model.device)
         with torch.no_grad():
             outcome = model(task)
         if model.learner.network.output == "linear":
@@ -181,7 +179,7 @@ def _begin(
     tasks: Tasks,
     run: FLPRunSettings,
     like: tuple[str, FLPSettings] | None,
-    trained: Mapping[str, Mapping[str, Tensor]],
+    trained: Trained,
 ) -> MetaTraining:
     source = None if like is None else restored(like[1], run, trained[like[0]])
     model = flp_model(flp, run.seeds, run.seed, like=source, device=run.device)

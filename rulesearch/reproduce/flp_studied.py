@@ -7,36 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rulesearch.outer import FLPSettings
-from rulesearch.outer.flp_presets import by_gradient
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.reproduce.base import portions
 from rulesearch.reproduce.flp import AT_ONCE, FLPRunSettings
-from rulesearch.reproduce.flp_table1 import SineSettings, sine_network
+from rulesearch.reproduce.flp_table1 import Networks, SineSettings, sine_networks
 
-__all__ = ["DESCENT", "PLASTIC", "STUDIED", "measured_on_tests", "studied_networks"]
+__all__ = ["PLASTIC", "STUDIED", "measured_on_tests", "studied_networks"]
 
 PLASTIC = {"feature-reuse-1": 1, "flp-2": 2, "flp-3": 3}
 """Rows of FLP, and how many layers of theirs are plastic."""
-DESCENT = {"gradient-3": True, "gradient-3-first-order": False}
-"""Rows of gradient descent, and whether their meta-gradient is exact."""
-STUDIED = (*PLASTIC, *DESCENT)
+STUDIED = (*PLASTIC, "gradient-3", "gradient-3-first-order")
 
 
-def studied_networks(
-    settings: SineSettings,
-) -> dict[str, tuple[FLPSettings, tuple[str, FLPSettings] | None]]:
-    """Each row's network, and whose forward weights it begins with, as ``flp_job`` wants them."""
-    flp = {row: sine_network(settings, layers) for row, layers in PLASTIC.items()}
-    deepest = flp["flp-3"]
-    start, rate = settings.gradient_start, settings.gradient_rate
-    return {
-        **{row: (network, None) for row, network in flp.items()},
-        **{
-            row: (by_gradient(deepest, start, rate, exact=exact), ("flp-3", deepest))
-            for row, exact in DESCENT.items()
-        },
-    }
+def studied_networks(settings: SineSettings) -> Networks:
+    """Those of the table's networks that are looked into."""
+    networks = sine_networks(settings)
+    return {row: networks[row] for row in STUDIED}
 
 
 def measured_on_tests(

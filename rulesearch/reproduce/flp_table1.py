@@ -16,7 +16,7 @@ from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job
 from rulesearch.search.settings import Count, Size, Spec
 from rulesearch.tasks import IncrementalSines
 
-__all__ = ["FLP_TABLE1", "SineSettings", "sine_network", "sine_tasks"]
+__all__ = ["FLP_TABLE1", "SineSettings", "sine_network", "sine_networks", "sine_tasks"]
 
 
 class SineStage(Spec):
@@ -176,13 +176,18 @@ def sine_network(settings: SineSettings, plastic_layers: int) -> FLPSettings:
     )
 
 
-def _jobs(settings: SineSettings) -> Sequence[Job]:
+Networks = dict[str, tuple[FLPSettings, tuple[str, FLPSettings] | None]]
+"""By row: a network, and the row and network whose forward weights it begins with."""
+
+
+def sine_networks(settings: SineSettings) -> Networks:
+    """All rows' networks."""
     flp = sine_network(settings, 3)
     start, rate = settings.gradient_start, settings.gradient_rate
     exact = by_gradient(flp, start, rate, exact=True)
     first_order = by_gradient(flp, start, rate, exact=False)
     trained = ("flp-3", flp)
-    networks: dict[str, tuple[FLPSettings, tuple[str, FLPSettings] | None]] = {
+    return {
         "feature-reuse-1": (sine_network(settings, 1), None),
         "flp-2": (sine_network(settings, 2), None),
         "flp-3": (flp, None),
@@ -192,9 +197,12 @@ def _jobs(settings: SineSettings) -> Sequence[Job]:
         "gradient-3-random-first-order": (first_order, None),
         "oml-3": (by_oml(flp, settings.oml_rate), None),
     }
+
+
+def _jobs(settings: SineSettings) -> Sequence[Job]:
     return [
         flp_job((row, condition), network, tasks, settings, like)
-        for row, (network, like) in networks.items()
+        for row, (network, like) in sine_networks(settings).items()
         for condition, tasks in sine_tasks(settings).items()
     ]
 
