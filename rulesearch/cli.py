@@ -164,7 +164,10 @@ def resume(
 
 @app.command()
 def show(
-    run: RunArgument,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A run folder; of a reproduction several."),
+    ],
     latex: LatexOption = False,
     as_json: JsonOption = False,
     follow: Annotated[
@@ -173,7 +176,8 @@ def show(
 ) -> None:
     """Show a run: its table, or its rule in LaTeX, or everything as JSON.
 
-    Of a reproduction, which may be under way, the table in LaTeX. Of a sweep, its trials.
+    Of a reproduction, which may be under way, the table in LaTeX; several runs of one make one
+    table, of the rows and seeds of all. Of a sweep, its trials.
     """
     from rulesearch.reproduce import command as reproduction
     from rulesearch.reproduce.plan import is_reproduction
@@ -181,10 +185,13 @@ def show(
     from rulesearch.search.sweep.command import follow_study, is_study, print_study
 
     _either(latex, as_json)
+    run = runs[0]
+    if follow and len(runs) > 1:
+        raise ConfigError("--follow watches one run; give one RUN alone")
     if follow:
         raise typer.Exit((follow_study if is_study(run) else follow_run)(run))
-    if is_reproduction(run):
-        reproduction.print_run(run, latex, as_json)
+    if len(runs) > 1 or is_reproduction(run):
+        reproduction.print_runs(list(dict.fromkeys(runs)), latex, as_json)
     else:
         (print_study if is_study(run) else print_run)(run, latex, as_json)
 
@@ -266,7 +273,8 @@ def reproduce(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Take the networks of this run of flp-table1 (flp-figure2, flp-longer).",
+            help="Take the networks of this run of flp-table1 (flp-table1, flp-figure2, "
+            "flp-longer).",
         ),
     ] = None,
     out: OutOption = None,

@@ -98,6 +98,29 @@ def test_test_lifetimes_may_differ(table: Path, tmp_path: Path) -> None:
     assert jobs_of(tmp_path / "run")["flp-3-iid"]["measured.error"].shape == (2, 2)
 
 
+def test_a_table_goes_on_from_another_run_of_it(table: Path, tmp_path: Path) -> None:
+    """Rows that it has are taken; a row that it was not asked for is trained, from what it has."""
+    rows = ("gradient-3-first-order",)
+    reproduce(make_plan("flp-table1", "small", SETTINGS, rows), tmp_path / "again")
+    events: list[Mapping[str, Any]] = []
+    plan = make_plan("flp-table1", "small", SETTINGS, rows, trained=table)
+    reproduce(plan, tmp_path / "taken", [events.append])
+    assert same(tmp_path / "taken", tmp_path / "again")
+    trained = {event["phase"] for event in events if event["event"] == "update"}
+    assert trained == {"gradient-3-first-order-iid", "gradient-3-first-order-continual"}
+
+
+def test_a_row_that_the_other_run_has_not_finished_is_not_trained_again(
+    table: Path, tmp_path: Path
+) -> None:
+    partial = tmp_path / "table1"
+    shutil.copytree(table, partial)
+    (partial / "jobs" / "flp-3-iid.safetensors").unlink()
+    plan = make_plan("flp-table1", "small", SETTINGS, ("gradient-3",), trained=partial)
+    with pytest.raises(ConfigError, match="has not trained flp-3-iid; finish it"):
+        reproduce(plan, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("setting", "remedy"),
     [("updates=4", "--set 'updates=3'"), ("hidden=[5, 5, 6]", "--set 'hidden=[5, 5, 5]'")],
@@ -141,8 +164,8 @@ def test_a_run_begun_by_training_does_not_go_on_with_taken_networks(
 
 
 def test_tables_train_their_own(run_main: Any, table: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="flp-table1 trains its own networks"):
-        make_plan("flp-table1", trained=table)
+    with pytest.raises(ConfigError, match="cml-table1 trains its own networks"):
+        make_plan("cml-table1", trained=table)
     assert tiny().trained is None
     sets = [word for override in SETTINGS for word in ("--set", override)]
     run = tmp_path / "run"

@@ -188,8 +188,8 @@ class Reproduction(Generic[S]):
     quoted : tuple of str
         Keys of rows without jobs: the paper's figures stand there alone.
     trained_by : str, optional
-        Name of the reproduction whose jobs of the same names train the same networks, so that
-        a run can take those of a run of it.
+        Name of the reproduction, which may be this one, whose jobs of the same names train the
+        same networks, so that a run can take those of a run of it.
     """
 
     name: str

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from rulesearch.reproduce.outcome import Outcome
 from rulesearch.reproduce.plan import Plan
+from rulesearch.reproduce.pooled import pooled
 from rulesearch.reproduce.progress import JobProgress
 from rulesearch.reproduce.registry import REPRODUCTIONS
 from rulesearch.reproduce.run import load_outcome, reproduce
 from rulesearch.reproduce.tables import latex, print_outcome
 from rulesearch.search.command import interrupted
 
-__all__ = ["list_reproductions", "print_run", "run_and_print"]
+__all__ = ["list_reproductions", "print_runs", "run_and_print"]
 
 WIDE = 150  # columns of a table that goes into a file
 
@@ -36,21 +38,23 @@ def run_and_print(plan: Plan, run: Path) -> int:
             outcome = reproduce(plan, run, [progress])
     except KeyboardInterrupt:
         return interrupted(run)
-    _print_table(outcome, run)
+    _print_table(outcome.content, [run])
     return 0
 
 
-def print_run(run: Path, as_latex: bool, as_json: bool) -> None:
-    """Print the table of a run as far as it got, or the same in LaTeX or JSON."""
-    outcome = load_outcome(run)
+def print_runs(runs: Sequence[Path], as_latex: bool, as_json: bool) -> None:
+    """Print the table of runs as far as they got, or the same in LaTeX or JSON."""
+    content = load_outcome(runs[0]).content if len(runs) == 1 else pooled(runs)
     if as_json:
-        print(json.dumps(outcome.content, indent=1))
+        print(json.dumps(content, indent=1))
     elif as_latex:
-        print(latex(outcome.content), end="")
+        print(latex(content), end="")
     else:
-        _print_table(outcome, run)
+        _print_table(content, runs)
 
 
-def _print_table(outcome: Outcome, run: Path) -> None:
-    print_outcome(outcome.content, Console(width=None if sys.stdout.isatty() else WIDE))
-    print(f"\n{run}: result.json, table.md, table.tex, jobs/")
+def _print_table(content: Mapping[str, Any], runs: Sequence[Path]) -> None:
+    print_outcome(content, Console(width=None if sys.stdout.isatty() else WIDE))
+    print()
+    for run in runs:
+        print(f"{run}: result.json, table.md, table.tex, jobs/")

@@ -289,5 +289,6 @@ FLP_TABLE1 = Reproduction(
         "The paper's Original OML is as published by others; ours is OML's learning (one fixed "
         "rate, a first-order meta-gradient), from random weights, trained here.",
     ),
+    trained_by="flp-table1",
 )
 """The reproduction of the paper's Table 1."""

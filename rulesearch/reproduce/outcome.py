@@ -124,6 +124,7 @@ class Outcome:
             "value": mean,
             "sem": sem,
             "seeds": means,
+            "networks": error.shape[0],
             "lifetimes": error.shape[1],
             "diverged": int((~alive).sum()),
             "rejected": done.rejected,

@@ -109,8 +109,11 @@ def _remarks(content: Content) -> Iterable[str]:
     yield from _residuals(content)
     for row in content["rows"]:
         for condition, ours in row["ours"].items():
+            if ours is not None and ours["networks"] < settings["seeds"]:
+                place = f"{row['title']}, {content['conditions'][condition]}"
+                yield f"{place}: seeds={ours['networks']}."
             if ours is not None and ours["diverged"]:
-                lived = ours["lifetimes"] * settings["seeds"]
+                lived = ours["lifetimes"] * ours["networks"]
                 yield (
                     f"* {row['title']}, {content['conditions'][condition]}: {ours['diverged']} of "
                     f"{lived} test lifetimes diverged and are left out of the mean."

@@ -21,7 +21,8 @@ AFTERWARDS = {"lifetimes", "checkpoint_every", "conditions", "device"}
 def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
     """Return the meta-parameters that a plan takes from another run, by the names of its jobs.
 
-    A job that the other reproduction does not have is trained by the plan's own run.
+    A job that the other reproduction does not have is trained by the plan's own run; so is, where
+    both are of one reproduction, a row that the other run was not asked for.
 
     Raises
     ------
@@ -43,7 +44,9 @@ def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
             f"of a run of {wanted}"
         )
     _check_settings(plan, other, run)
-    names = {job.name for job in other.reproduction.jobs(other.settings)}
+    alike = other.reproduction.name == plan.reproduction.name
+    jobs = other.jobs() if alike else other.reproduction.jobs(other.settings)
+    names = {job.name for job in jobs}
     taken = [job.name for job in plan.jobs() if job.name in names]
     files = {name: run / "jobs" / f"{name}.safetensors" for name in taken}
     missing = [name for name, file in files.items() if not file.is_file()]

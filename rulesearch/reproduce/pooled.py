@@ -1,0 +1,97 @@
+"""Runs of one reproduction, here or on other machines: their rows and seeds in one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rulesearch.errors import ConfigError
+from rulesearch.reproduce.outcome import Finished, Outcome
+from rulesearch.reproduce.plan import is_reproduction
+from rulesearch.reproduce.run import load_outcome
+
+__all__ = ["pooled"]
+
+# Settings that say which jobs were run, and where; the others are what the figures are of.
+APART = {"seed", "seeds", "conditions", "checkpoint_every", "device"}
+
+
+def pooled(runs: Sequence[Path]) -> dict[str, Any]:
+    """Return what ``result.json`` would hold, had one run had the rows and seeds of all.
+
+    Settings that are not alike in all runs are left out; ``seeds`` is that of the row which has
+    most.
+
+    Raises
+    ------
+    ConfigError
+        If the runs are not of one reproduction with the same settings, or if two of them, begun
+        with the same ``seed``, have run the same job.
+    RunError
+        If one is no reproduction, or no job of it is finished.
+    """
+    for run in runs:
+        if not is_reproduction(run):
+            raise ConfigError(
+                f"{run} is no run of a reproduction, of which alone several make one table; show "
+                "it alone"
+            )
+    outcomes = {run: load_outcome(run) for run in runs}
+    first, *others = outcomes
+    for other in others:
+        _check_alike(first, outcomes[first], other, outcomes[other])
+    places: dict[str, dict[int, Path]] = {}  # by job and seed, the run
+    for run, outcome in outcomes.items():
+        for job in outcome.finished:
+            before = places.setdefault(job, {}).setdefault(outcome.plan.settings.seed, run)
+            if before != run:
+                raise ConfigError(
+                    f"{before} and {run} both have {job} of seed={outcome.plan.settings.seed}, the "
+                    "same networks; give one of them --set seed=1, or show it alone"
+                )
+    finished = {
+        job: _joined([outcomes[run].finished[job] for run in seeds.values()])
+        for job, seeds in places.items()
+    }
+    content = replace(outcomes[first], finished=finished).content
+    settings = [outcome.plan.settings.model_dump(mode="json") for outcome in outcomes.values()]
+    content["settings"] = {
+        key: value for key, value in settings[0].items() if all(s[key] == value for s in settings)
+    }
+    content["settings"]["seeds"] = max(
+        done.measured["error"].shape[0] for done in finished.values()
+    )
+    return content
+
+
+def _joined(parts: Sequence[Finished]) -> Finished:
+    """One job's seeds, all of them."""
+
+    def seeds(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    return Finished(
+        model={},
+        measured=seeds([{"error": part.measured["error"]} for part in parts]),
+        seconds=sum(part.seconds for part in parts),
+        rejected=sum(part.rejected for part in parts),
+        residual=seeds([part.residual for part in parts]),
+    )
+
+
+def _check_alike(run: Path, outcome: Outcome, other: Path, theirs: Outcome) -> None:
+    names = outcome.plan.reproduction.name, theirs.plan.reproduction.name
+    if names[0] != names[1]:
+        raise ConfigError(f"{run} is of {names[0]}, {other} of {names[1]}; show them one by one")
+    now, then = (each.plan.settings.model_dump(mode="json") for each in (outcome, theirs))
+    for key in now.keys() - APART:
+        if now[key] != then[key]:
+            raise ConfigError(
+                f"{run} has {key}={json.dumps(now[key])}, {other} {key}={json.dumps(then[key])}; "
+                "show them one by one"
+            )
