@@ -27,6 +27,11 @@ def pooled(runs: Sequence[Path]) -> dict[str, Any]:
     Settings that are not alike in all runs are left out; ``seeds`` is that of the row which has
     most.
 
+    Parameters
+    ----------
+    runs : sequence of path
+        Run folders; a run under way counts as far as it got.
+
     Raises
     ------
     ConfigError
