@@ -5,7 +5,7 @@ r"""E-prop: eligibility traces of single synapses, gated by a learning signal.
           \Delta W_{ji} &\propto -\sum_t L_{j,t} \sum_{s \le t} \kappa^{t - s} e_{ji,s}
 
 (Bellec et al. 2020, Eq. 4, 22 and 28), x being the input or the network's own spikes. It descends
-half the squared error at every time, :math:`\frac12 \sum_t |u_t - y|^2`, summed over examples,
+half the squared error at every time, :math:`\frac{1}{2} \sum_t |u_t - y|^2`, summed over examples,
 and leaves out only that a spike acts on other neurons' later voltages.
 """
 

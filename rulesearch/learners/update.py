@@ -1,7 +1,7 @@
 r"""One step's change of the weights, contracted over the step's examples.
 
 .. math:: W' = W + A \circ (W \circ G + S), \quad
-          G = \bar s + \sum_e P_e Q_e^T, \quad
+          G = \bar{s} + \sum_e P_e Q_e^T, \quad
           S = \sum_e U_e V_e^T + \sum_i E_i \circ \sum_e p_{ie} q_{ie}^T,
 
 each example's share (1 / examples for a mean) in its left vectors. All examples and outer

@@ -30,7 +30,7 @@ class Layer(NamedTuple):
 class ConvNet:
     r"""Blocks of convolution, batch normalisation, ReLU and 2 x 2 max-pooling; full layers.
 
-    A channel answers with :math:`\mathrm{pool}(g \hat z + s)_+`, where :math:`\hat z` is its
+    A channel answers with :math:`\mathrm{pool}(g \hat{z} + s)_+`, where :math:`\hat{z}` is its
     convolution, bias included, less its mean over the batch and the image, and over its standard
     deviation. Full layers in between do the same without pooling, and the head is linear. With
     ``kernel=5, padding=0, channels=(6, 16), hidden=(120, 84)`` it is LeNet.

@@ -1,6 +1,6 @@
 r"""Feedback that an outer loop learns, and that changes what the units do.
 
-A signal s at the output, the target or the error :math:`y^* - \hat y`, drives the units of each
+A signal s at the output, the target or the error :math:`y^* - \hat{y}`, drives the units of each
 layer, whose activity is then partly the feedback's:
 
 .. math:: f_\ell = \varphi(B_\ell^T s + c_\ell), \qquad

@@ -35,9 +35,9 @@ def error_bound(delta: float, beta: float) -> float:
 
 
 def best_beta(delta: float) -> float:
-    r"""Where the bound is least: :math:`\sqrt\delta / (1 - \sqrt\delta)`, and there 2 sqrt(delta).
+    r"""Where the bound is least: :math:`\sqrt{\delta} / (1 - \sqrt{\delta})`.
 
-    From delta = 1 on no strength is too large.
+    It is 2 sqrt(delta) there. From delta = 1 on no strength is too large.
 
     Raises
     ------

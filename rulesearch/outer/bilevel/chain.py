@@ -4,7 +4,7 @@ Of K stages each is learnt to the end by complex synapses that are drawn to what
 has left (:math:`\phi^*_0 = \omega`, a meta-parameter),
 
 .. math:: \phi^*_k = \arg\min_\phi l_k(\phi, \theta)
-          + \frac12 \sum_i \lambda_i (\phi^*_{k-1, i} - \phi_i)^2,
+          + \frac{1}{2} \sum_i \lambda_i (\phi^*_{k-1, i} - \phi_i)^2,
 
 and what is judged is the last solution. The contrastive rule holds for each stage, of the loss
 :math:`\langle a_k, \phi\rangle` with :math:`a_k = dL^{\mathrm{eval}}/d\phi^*_k`, and its

@@ -1,8 +1,8 @@
 r"""The contrastive meta-gradient: learn, learn again nudged, and compare.
 
-.. math:: \nabla_\theta \approx \frac1\beta \left(
-          \frac{\partial L}{\partial\theta}(\hat\phi_\beta, \theta, \beta)
-          - \frac{\partial L}{\partial\theta}(\hat\phi_0, \theta, 0) \right)
+.. math:: \nabla_\theta \approx \frac{1}{\beta} \left(
+          \frac{\partial L}{\partial\theta}(\hat{\phi}_\beta, \theta, \beta)
+          - \frac{\partial L}{\partial\theta}(\hat{\phi}_0, \theta, 0) \right)
 
 (CML, Eq. 5). By the equilibrium propagation theorem the total derivative of
 :math:`L(\phi^*_\beta, \theta, \beta)` in :math:`\theta` is its partial one, d, and the

@@ -3,9 +3,9 @@ r"""What learning has left undone, in units of what the evaluation asks of it.
 Both the contrast and the implicit function theorem take solutions for minima. How far they are
 from that, as far as it matters to the meta-gradient, is told by the slopes that are left:
 
-.. math:: r = \max_b \frac{\|\partial_\phi L(\hat\phi_b, \theta, b)\|}
-                          {\|\partial_\phi L(\hat\phi_0, \theta, \beta)
-                             - \partial_\phi L(\hat\phi_0, \theta, 0)\|}
+.. math:: r = \max_b \frac{\|\partial_\phi L(\hat{\phi}_b, \theta, b)\|}
+                          {\|\partial_\phi L(\hat{\phi}_0, \theta, \beta)
+                             - \partial_\phi L(\hat{\phi}_0, \theta, 0)\|}
 
 over the nudging strengths b that are contrasted. The denominator is the nudge,
 :math:`\beta\|\partial L^{\mathrm{eval}}/\partial\phi\|`; without nudging, that with

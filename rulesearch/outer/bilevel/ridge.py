@@ -1,8 +1,8 @@
 r"""Ridge regression with a complex synapse for each weight: everything known in closed form.
 
-.. math:: L^{\mathrm{learn}} = \frac1{2n} \|X\phi - y\|^2
-          + \frac12 \sum_i \lambda_i (\omega_i - \phi_i)^2, \quad
-          L^{\mathrm{eval}} = \frac1{2n'} \|X'\phi - y'\|^2
+.. math:: L^{\mathrm{learn}} = \frac{1}{2n} \|X\phi - y\|^2
+          + \frac{1}{2} \sum_i \lambda_i (\omega_i - \phi_i)^2, \quad
+          L^{\mathrm{eval}} = \frac{1}{2n'} \|X'\phi - y'\|^2
 """
 
 from __future__ import annotations

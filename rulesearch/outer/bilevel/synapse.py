@@ -1,7 +1,7 @@
 r"""The complex synapse: a weight that is drawn to a consolidated state.
 
 .. math:: L^{\mathrm{learn}}(\phi, \theta) = l^{\mathrm{learn}}(\phi)
-          + \frac12 \sum_i \lambda_i (\omega_i - \phi_i)^2
+          + \frac{1}{2} \sum_i \lambda_i (\omega_i - \phi_i)^2
 
 (CML, Eq. 6). It goes around any other problem, whatever learns in there.
 """
