@@ -21,7 +21,7 @@ ElementTree.register_namespace("", NAMESPACE)
 ENTITY = re.compile(r"&(?!lt;|gt;|amp;)\w+;")  # of HTML, which XML does not know
 PARTS = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "msubsup": 3}
 PARTS |= {"mover": 2, "munder": 2, "munderover": 3}
-UNBRACED = re.compile(r"\\(?:frac|sqrt) *[^{\[ ].")
+UNBRACED = re.compile(r"\\(?:[dt]?frac|sqrt) *[^{\[ ].")
 ACCENTS = "ˆˉ˜→˙¨"  # noqa: RUF001
 
 

@@ -49,7 +49,7 @@ def test_what_is_written_is_drawn(mathml: ModuleType, latex: str, elements: str)
     assert drawn(mathml, latex) == elements
 
 
-@pytest.mark.parametrize("latex", [r"\frac12 x", r"\sqrt xy", r"\nosuchcommand"])
+@pytest.mark.parametrize("latex", [r"\frac12 x", r"\tfrac12(x)", r"\sqrt xy", r"\nosuchcommand"])
 def test_what_would_be_drawn_as_something_else_is_told(
     mathml: ModuleType, latex: str, caplog: pytest.LogCaptureFixture
 ) -> None:

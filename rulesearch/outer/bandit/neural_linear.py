@@ -2,8 +2,8 @@ r"""NeuralLinear: Thompson sampling of Bayesian linear regressions on a network'
 
 For each arm, with features X and rewards y of the steps that chose it,
 
-.. math:: P = \lambda_0 + X^T X, \quad \mu = P^{-1} X^T y, \quad a = a_0 + \tfrac n2, \quad
-          b = b_0 + \tfrac12 (y^T y - \mu^T P \mu)
+.. math:: P = \lambda_0 + X^T X, \quad \mu = P^{-1} X^T y, \quad a = a_0 + \tfrac{n}{2}, \quad
+          b = b_0 + \tfrac{1}{2} (y^T y - \mu^T P \mu)
 
 and a reward is thought to be :math:`x^T w` with :math:`w \sim N(\mu, \sigma^2 P^{-1})`,
 :math:`\sigma^2 \sim \mathrm{InvGamma}(a, b)` (Riquelme, Tucker and Snoek 2018, section 3).

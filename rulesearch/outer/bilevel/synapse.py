@@ -95,7 +95,7 @@ class ComplexSynapse(Generic[B_co]):
         r"""Local to each synapse, and the same for all ways to learn (what Eq. 7 contrasts).
 
         .. math:: \frac{\partial L}{\partial \omega} = \lambda (\omega - \phi), \quad
-                  \frac{\partial L}{\partial \lambda} = \tfrac12 (\omega - \phi)^2
+                  \frac{\partial L}{\partial \lambda} = \tfrac{1}{2} (\omega - \phi)^2
         """
         own = (OMEGA, LAMBDA, LOG_LAMBDA)
         rest = {k: v for k, v in theta.items() if not k.startswith(own)}
