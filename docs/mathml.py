@@ -43,6 +43,8 @@ def mathml(node: nodes.math | nodes.math_block) -> str:
             logger.warning("%s has %d parts: %s", tag, len(element), text, location=node)
         elif tag == "munderover" and element[2].text in ACCENTS:
             index_beside(element)
+        elif tag == "mover" and element[1].text in ACCENTS:
+            element.set("accent", "false")  # or fonts that are not for mathematics hide it
     return ElementTree.tostring(tree, encoding="unicode")
 
 
@@ -51,7 +53,7 @@ def index_beside(element: ElementTree.Element) -> None:
     letter, index, accent = element
     element.clear()
     element.tag = f"{{{NAMESPACE}}}msub"
-    accented = ElementTree.SubElement(element, f"{{{NAMESPACE}}}mover", accent="true")
+    accented = ElementTree.SubElement(element, f"{{{NAMESPACE}}}mover")
     accented.extend([letter, accent])
     element.append(index)
 
