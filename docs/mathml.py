@@ -22,7 +22,7 @@ ENTITY = re.compile(r"&(?!lt;|gt;|amp;)\w+;")  # of HTML, which XML does not kno
 PARTS = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "msubsup": 3}
 PARTS |= {"mover": 2, "munder": 2, "munderover": 3}
 UNBRACED = re.compile(r"\\(?:[dt]?frac|sqrt) *[^{\[ ].")
-ACCENTS = "ˆˉ˜→˙¨"  # noqa: RUF001
+ACCENTS = "_ˆˉ˜→˙¨"  # noqa: RUF001
 
 
 def mathml(node: nodes.math | nodes.math_block) -> str:

@@ -42,6 +42,7 @@ def drawn(mathml: ModuleType, latex: str) -> str:
         (r"\boldsymbol\alpha x", "math[𝛂 x]"),  # noqa: RUF001
         (r"\frac{\boldsymbol{\alpha} x}{y}", "math[mfrac[mrow[𝛂 x] y]]"),  # noqa: RUF001
         (r"\hat{\phi}_\beta x", "math[msub[mover[ϕ ˆ] β] x]"),  # noqa: RUF001
+        (r"\overline{u}_t x", "math[msub[mover[u _] t] x]"),
         (r"\sum_i^n x", "math[munderover[∑ i n] x]"),
     ],
 )
