@@ -23,6 +23,7 @@ from rulesearch.outer.bilevel import (
     Identity,
     LossProblem,
     MetaParameters,
+    Named,
     Newton,
     best_beta,
     draw_ridge,
@@ -80,19 +81,22 @@ def test_losses_that_take_other_arguments() -> None:
     def loss(phi: object, theta: object, step: object) -> torch.Tensor:
         return torch.zeros(())
 
+    def born(theta: Named) -> dict[str, torch.Tensor]:
+        return {}
+
     def borne() -> dict[str, torch.Tensor]:
         return {}
 
     short = r"learn should take \(phi, theta, step\), not \(phi, theta\): too many positional"
     with pytest.raises(ConfigError, match=short):
-        LossProblem(lambda phi, theta: torch.zeros(()), loss, dict)  # type: ignore[arg-type,misc]
+        LossProblem(lambda phi, theta: torch.zeros(()), loss, born)  # type: ignore[arg-type,misc]
     with pytest.raises(
         ConfigError, match=r"evaluate should take \(phi, theta, step\), not \(phi\)"
     ):
-        LossProblem(loss, lambda phi: torch.zeros(()), dict)  # type: ignore[arg-type,misc]
+        LossProblem(loss, lambda phi: torch.zeros(()), born)  # type: ignore[arg-type,misc]
     with pytest.raises(ConfigError, match=r"born should take \(theta\), not \(\)"):
         LossProblem(loss, loss, borne)  # type: ignore[arg-type]
-    assert LossProblem(loss, loss, dict).start({}) == {}  # dict has no signature to compare
+    assert LossProblem(loss, loss, born).start({}) == {}
 
 
 def test_a_meta_parameter_that_is_mistyped() -> None:

@@ -48,10 +48,10 @@ def check_family(name: str, tasks: TaskFamily, wanted: str) -> None:
     if wrong:
         raise ConfigError(f"{name}: {kind}.sample of {LIFETIMES} generators: {wrong}")
     alone = _drawn(name, tasks, [LIFETIMES - 1])
-    beside = (batch.label[:, -1:], batch.x_query[-1:], batch.label_query[-1:])
-    single = (alone.label, alone.x_query, alone.label_query)
+    beside = [batch.label[:, -1:], batch.x_query[-1:], batch.label_query[-1:]]
+    single = [alone.label, alone.x_query, alone.label_query]
     if isinstance(batch.x, Tensor) and isinstance(alone.x, Tensor):  # no table of all examples
-        beside, single = (*beside, batch.x[:, -1:]), (*single, alone.x)
+        beside, single = [*beside, batch.x[:, -1:]], [*single, alone.x]
     if not all(map(_same, beside, single)):
         raise ConfigError(
             f"{name}: a lifetime of {kind} should follow from its generator and nothing else, but "
