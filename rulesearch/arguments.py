@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
+from collections.abc import Callable
 from os import PathLike
 from typing import SupportsFloat, SupportsIndex
 
 from rulesearch.errors import ConfigError, RuleSearchError
 
-__all__ = ["check_kind", "check_path", "number", "real", "whole"]
+__all__ = ["check_kind", "check_path", "check_takes", "number", "real", "whole"]
 
 
 def check_kind(
@@ -27,6 +29,19 @@ def check_kind(
 def check_path(name: str, value: object, error: type[RuleSearchError] = ConfigError) -> None:
     """Refuse what names no file and no folder; a number is none, nor is None."""
     check_kind(name, value, (str, PathLike), "the name of a file or folder", error)
+
+
+def check_takes(name: str, function: Callable[..., object], *arguments: str) -> None:
+    """Refuse a function that cannot be called with these arguments in this order."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some of those written in C have none that could be read
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        wanted = ", ".join(arguments)
+        raise ConfigError(f"{name} should take ({wanted}), not {signature}: {error}") from None
 
 
 def whole(name: str, value: SupportsIndex, least: int) -> int:

@@ -14,10 +14,12 @@ from tiny_reproduction import left
 from tiny_search import interrupt_after
 from torch import Tensor
 
+from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.outer.bandit import (
     ChosenArm,
     GreedyAgent,
+    Life,
     NeuralLinearAgent,
     Statistics,
     live,
@@ -67,6 +69,47 @@ def test_a_life_goes_round_the_arms_and_then_pays_nothing_if_one_knows() -> None
     got = wheel.means(context).gather(-1, action[..., None]).squeeze(-1)
     assert (reward - got).abs().max() < 0.3  # six deviations
     torch.testing.assert_close(regret[:, :46], wheel.regret(context, action))
+
+
+def test_what_an_agent_lacks_and_chooses_is_told() -> None:
+    wheel = Wheel(torch.tensor([0.5, 0.8]))
+
+    class Deaf:
+        def act(self, context: Tensor) -> Tensor:
+            return torch.zeros(context.shape[:2], dtype=torch.int64)
+
+    with pytest.raises(ConfigError, match="which lacks learn, alive"):
+        live(Deaf(), wheel, 20, 5, generators(1, 2))  # type: ignore[arg-type]
+    agent = Watcher(wheel)
+    for chosen, message in (
+        (
+            torch.zeros(3, dtype=torch.int64),
+            r"shape \(3,\) .* whole numbers \(2, 1\), one a context",
+        ),
+        (torch.zeros(2, 1), "type torch.float32; it should be arms"),
+        (torch.full((2, 1), 5), "runs from 5 to 5; arms are 0 to 4"),
+    ):
+        agent.act = lambda context, chosen=chosen: chosen  # type: ignore[method-assign,misc]
+        with pytest.raises(LearnerError, match=message):
+            live(agent, wheel, 11, 10, generators(1, 2))
+
+
+def test_an_agent_without_a_memory_to_keep_lives_in_one_go() -> None:
+    wheel = Wheel(torch.tensor([0.5]))
+
+    class Zero:
+        alive = torch.ones(1, dtype=torch.bool)
+
+        def act(self, context: Tensor) -> Tensor:
+            return torch.zeros(context.shape[:2], dtype=torch.int64)
+
+        def learn(self, experience: Experience) -> None: ...
+
+    life = Life(Zero(), wheel, 20, 10, generators(1))  # type: ignore[arg-type]
+    life.go_on()
+    with pytest.raises(ConfigError, match=r"needs an agent with tensors\(\) .*Zero lacks tensors"):
+        life.tensors()
+    assert live(Zero(), wheel, 20, 10, generators(1)).shape == (1, 20)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("delta", [0.5, 0.95])

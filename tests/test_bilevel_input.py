@@ -21,7 +21,9 @@ from rulesearch.outer.bilevel import (
     ContrastiveChain,
     Descent,
     Identity,
+    LossProblem,
     MetaParameters,
+    Named,
     Newton,
     best_beta,
     draw_ridge,
@@ -73,6 +75,28 @@ def test_nothing_learns_without_seeds_and_episodes(count: int) -> None:
         MetaTraining(flp_model(SINE), sines(), SINE.rates, episodes=count)
     with pytest.raises(ConfigError, match="FLP: seeds must be at least 1"):
         flp_model(SINE, count)
+
+
+def test_losses_that_take_other_arguments() -> None:
+    def loss(phi: object, theta: object, step: object) -> torch.Tensor:
+        return torch.zeros(())
+
+    def born(theta: Named) -> dict[str, torch.Tensor]:
+        return {}
+
+    def borne() -> dict[str, torch.Tensor]:
+        return {}
+
+    short = r"learn should take \(phi, theta, step\), not \(phi, theta\): too many positional"
+    with pytest.raises(ConfigError, match=short):
+        LossProblem(lambda phi, theta: torch.zeros(()), loss, born)  # type: ignore[arg-type,misc]
+    with pytest.raises(
+        ConfigError, match=r"evaluate should take \(phi, theta, step\), not \(phi\)"
+    ):
+        LossProblem(loss, lambda phi: torch.zeros(()), born)  # type: ignore[arg-type,misc]
+    with pytest.raises(ConfigError, match=r"born should take \(theta\), not \(\)"):
+        LossProblem(loss, loss, borne)  # type: ignore[arg-type]
+    assert LossProblem(loss, loss, born).start({}) == {}
 
 
 def test_a_meta_parameter_that_is_mistyped() -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import builtins
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import rulesearch as rs
+from rulesearch.outer import FLPSettings
+from rulesearch.tasks.family import check_family
+from rulesearch.tasks.wheel import uniform_regret
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -51,7 +56,7 @@ def test_names_are_made_before_they_are_read(page: str) -> None:
 def test_pages_on_searches_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of searching and of runs, one after another; only the sizes are small."""
     monkeypatch.chdir(tmp_path)
-    [search], [run] = blocks("searching.md"), blocks("runs.md")
+    [search], runs = blocks("searching.md"), blocks("runs.md")
     for large, small in {
         "shots=50, queries=10": "shots=2, queries=2",
         "episodes=600, seeds=20": "episodes=4, seeds=2",
@@ -60,16 +65,81 @@ def test_pages_on_searches_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert search.count(large) == 1
         search = search.replace(large, small)
     found: dict[str, object] = {}
-    for code in (search, run):
+    for code in (search, *runs):
         exec(compile(code, "docs", "exec"), found)  # noqa: S102 - our own files
     result = found["result"]
     assert isinstance(result, rs.Result)
     assert [entry["lam"] for entry in result.content["front"]] == [5, 10, 20]
 
 
+def run(code: list[str], **known: object) -> dict[str, Any]:
+    """What pieces of a page, one after another, leave."""
+    found: dict[str, Any] = dict(known)
+    for piece in code:
+        exec(compile(piece, "docs", "exec"), found)  # noqa: S102 - our own files
+    return found
+
+
+def test_arrays_and_tasks_of_ones_own_on_the_page_on_data() -> None:
+    arrays, family = (
+        next(code for code in blocks("data.md") if part in code)
+        for part in ("from_arrays", "class NextValue")
+    )
+    found = run([arrays])
+    assert (found["tasks"].n_in, found["tasks"].n_out, found["tasks"].steps) == (24, 4, 20)
+    found = run([family])
+    check_family("tasks", found["tasks"], "a family")
+    batch = found["tasks"].sample([torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    following = 2 * batch.x[..., 2] * math.cos(0.3) - batch.x[..., 1]  # of any sine
+    torch.testing.assert_close(batch.label[..., 0], following, atol=1e-5, rtol=0)
+    torch.testing.assert_close(batch.x[1:, :, 2], batch.label[:-1, :, 0])
+    torch.testing.assert_close(batch.x_query[:, 0, 2], batch.label[-1, :, 0])
+
+
+def test_a_reward_strengthens_what_it_followed_on_the_page_on_grammars() -> None:
+    torch.manual_seed(0)
+    [loop] = [code for code in blocks("grammar.md") if "reward" in code]
+    mean = run([loop])["W"].mean(1)
+    assert mean[0] > 0.1 > -0.1 > mean[1]
+
+
+def test_the_page_on_contrasts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Contrast and unrolling agree on the decay of a module's weights, which then does better."""
+    run(blocks("contrastive.md"))
+    _, cosine, losses = capsys.readouterr().out.splitlines()
+    assert float(cosine[7:-1]) == pytest.approx(0.998, abs=1e-3)
+    assert [float(loss) for loss in losses.split(" -> ")] == pytest.approx([0.157, 0.121], abs=2e-3)
+
+
+def test_the_page_on_bandits() -> None:
+    """Its agent pays less than one that chooses at random."""
+    found = run(blocks("bandit.md")[:1])
+    shares = found["regret"].mean(1) / torch.tensor([uniform_regret(0.5), uniform_regret(0.9)])
+    assert (shares < torch.tensor([0.5, 0.9])).all()
+
+
+def test_a_model_that_was_kept_goes_on_on_the_page_on_flp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = ("record = training.update()", "load_file", "model.judge")
+    code = [next(c for c in blocks("flp.md") if part in c) for part in parts]
+    small = {"IncrementalSines()": "IncrementalSines(batches=1)", "import SINES,": "import",
+             "SINES": "SMALL"}  # fmt: skip
+    for large, other in small.items():
+        code = [c.replace(large, other) for c in code]
+    found = run(code, torch=torch, rs=rs, SMALL=FLPSettings((11, 8, 1), 1))
+    found["training"].update()
+    models = found["model"], found["again"].model
+    pairs = zip(*(model.parameters() for model in models), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert found["output"].shape == (2, 10 * 32, 1)
+
+
 def test_sines_of_the_page_on_data() -> None:
     found: dict[str, object] = {"rs": rs}
-    exec(compile(blocks("data.md")[-1], "docs", "exec"), found)  # noqa: S102 - our own file
+    [code] = [code for code in blocks("data.md") if "sines.fresh" in code]
+    exec(compile(code, "docs", "exec"), found)  # noqa: S102 - our own file
     x, target = found["x"], found["target"]
     assert isinstance(x, torch.Tensor)
     assert isinstance(target, torch.Tensor)

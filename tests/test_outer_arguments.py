@@ -60,6 +60,10 @@ class Agent:
     def act(self, context: torch.Tensor) -> torch.Tensor:
         return WHEEL.means(context).argmax(-1)
 
+    def learn(self, experience: object) -> None: ...
+
+    alive = torch.ones(1, dtype=torch.bool)
+
 
 def training(**changes: Any) -> MetaTraining:
     return MetaTraining(**{"model": MODEL, "tasks": sines(), **changes})

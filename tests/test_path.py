@@ -223,7 +223,14 @@ def test_the_table_and_the_report(whole: Path) -> None:
     assert [line.split()[0] == ">" for line in lines[:3]].count(True) == 1
     assert all("±" in line for line in lines[:3])
     searched = 12 if result.content["pick"]["lam"] < 40 else 19
-    assert result.history["search"].theta.shape == (6, searched, 10)
+    search, refit = result.history["search"], result.history["refit"]
+    assert search.theta.shape == (6, searched, 10)
+    assert search.terms == tuple(f"F{k}" for k in range(10))
+    assert len(refit.terms) == refit.theta.shape[2]
+    assert set(refit.terms) == {name for e in result.content["front"] for name in e["terms"]}
+    pick = next(e for e in result.content["front"] if e["lam"] == result.content["pick"]["lam"])
+    assert result.loss == pick["refit_loss"]
+    assert result.accuracy == pick["refit_accuracy"]
     assert has_path(run)
     left, right = penalty_path(run).axes
     shown = np.array([e["held_out_loss"] for e in result.content["front"]])

@@ -340,6 +340,24 @@ def test_a_file_that_is_missing_or_cannot_be_written(tmp_path: Path) -> None:
         Rule(POOL, THETA).save(tmp_path / "absent" / "rule.json")
 
 
+def test_latex_with_symbols_of_ones_own() -> None:
+    pool = TermPool([Term.from_text("oja", "y_post * y_pre.T - diag(y_post**2) * W"),
+                     Term.from_text("back", "e_post * y_pre.T * B.T * W")])  # fmt: skip
+    own = {"y_post": r"\mathbf{r}", "y_pre": r"\mathbf{x}", "B": "B"}
+    rule = Rule(pool, {"oja": 2.0})
+    assert rule.latex(2, own) == (
+        r"2.0 \, (\mathbf{r} \mathbf{x}^{T} - \mathrm{diag}(\mathbf{r}^{\odot 2})"
+        r" \mathbf{W}_{\ell-1,\ell})"
+    )
+    assert pool["back"].latex(own) == (
+        r"\mathbf{e}_{\ell} \mathbf{x}^{T} B^{T} \mathbf{W}_{\ell-1,\ell}"
+    )
+    with pytest.raises(ConfigError, match="unknown symbol 'y_pots'; did you mean 'y_post'"):
+        rule.latex(symbols={"y_pots": "r"})
+    with pytest.raises(ConfigError, match="unknown symbol 'reward'; known are y_pre, y_post"):
+        pool["oja"].latex({"reward": "r"})
+
+
 @pytest.mark.parametrize(
     ("expression", "latex"),
     [

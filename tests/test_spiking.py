@@ -127,3 +127,13 @@ def test_errors_name_what_is_wrong() -> None:
     network = SpikingNetwork(**SMALL)
     with pytest.raises(LearnerError, match=r"here \(1, time, examples, 4\)"):
         network(weights(network, 0), inputs(2)[0])
+
+
+def test_bptt_leaves_no_graph_behind_unless_it_is_wanted() -> None:
+    """A loop of one's own would otherwise keep the graph of all of its steps."""
+    network = SpikingNetwork(3, 4, 1)
+    phi = network.init(generators(0))
+    x, target = torch.ones(1, 5, 2, 3), torch.ones(1, 2, 1)
+    assert not any(g.requires_grad for g in BPTT(network)(phi, x, target).values())
+    wanted = {name: w.requires_grad_() for name, w in phi.items()}
+    assert all(g.requires_grad for g in BPTT(network)(wanted, x, target).values())

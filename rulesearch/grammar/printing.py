@@ -8,8 +8,8 @@ mathtext knows as well, so that figures and pages show one notation.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -17,7 +17,8 @@ from sympy.matrices.expressions.applyfunc import ElementwiseApplyFunction
 from sympy.matrices.expressions.diagonal import DiagMatrix
 from sympy.matrices.expressions.matexpr import MatrixElement
 
-from rulesearch.errors import GrammarError
+from rulesearch.arguments import check_kind
+from rulesearch.errors import ConfigError, GrammarError, did_you_mean
 from rulesearch.grammar.symbols import VOCABULARY
 
 __all__ = ["latex", "text"]
@@ -178,9 +179,28 @@ def text(expr: Any) -> str:
     return _walk(expr, _TEXT)[0]
 
 
-def latex(expr: Any) -> str:
+def latex(expr: Any, symbols: Mapping[str, str] | None = None) -> str:
     r"""Return LaTeX in the paper's notation, as ``-\mathbf{e}_{\ell} \mathbf{y}_{\ell-1}^{T}``.
 
     It has no display commands around it, and matplotlib's mathtext renders it.
+
+    Parameters
+    ----------
+    symbols : mapping of str to str, optional
+        LaTeX of some of the vocabulary, in place of the paper's.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is not of the vocabulary.
     """
-    return _walk(expr, _LATEX)[0]
+    if not symbols:
+        return _walk(expr, _LATEX)[0]
+    check_kind("symbols", symbols, Mapping, r"LaTeX by name, as {'y_post': r'\mathbf{r}'}")
+    for name, spelled in symbols.items():
+        if name not in VOCABULARY:
+            hint = did_you_mean(str(name), VOCABULARY) or f"; known are {', '.join(VOCABULARY)}"
+            raise ConfigError(f"symbols: unknown symbol {name!r}{hint}")
+        check_kind(f"symbols[{name!r}]", spelled, str, "a text")
+    style = replace(_LATEX, symbol=lambda name: symbols.get(name, VOCABULARY[name].latex))
+    return _walk(expr, style)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -126,9 +127,15 @@ class Term:
         """Return the canonical SymPy expression, the same for every spelling of the term."""
         return to_sympy(self.normal_form)
 
-    def latex(self) -> str:
-        """Return the expression in LaTeX, as it was written."""
-        return latex(self.expr)
+    def latex(self, symbols: Mapping[str, str] | None = None) -> str:
+        r"""Return the expression in LaTeX, as it was written.
+
+        Parameters
+        ----------
+        symbols : mapping of str to str, optional
+            LaTeX in place of the paper's, as ``{"y_post": r"\mathbf{r}"}``.
+        """
+        return latex(self.expr, symbols)
 
     def describe(self) -> dict[str, object]:
         """Return what a listing says of the term, as JSON values."""

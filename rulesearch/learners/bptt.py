@@ -55,9 +55,10 @@ class BPTT:
         return error + self.rate_strength * (rate - self.rate_target).square()
 
     def __call__(self, phi: Weights, x: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the gradient of every weight; differentiable where autograd records."""
+        """Return the gradient of every weight; differentiable where an argument wants gradients."""
         check_kind("phi", phi, Mapping, "tensors by name, as of init()", LearnerError)
-        recorded = torch.is_grad_enabled()
+        given = [t for t in (*phi.values(), x, target) if isinstance(t, Tensor)]
+        recorded = torch.is_grad_enabled() and any(t.requires_grad for t in given)
         with torch.enable_grad():
             at = {
                 name: value if recorded and value.requires_grad else value.detach().requires_grad_()

@@ -179,7 +179,7 @@ class SpikingNetwork:
         if target.shape != wanted:  # else one would be spread over the other
             raise LearnerError(
                 f"target has shape {tuple(target.shape)}; it should be {wanted}, lifetimes, "
-                "examples and outputs"
+                "examples and outputs; spikes are (lifetimes, time, examples, n_in)"
             )
 
     def __call__(self, phi: Mapping[str, Tensor], x: Tensor) -> Activity:

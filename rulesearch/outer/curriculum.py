@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rulesearch.arguments import check_kind, real, whole
+from rulesearch.arguments import real, whole
 from rulesearch.errors import ConfigError
 from rulesearch.tasks import TaskFamily
+from rulesearch.tasks.family import check_family
 
 __all__ = ["TASKS", "Stage", "stage_at"]
 
@@ -37,7 +38,7 @@ class Stage:
     pace: float = 1.0
 
     def __post_init__(self) -> None:
-        check_kind("meta-training: tasks of a stage", self.tasks, TaskFamily, TASKS)
+        check_family("meta-training: tasks of a stage", self.tasks, TASKS)
         whole("meta-training: updates of a stage", self.updates, least=1)
         if real("meta-training: pace of a stage", self.pace) <= 0:
             raise ConfigError(f"meta-training: pace of a stage must be above 0, not {self.pace}")

@@ -19,6 +19,7 @@ from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
 from rulesearch.outer.seeds import TASK, generators
 from rulesearch.tasks import TaskFamily
+from rulesearch.tasks.family import check_family
 
 __all__ = ["MetaRates", "MetaTraining", "UpdateRecord"]
 
@@ -156,12 +157,12 @@ class MetaTraining:
             whole(f"meta-training: {name}", getattr(self, name), least)
         for name, kind, wanted in (
             ("model", MetaModel, "a MetaModel, as flp_model(settings)"),
-            ("tasks", TaskFamily, TASKS),
             ("rates", MetaRates, "MetaRates"),
             ("penalty", Penalty, "a penalty, as rulesearch.ProximalL1(10.0)"),
             ("stages", Sequence, "a list of Stages"),
         ):
             check_kind(f"meta-training: {name}", getattr(self, name), kind, wanted)
+        check_family("meta-training: tasks", self.tasks, TASKS)
         for i, stage in enumerate(self.stages):
             check_kind(f"meta-training: stages[{i}]", stage, Stage, "a Stage, as Stage(100, tasks)")
 

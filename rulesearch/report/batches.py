@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,7 +37,7 @@ def join_batches(
     Parameters
     ----------
     found : mapping from phase to Curves or Probes
-        Every field but ``updates`` is ``(rows of the batch, updates, ...)``.
+        Every field but ``updates`` and ``terms`` is ``(rows of the batch, updates, ...)``.
     rows : sequence of mapping
         Seed, lambda and batch of each row of the search.
     lengths : sequence of int
@@ -58,9 +58,9 @@ def join_batches(
     joined = {
         field.name: _chained([getattr(of, field.name) for of in parts], sizes, seeds, len(rows))
         for field in fields(parts[0])
-        if field.name != "updates"
+        if field.name not in ("updates", "terms")
     }
-    return {"search": type(parts[0])(updates=updates, **joined), **others}
+    return {"search": replace(parts[0], updates=updates, **joined), **others}
 
 
 def _chained(parts: Sequence[Floats], sizes: Sequence[int], seeds: int, rows: int) -> Floats:

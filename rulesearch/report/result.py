@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +67,22 @@ class Result:
     def shares(self) -> dict[str, float]:
         """Share of the seeds that kept each term, at the picked lambda."""
         return {row["name"]: row["share"] for row in self.content["table"]}
+
+    @property
+    def loss(self) -> float:
+        """Loss of the pick at the end, the median over the seeds: refitted, where anything was."""
+        return self._ended("loss")
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy of the pick, as :attr:`loss`, but the mean; NaN where targets are no labels."""
+        return self._ended("accuracy")
+
+    def _ended(self, what: str) -> float:
+        pick = self.content["pick"]["lam"]
+        entry = next(e for e in self.content["front"] if e["lam"] == pick)
+        value = entry.get(f"refit_{what}", entry[what])
+        return math.nan if value is None else float(value)
 
     @cached_property
     def history(self) -> dict[str, Curves]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +47,8 @@ class Curves:
         Query accuracy, meta-loss without penalty, rejected lifetimes.
     theta : array, shape (rows, updates, terms)
         Unscaled coefficients after the update.
+    terms : tuple of str
+        Their names.
     """
 
     updates: Floats
@@ -54,6 +56,7 @@ class Curves:
     loss: Floats
     theta: Floats
     rejected: Floats
+    terms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class RunData:
         curves = _gather(
             folder, events, "update", Curves, ("accuracy", "loss", "theta", "rejected")
         )
+        begun = {e["phase"]: tuple(e.get("terms", ())) for e in events if e["event"] == "phase"}
+        curves = {name: replace(of, terms=begun.get(name, ())) for name, of in curves.items()}
         probes = _gather(folder, events, "probe", Probes, ("angles", "orthonormality"))
         if any("batch" in row for row in manifest["rows"]):
             rows = manifest["rows"]

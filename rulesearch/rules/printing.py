@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sympy
 
@@ -27,9 +27,11 @@ def rule_text(weighted: Weighted, digits: int | None = 4) -> str:
     return _joined(shown) or "0 * W"
 
 
-def rule_latex(weighted: Weighted, digits: int = 3) -> str:
-    """Return LaTeX with coefficients of ``digits`` significant digits."""
-    parts = [_folded(c, term, term.latex()) for c, term in weighted]
+def rule_latex(
+    weighted: Weighted, digits: int = 3, symbols: Mapping[str, str] | None = None
+) -> str:
+    """Return LaTeX with coefficients of ``digits`` significant digits, and one's own symbols."""
+    parts = [_folded(c, term, term.latex(symbols)) for c, term in weighted]
     shown = [
         (sign, f"{latex_number(size, digits)} {_times(body)} {body}") for sign, size, body in parts
     ]

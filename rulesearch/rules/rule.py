@@ -103,10 +103,23 @@ class Rule:
         ]
         return parts[0] if len(parts) == 1 else sympy.MatAdd(*parts)
 
-    def latex(self, digits: int = 3) -> str:
-        """Return the rule in LaTeX, coefficients rounded to ``digits`` significant digits."""
+    def latex(self, digits: int = 3, symbols: Mapping[str, str] | None = None) -> str:
+        r"""Return the rule in LaTeX.
+
+        Parameters
+        ----------
+        digits : int
+            Significant digits that coefficients are rounded to.
+        symbols : mapping of str to str, optional
+            LaTeX in place of the paper's, as ``{"y_post": r"\mathbf{r}"}``.
+
+        Raises
+        ------
+        ConfigError
+            If one of the symbols is not of the vocabulary.
+        """
         digits = whole("digits", digits, least=1)
-        return rule_latex(list(zip(self.theta, self.pool, strict=True)), digits)
+        return rule_latex(list(zip(self.theta, self.pool, strict=True)), digits, symbols)
 
     def source(self) -> str:
         """Return the torch source that computes the update in factored form."""

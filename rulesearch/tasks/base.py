@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from rulesearch.arguments import check_kind
 from rulesearch.errors import DataError
 from rulesearch.learners import Indexed
 
@@ -32,12 +35,22 @@ class TaskBatch:
         Examples that the lifetime never trains on.
     label_query : Tensor of int64, (lifetimes, queries)
         Class of every query, or its target ``(lifetimes, queries, n_out)``.
+
+    Raises
+    ------
+    DataError
+        If one of them is no tensor.
     """
 
     x: Tensor | Indexed
     label: Tensor
     x_query: Tensor
     label_query: Tensor
+
+    def __post_init__(self) -> None:
+        check_kind("x", self.x, (Tensor, Indexed), "a torch tensor or Indexed", DataError)
+        for name in ("label", "x_query", "label_query"):
+            check_kind(name, getattr(self, name), Tensor, "a torch tensor", DataError)
 
     def to(self, device: torch.device | str) -> TaskBatch:
         """Return the same lifetimes on a device."""
@@ -98,8 +111,8 @@ class ImageData:
     Attributes
     ----------
     images : Tensor, (N, pixels)
-        uint8 in 0 ... 255, or float32 in [0, 1]; rows of an image one after another, and
-        channels of a colour image.
+        uint8 in 0 ... 255, or float32, which is taken as it is; rows of an image one after
+        another, and channels of a colour image.
     labels : Tensor of int64, (N,)
         Class of every image, in 0 ... n_classes - 1.
     n_classes : int
@@ -154,6 +167,51 @@ class ImageData:
         if self.normalisation is not None:
             self._check_normalisation(*self.normalisation)
 
+    @classmethod
+    def from_arrays(cls, examples: ArrayLike, labels: ArrayLike, name: str = "mine") -> ImageData:
+        """Make a data set of examples of one's own, images or not.
+
+        Parameters
+        ----------
+        examples : array (N, n_in), (N, height, width) or (N, channels, height, width)
+            Of numpy or torch; uint8, which is divided by 255, or numbers, which stay as they are.
+        labels : array (N,)
+            The class of each: numbers or texts. Classes are sorted, and counted from 0.
+        name : str
+
+        Raises
+        ------
+        DataError
+            If an example is not finite, there is none, or there are not as many labels.
+        """
+        found, given = np.asarray(examples), np.asarray(labels)
+        if found.ndim not in (2, 3, 4) or not found.size or found.dtype.kind not in "uif":
+            raise DataError(
+                f"data set '{name}': examples have shape {found.shape} and type {found.dtype}; "
+                "they should be numbers, (N, n_in), (N, height, width) or (N, channels, height, "
+                "width)"
+            )
+        if given.shape != found.shape[:1] or given.dtype.kind not in "uiUSO":
+            raise DataError(
+                f"data set '{name}': labels have shape {given.shape} and type {given.dtype}; they "
+                f"should be whole numbers or texts, one an example, ({len(found)},)"
+            )
+        if found.dtype != np.uint8:
+            found = found.astype(np.float32)
+        if not np.isfinite(found).all():
+            raise DataError(f"data set '{name}': examples hold numbers that are not finite")
+        classes, index = np.unique(given.astype(str) if given.dtype.kind in "SO" else given,
+                                   return_inverse=True)  # fmt: skip
+        shape = found.shape[1:] if found.ndim > 2 else (1, *found.shape[1:])
+        return cls(
+            torch.from_numpy(found.reshape(len(found), -1).copy()),
+            torch.from_numpy(index.astype(np.int64)),
+            len(classes),
+            tuple(str(c) for c in classes),
+            name,
+            shape,
+        )
+
     @property
     def channels(self) -> int:
         """Values of a pixel: 1 where it is grey."""
@@ -167,7 +225,8 @@ class ImageData:
         index : Tensor of int64, (...)
             Rows of `images`.
         dtype : torch.dtype
-            Of the result, ``(..., pixels)``, whose values lie in [0, 1] or are normalised.
+            Of the result, ``(..., pixels)``, whose values are normalised, or lie in [0, 1] where
+            images are uint8.
         """
         rows = self.images.index_select(0, index.reshape(-1)).view(*index.shape, -1)
         # Converting and then dividing in place is twice as fast as a division that converts.

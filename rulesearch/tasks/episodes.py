@@ -212,7 +212,8 @@ def episodes(
         data = load(name, **loading)
         place = None if root is None else str(Path(root).absolute())
         source = {"data": name, **loading, "root": place}
-    check_kind("data", data, ImageData, "the name of a data set, or ImageData")
+    wanted = "the name of a data set, or ImageData, as of ImageData.from_arrays(x, y)"
+    check_kind("data", data, ImageData, wanted)
     if source is None and any(value != _USUAL.get(name) for name, value in loading.items()):
         *others, last = loading
         raise ConfigError(

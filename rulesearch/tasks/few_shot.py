@@ -26,7 +26,8 @@ class FewShot(Episodic):
     Parameters
     ----------
     data : str or ImageData
-        Name of a data set (see `rulesearch.tasks.data_sets`), or images of one's own.
+        Name of a data set (see `rulesearch.tasks.data_sets`), or examples of one's own (see
+        :meth:`ImageData.from_arrays`).
     ways : int
         Classes in a task.
     shots, queries : int

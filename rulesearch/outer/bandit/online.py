@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind, whole
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.outer.bilevel.named import under
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel
 
 __all__ = ["Agent", "Life", "blocks", "live"]
+
+NEEDED = ("act", "learn", "alive")  # of an agent that lives in one go
 
 
 class Agent(Protocol):
@@ -33,6 +35,8 @@ class Agent(Protocol):
         """Whose knowledge is finite, ``(lifetimes,)`` bool: others choose nothing by it."""
         ...
 
+    # What follows is asked only of a life that is broken off and gone on with.
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the rest of a life depends on."""
         ...
@@ -40,6 +44,21 @@ class Agent(Protocol):
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what ``tensors`` gave."""
         ...
+
+
+def _check_arms(chosen: Tensor, wanted: Tensor) -> None:
+    """Refuse what is no arm for each context."""
+    check_kind("what the agent's act() returns", chosen, Tensor, "a torch tensor", LearnerError)
+    if chosen.shape != wanted.shape or chosen.is_floating_point() or chosen.dtype == torch.bool:
+        raise LearnerError(
+            f"what the agent's act() returns has shape {tuple(chosen.shape)} and type "
+            f"{chosen.dtype}; it should be arms, whole numbers {tuple(wanted.shape)}, one a context"
+        )
+    low, high = (int(bound) for bound in torch.aminmax(chosen))
+    if low < 0 or high >= ARMS:
+        raise LearnerError(
+            f"what the agent's act() returns runs from {low} to {high}; arms are 0 to {ARMS - 1}"
+        )
 
 
 def blocks(steps: int, every: int) -> int:
@@ -81,9 +100,11 @@ class Life:
     _action: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.agent, type) or not hasattr(self.agent, "act"):
+        lacking = [part for part in NEEDED if not hasattr(self.agent, part)]
+        if isinstance(self.agent, type) or lacking:
             raise ConfigError(
                 f"agent should act, learn and say whether it is alive, unlike {self.agent!r}"
+                + (f", which lacks {', '.join(lacking)}" if lacking else "")
             )
         check_kind("wheel", self.wheel, Wheel, "a Wheel, as Wheel(torch.tensor([0.5]))")
         for name, least in (("steps", 1), ("every", 1), ("pulls", 0), ("lived", 0)):
@@ -104,7 +125,9 @@ class Life:
         begin, end = self._end(self.lived), self._end(self.lived + 1)
         free = max(begin, self.pulls * ARMS)
         if free < end:
-            self._action[:, free:end] = self.agent.act(self._context[:, free:end])
+            chosen = self.agent.act(self._context[:, free:end])
+            _check_arms(chosen, self._action[:, free:end])
+            self._action[:, free:end] = chosen
         seen, action = self._context[:, :end], self._action[:, :end]
         if end < self.steps:
             got = self._rewards[:, :end].gather(-1, action[..., None]).squeeze(-1)
@@ -122,7 +145,19 @@ class Life:
         return min(1 + (blocks - 1) * self.every, self.steps) if blocks else 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """What was chosen, and the agent; contexts and rewards follow from their generators."""
+        """What was chosen, and the agent; contexts and rewards follow from their generators.
+
+        Raises
+        ------
+        ConfigError
+            If the agent does not tell what it depends on.
+        """
+        for part in ("tensors", "load"):
+            if not hasattr(self.agent, part):
+                raise ConfigError(
+                    f"a life that is broken off needs an agent with tensors() and load(tensors); "
+                    f"{type(self.agent).__name__} lacks {part}"
+                )
         agent = {f"agent.{name}": value for name, value in self.agent.tensors().items()}
         return {"action": self._action.to(torch.uint8), "lived": torch.tensor(self.lived), **agent}
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind
+from rulesearch.arguments import check_kind, check_takes
 from rulesearch.outer.bilevel.named import Named, gradient, leaves
 
 __all__ = ["Loss", "LossProblem"]
@@ -35,10 +35,16 @@ class LossProblem:
     born : callable
         From theta to the parameters before learning.
 
+    Examples
+    --------
+    >>> def learn(phi, theta, step):
+    ...     return (functional_call(module, phi, x) - y).square().mean()
+    >>> problem = LossProblem(learn, evaluate, lambda theta: dict(module.named_parameters()))
+
     Raises
     ------
     ConfigError
-        If one of them is no function.
+        If one of them is no function, or takes other arguments.
     """
 
     learn: Loss
@@ -49,6 +55,9 @@ class LossProblem:
         for name in ("learn", "evaluate", "born"):
             value = getattr(self, name)
             check_kind(name, value, Callable, "a function")  # type: ignore[arg-type]
+        for name in ("learn", "evaluate"):
+            check_takes(name, getattr(self, name), "phi", "theta", "step")
+        check_takes("born", self.born, "theta")
 
     def start(self, theta: Named) -> Named:
         """Parameters before learning."""

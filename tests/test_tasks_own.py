@@ -1,0 +1,157 @@
+"""Tasks and examples of one's own: what they have to be, and what is said where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from refusals import assert_refused
+
+import rulesearch as rs
+from rulesearch.outer import FLPSettings, MetaTraining, Stage, flp_model
+from rulesearch.tasks import ImageData, TaskBatch
+
+POOL = rs.Grammar.from_string("terms: {F0: {expr: -e_post * y_pre.T, init: 1.0e-3}}").enumerate()
+SETTINGS = FLPSettings(widths=(3, 4, 2), plastic_layers=2, output="softmax")
+
+
+class Halves:
+    """On which side of a plane an example lies."""
+
+    name, n_in, n_out, steps = "halves", 3, 2, 6
+
+    def describe(self) -> dict[str, object]:
+        return {"family": self.name}
+
+    def sample(
+        self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
+    ) -> TaskBatch:
+        x = torch.stack([torch.randn(10, 3, generator=g, dtype=dtype) for g in generators])
+        label = (x.sum(-1) > 0).long()
+        return TaskBatch(x[:, :6].transpose(0, 1), label[:, :6].T, x[:, 6:], label[:, 6:])
+
+
+def drawing(change: Callable[[TaskBatch], Any]) -> Halves:
+    """Like the above, but for what it draws."""
+
+    class Other(Halves):
+        def sample(
+            self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
+        ) -> Any:
+            return change(super().sample(generators, dtype))
+
+    return Other()
+
+
+def search(tasks: Any, out: Path | None = None) -> rs.Result:
+    network = rs.PlasticNetwork([3, 4, 2], activation="tanh")
+    return rs.search(POOL, network=network, tasks=tasks, episodes=2, seeds=1, refit_episodes=0,
+                     controls=False, out=out)  # fmt: skip
+
+
+def test_tasks_of_ones_own_are_searched_and_meta_trained_on(tmp_path: Path) -> None:
+    assert search(Halves(), tmp_path / "run").history["search"].theta.shape == (1, 2, 1)
+    training = MetaTraining(flp_model(SETTINGS), Halves(), stages=[Stage(1, Halves())])
+    assert training.update().loss.isfinite().all()
+
+
+class Lacking:
+    n_in = 3
+
+    def sample(self, generators: Sequence[torch.Generator]) -> None: ...
+
+
+class Dtypeless(Halves):
+    def sample(self, generators: Sequence[torch.Generator]) -> Any:  # type: ignore[override]
+        return super().sample(generators)
+
+
+class Indescribable(Halves):
+    def describe(self) -> dict[str, object]:
+        return {"width": torch.ones(1)}
+
+
+class Elsewhere(Halves):
+    """Draws from one generator for all."""
+
+    def sample(
+        self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
+    ) -> TaskBatch:
+        return super().sample([generators[0]] * len(generators), dtype)
+
+
+REFUSED = [
+    (Lacking(), "Lacking lacks n_out, steps, name, describe"),
+    (Dtypeless(), "Dtypeless.sample should take (generators, dtype), not (generators: "),
+    (Indescribable(), "Indescribable.describe() should return what JSON can hold"),
+    (Elsewhere(), "draw all that is random of the i-th from generators[i]"),
+    (drawing(lambda b: (b.x, b.label)), "returns should be a rulesearch.tasks.TaskBatch, not of"),
+    (drawing(lambda b: replace(b, x=b.x[:4])),
+     "x has shape (4, 2, 3); it should be (6, 2, 3), or (6, 2, examples, 3), of steps, lifetimes"),
+    (drawing(lambda b: replace(b, x_query=b.x_query[0])),
+     "x_query has shape (4, 3); it should be (2, queries, 3)"),
+    (drawing(lambda b: replace(b, label=b.label[:4])),
+     "label has shape (4, 2); as classes it should be (6, 2)"),
+    (drawing(lambda b: replace(b, label=b.label.float())),
+     "label has shape (6, 2); as targets it should be (6, 2, 2)"),
+    (drawing(lambda b: replace(b, label_query=b.label_query.T)),
+     "label_query has shape (4, 2); as classes it should be (2, 4)"),
+    (drawing(lambda b: replace(b, label_query=b.label_query + 2)), "label_query runs from 2 to 3"),
+    (drawing(lambda b: replace(b, label=b.label.int())), "label is torch.int32; give classes as"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tasks", "message"), REFUSED)
+def test_what_a_family_does_not_keep_is_told_at_once(tasks: Any, message: str) -> None:
+    assert_refused(lambda: search(tasks), rs.ConfigError, message)
+    assert_refused(lambda: MetaTraining(flp_model(SETTINGS), tasks), rs.ConfigError, message)
+    assert_refused(lambda: Stage(1, tasks), rs.ConfigError, message)
+
+
+def test_a_batch_is_of_tensors() -> None:
+    parts = (torch.zeros(1, 1, 3), torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, 3))
+    assert_refused(lambda: TaskBatch(*parts, np.zeros((1, 1))), rs.DataError,  # type: ignore[arg-type]
+                   "label_query should be a torch tensor, not of type ndarray")  # fmt: skip
+
+
+def test_arrays_are_a_data_set() -> None:
+    x = np.arange(24.0).reshape(8, 3)
+    data = ImageData.from_arrays(x, ["b", "a", "c", "a", "b", "c", "a", "b"], "letters")
+    assert (data.name, data.shape, data.class_names) == ("letters", (1, 3), ("a", "b", "c"))
+    assert data.labels.tolist() == [1, 0, 2, 0, 1, 2, 0, 1]
+    assert data.examples(torch.tensor([2]), torch.float64).tolist() == [[6.0, 7.0, 8.0]]
+    tasks = rs.tasks.FewShot(data, ways=2, shots=1, queries=1)
+    assert (tasks.n_in, tasks.n_out, tasks.steps) == (3, 3, 2)
+    x[0] = -1  # the data set has a copy
+    assert data.images[0].tolist() == [0, 1, 2]
+
+
+def test_arrays_of_images_and_tensors() -> None:
+    grey = torch.full((4, 2, 3), 51, dtype=torch.uint8)
+    data = ImageData.from_arrays(grey, torch.tensor([10, 2, 10, 2]))
+    assert (data.shape, data.class_names, data.labels.tolist()) == (
+        (2, 3),
+        ("2", "10"),
+        [1, 0, 1, 0],
+    )
+    assert data.examples(torch.tensor([0]), torch.float32)[0].tolist() == pytest.approx([0.2] * 6)
+    assert ImageData.from_arrays(np.zeros((2, 3, 4, 5)), [0, 1]).shape == (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("examples", "labels", "message"),
+    [
+        (np.zeros(3), [0, 1, 0], "examples have shape (3,) and type float64; they should be num"),
+        (np.zeros((2, 3)), [0], "labels have shape (1,) and type int64; they should be whole numb"),
+        (np.zeros((2, 3)), [0.5, 1], "labels have shape (2,) and type float64"),
+        (np.array([["a"], ["b"]]), [0, 1], "examples have shape (2, 1) and type <U1"),
+        (np.full((2, 3), np.nan), [0, 1], "examples hold numbers that are not finite"),
+    ],
+)
+def test_arrays_that_are_no_data_set(examples: Any, labels: Any, message: str) -> None:
+    assert_refused(lambda: ImageData.from_arrays(examples, labels), rs.DataError, message)
