@@ -165,19 +165,15 @@ def resume(
 @app.command()
 def show(
     runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="A run folder; of a reproduction several."),
+        list[Path], typer.Argument(metavar="RUN...", help="A folder; of a reproduction several.")
     ],
     latex: LatexOption = False,
     as_json: JsonOption = False,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Watch a search or sweep that runs elsewhere.")
-    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Watch it run elsewhere.")] = False,
 ) -> None:
-    """Show a run: its table, or its rule in LaTeX, or everything as JSON.
+    """Show a run: its table, or its rule in LaTeX, or everything as JSON; of a sweep, its trials.
 
-    Of a reproduction, which may be under way, the table in LaTeX; several runs of one make one
-    table, of the rows and seeds of all. Of a sweep, its trials.
+    Of a reproduction, as far as it got, the table; several runs' rows and seeds make one.
     """
     from rulesearch.reproduce import command as reproduction
     from rulesearch.reproduce.plan import is_reproduction
@@ -185,12 +181,12 @@ def show(
     from rulesearch.search.sweep.command import follow_study, is_study, print_study
 
     _either(latex, as_json)
-    run = runs[0]
-    if follow and len(runs) > 1:
-        raise ConfigError("--follow watches one run; give one RUN alone")
+    run, *more = runs
     if follow:
+        if more:
+            raise ConfigError("--follow watches one run; give one RUN alone")
         raise typer.Exit((follow_study if is_study(run) else follow_run)(run))
-    if len(runs) > 1 or is_reproduction(run):
+    if more or is_reproduction(run):
         reproduction.print_runs(list(dict.fromkeys(runs)), latex, as_json)
     else:
         (print_study if is_study(run) else print_run)(run, latex, as_json)
@@ -273,8 +269,7 @@ def reproduce(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Take the networks of this run of flp-table1 (flp-table1, flp-figure2, "
-            "flp-longer).",
+            help="Take networks of this run of flp-table1 (there, in flp-figure2, flp-longer).",
         ),
     ] = None,
     out: OutOption = None,
