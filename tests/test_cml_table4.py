@@ -88,9 +88,7 @@ def test_examples_take_turns() -> None:
         assert all(torch.equal(found[name], expected[name]) for name in phi)
 
 
-def differences(
-    problem: SpikingProblem, learner: Callable[..., Named], theta: Named
-) -> Tensor:
+def differences(problem: SpikingProblem, learner: Callable[..., Named], theta: Named) -> Tensor:
     """Of the loss after learning, by the first input weight of the first network, and others."""
 
     def loss(name: str, step: float) -> Tensor:
