@@ -16,8 +16,10 @@ from rulesearch.outer.bilevel import (
     BilevelTraining,
     ComplexSynapse,
     Contrastive,
+    Dense,
     Descent,
     Evolution,
+    Implicit,
     LeastSquares,
     MetaParameters,
     Named,
@@ -57,6 +59,29 @@ def test_an_update_descends_the_mean_of_a_seeds_problems() -> None:
         torch.testing.assert_close(
             moved.detach(), theta[name] - 1e-4 * mean.sign(), rtol=0, atol=1e-8
         )
+
+
+def test_what_a_seed_learns_is_the_mean_of_the_problems_that_settled() -> None:
+    """Adam's first moment tells: its step, and a mean of the losses as a sum, would not."""
+    trained = training()
+    trained.meta_gradient = Implicit(RidgeSolution(), Dense())
+    ridge = draw_ridge(6, 4, 10, generator(0))
+    each = {k: v.detach().repeat_interleave(3, 0) for k, v in trained.model.theta().items()}
+    exact = exact_ridge_gradient(ridge, each)
+    x = ridge.inner.x.clone()
+    x[1] = torch.nan  # of the first seed's problems the second
+    task = LeastSquares(x, ridge.inner.y, ridge.inner.x_eval, ridge.inner.y_eval)
+    trained.problems = lambda update: ComplexSynapse(task)
+    record = trained.update()
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.stack([(values[0] + values[2]) / 2, (values[3] + values[4] + values[5]) / 3])
+
+    torch.testing.assert_close(record.loss, mean(exact.loss))
+    for name, gradient in exact.gradient.items():
+        found = trained.tensors()
+        torch.testing.assert_close(found[f"adam.first.{name}"], 0.1 * mean(gradient))
+        torch.testing.assert_close(found[f"adam.second.{name}"], 1e-3 * mean(gradient) ** 2)
 
 
 def test_meta_training_lowers_the_loss_on_problems_never_met() -> None:

@@ -147,6 +147,27 @@ def test_networks_are_born_as_the_papers(row: str) -> None:
         assert not layer.bias.any()
 
 
+def test_convolutions_are_born_as_the_papers() -> None:
+    """He's normal weights by what a unit sees, and no biases; relu after each, and no padding."""
+    flp = replace(
+        PRESETS["omniglot-flp"],
+        channels=(30, 60), strides=(2, 1), image=(3, 9, 9), widths=(60 * 2 * 2, 5, 7),
+    )  # fmt: skip
+    model = flp_model(flp, 1, dtype=WIDE).requires_grad_(False)
+    first, second = (m for m in model.features[0].modules() if isinstance(m, torch.nn.Conv2d))
+    for layer, sees in ((first, 3 * 9), (second, 30 * 9)):
+        assert float(layer.weight.std()) == pytest.approx(math.sqrt(2 / sees), rel=0.05)
+        assert not layer.bias.any()
+        layer.bias.add_(0.1)
+    x = torch.randn(2, 3 * 9 * 9, dtype=WIDE, generator=torch.Generator().manual_seed(0))
+    h = x.reshape(2, 3, 9, 9)
+    for layer, stride in ((first, 2), (second, 1)):
+        patches = h.unfold(2, 3, stride).unfold(3, 3, stride)
+        h = torch.einsum("ncijab,ocab->noij", patches, layer.weight) + 0.1
+        h = h.clamp(min=0)
+    torch.testing.assert_close(model.see(x[None], 1)[0], h.flatten(1))
+
+
 def test_feedback_of_a_thousand_outputs_is_as_weak_as_the_papers() -> None:
     flp = replace(
         PRESETS["omniglot-flp"], image=None, channels=(), strides=(), widths=(9, 128, 1000)

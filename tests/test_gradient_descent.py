@@ -154,6 +154,12 @@ def test_networks_are_born_apart_and_within_bounds() -> None:
         assert not torch.equal(pair[name][0], pair[name][1])
         assert 0.9 * bound < pair[name].abs().max() <= bound
     assert all((pair[f"{k}.bias"] == 0).all() for k in ("conv0", "head"))
+    # As torch's own layers are born, biases too: a layer sees 9 * 2 values, or 40 * 4 * 4.
+    torchs = ConvNet((2, 8, 8), 50, (40,), born="uniform").init([generator(0)])
+    for layer, bound in {"conv0": 18**-0.5, "head": 640**-0.5}.items():
+        for part in (torchs[f"{layer}.W"], torchs[f"{layer}.bias"]):
+            assert 0.85 * bound < part.abs().max() <= bound
+            assert float(part.std()) == pytest.approx(bound / 3**0.5, rel=0.3)
 
 
 def test_networks_that_cannot_be() -> None:

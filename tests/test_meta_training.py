@@ -15,6 +15,7 @@ from small_flp import (
     SINE,
     WIDE,
     gradients,
+    sines,
     task_of,
     training_of,
     values,
@@ -22,10 +23,14 @@ from small_flp import (
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.grammar import Term, TermPool
 from rulesearch.outer import (
+    L1,
+    L2,
     MetaModel,
     MetaRates,
     MetaTraining,
+    NoPenalty,
     ProximalL1,
     flp_model,
 )
@@ -76,6 +81,20 @@ def test_the_second_step_remembers_the_first_as_the_betas_say() -> None:
         square = (b2 * first**2 + second**2) * (1 - b2) / (1 - b2**2)
         step = rate[of] * mean / (square.sqrt() + 1e-8)
         torch.testing.assert_close(trail[1][key], trail[0][key] - step)
+
+
+def test_an_update_is_of_the_mean_over_a_seeds_lifetimes() -> None:
+    """Which Adam's step does not tell from their sum, but its moments and the record do."""
+    settings = replace(SINE, rates=RATES)
+    model, task = flp_model(settings, 2, dtype=WIDE), task_of(settings, 2, episodes=3)
+    lost = model(task).loss.detach()
+    slopes = gradients(model, task, episodes=3)
+    training = training_of(settings, episodes=3)
+    record = training.update()
+    torch.testing.assert_close(record.loss, torch.stack([lost[:3].mean(), lost[3:].mean()]))
+    for key, slope in slopes.items():
+        if slope is not None and key != "theta":
+            torch.testing.assert_close(training.tensors()[f"adam.{key}.exp_avg"], 0.1 * slope)
 
 
 # -- seeds --
@@ -297,6 +316,37 @@ def test_theta_is_learnt_and_shrunk() -> None:
         training.update()
     assert free.model.theta.ne(1).all()
     assert taxed.model.theta.eq(0).all()
+
+
+@pytest.mark.parametrize("penalty", [L1(0.3), L2(0.3), ProximalL1(0.3)], ids=lambda p: p.name)
+def test_a_penalty_of_rules_is_taken_as_its_formula_says(penalty: NoPenalty) -> None:
+    """Two of Adam's steps by hand; the proximal map is in the metric of each of them."""
+    rate, (b1, b2) = 1e-2, (0.5, 0.8)
+    rates = MetaRates(0.0, 0.0, 0.0, 0.0, theta=rate, betas=(b1, b2))
+    pool = TermPool([Term.from_text("oja", "y_post * y_pre.T - diag(y_post**2) * W"),
+                     Term.from_text("decay", "-W")])  # fmt: skip
+
+    def born() -> MetaModel:
+        return flp_model(SINE, 2, pool=pool, theta=(1.0, -0.5), dtype=WIDE)
+
+    training = MetaTraining(born(), sines(), rates, penalty=penalty)
+    t, first, second, twin = training.model.theta.detach().clone(), 0.0, 0.0, born()
+    for count in (1, 2):
+        with torch.no_grad():
+            twin.theta.copy_(t)
+        g = gradients(twin, task_of(SINE, 2, update=count - 1))["theta"]
+        assert g is not None
+        if penalty.name == "l1":
+            g = g + 0.3 * t.sign()
+        elif penalty.name == "l2":
+            g = g + 0.3 * t / (t**2).sum(1, keepdim=True).sqrt()
+        first, second = b1 * first + (1 - b1) * g, b2 * second + (1 - b2) * g**2
+        step = rate / ((second / (1 - b2**count)).sqrt() + 1e-8)
+        t = t - step * first / (1 - b1**count)
+        if penalty.name == "proximal-l1":
+            t = t.sign() * (t.abs() - 0.3 * step).clamp(min=0)
+        training.update()
+        torch.testing.assert_close(training.model.theta.detach(), t)
 
 
 def test_rates_begin_as_told() -> None:

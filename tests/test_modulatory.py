@@ -43,6 +43,18 @@ def test_a_neuron_is_its_formula(unit: str) -> None:
             torch.testing.assert_close(found[k, example], w["head.W"] @ y + w["head.bias"])
 
 
+@pytest.mark.parametrize("unit", ["linear-threshold", "tanh"])
+def test_weights_are_born_uniform_with_variance_one_over_the_fan_in(unit: str) -> None:
+    born = ModulatedNetwork([50, 300, 200, 40], unit).init([generator(0), generator(1)])
+    for name, fan_in in {"full0.W": 50, "full1.W": 300, "head.W": 200}.items():
+        bound = (3 / fan_in) ** 0.5
+        assert 0.99 * bound < born[name].abs().max() <= bound
+        assert float(born[name].var()) == pytest.approx(1 / fan_in, rel=0.05)
+        assert not torch.equal(born[name][0], born[name][1])
+    rest = {k.rpartition(".")[2]: w.unique().tolist() for k, w in born.items() if w.ndim == 2}
+    assert rest == {"gain": [1], "shift": [0], "bias": [0]}
+
+
 def task(fast: tuple[str, ...], unit: str = "tanh") -> tuple[ComplexSynapse[LossProblem], Named]:
     """Anchored modulation of two small networks, and their slow weights."""
     network = ModulatedNetwork([3, 4, 2], unit)

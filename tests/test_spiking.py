@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from draws import generators
@@ -81,6 +82,20 @@ def test_surrogate_derivative_is_that_of_the_fast_sigmoid_and_so_is_its_own() ->
         base = 100 * abs(x) + 1
         assert a == pytest.approx(base**-2)
         assert b == pytest.approx(-200 * math.copysign(1, x) * base**-3)
+
+
+def test_bptt_descends_mean_errors_and_the_square_of_the_mean_rate() -> None:
+    """The loss of each network by its formula, from states that are held to their equations."""
+    network = SpikingNetwork(**SMALL)
+    phi, (x, target) = weights(network, 0, 1), inputs(2)
+    found = BPTT(network, rate_strength=3.0, rate_target=0.6).loss(phi, x, target)
+    activity = network(phi, x)
+    for life in range(2):
+        answer = activity.u[life].numpy().mean(0)
+        error = np.mean((answer - target[life].numpy()) ** 2)
+        rate = np.mean(activity.z[life].numpy())
+        assert 3 * (rate - 0.6) ** 2 > 0.05
+        assert float(found[life]) == pytest.approx(error + 3 * (rate - 0.6) ** 2)
 
 
 def test_bptt_of_a_smooth_network_is_its_finite_difference() -> None:

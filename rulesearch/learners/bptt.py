@@ -21,9 +21,10 @@ Weights = Mapping[str, Tensor]
 class BPTT:
     r"""The gradient by backpropagation through time, with the surrogate of the network's spikes.
 
-    .. math:: \frac{1}{n} \sum_b |\bar{u}_b - y_b|^2 + c (\bar{z} - r)^2
+    .. math:: \frac{1}{nm} \sum_b |\bar{u}_b - y_b|^2 + c (\bar{z} - r)^2
 
-    of the answers :math:`\bar{u}` and the mean rate :math:`\bar{z}` of all neurons.
+    of the answers :math:`\bar{u}` of m outputs to n examples and the mean rate :math:`\bar{z}` of
+    all neurons.
 
     Parameters
     ----------

@@ -110,5 +110,5 @@ class LastWindow:
         with torch.no_grad():
             start = problem.start(theta)
             phi = self.before(problem, theta, start)
-        found = UnrolledDescent(self.window)(problem, phi)
+        found = UnrolledDescent(self.window)(problem, phi, self.before.steps)
         return replace(found, settled=Settled(problem, theta, start, BOUND)(found.phi, found.loss))

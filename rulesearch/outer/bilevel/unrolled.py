@@ -49,14 +49,14 @@ class UnrolledDescent:
             )
 
     @torch.enable_grad()
-    def __call__(self, problem: Bilevel, theta: Named) -> Estimate:
-        """Learn, lose, and differentiate."""
+    def __call__(self, problem: Bilevel, theta: Named, first: int = 0) -> Estimate:
+        """Learn, lose, and differentiate; ``first`` is the number of the first step."""
         check_given(problem, theta)
         at = leaves(theta)
         start = problem.start(at)
         if self.last is not None:
             start = detached(start)
-        phi = replace(self.learner, tracked=self.last)(problem, at, start)
+        phi = replace(self.learner, tracked=self.last)(problem, at, start, first=first)
         loss = problem.eval_loss(phi, at)
         settled = Settled(problem, theta, start, self.bound)(phi, loss)
         return Estimate(gradient(loss, at), loss.detach(), detached(phi), settled)

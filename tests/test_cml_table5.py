@@ -1,0 +1,113 @@
+"""Table 5 of CML by hand: what its baseline is meta-trained on, and regret in percent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rulesearch.networks.modulated import ModulatedNetwork
+from rulesearch.outer.bandit import GreedyAgent
+from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
+from rulesearch.reproduce import make_plan
+from rulesearch.reproduce.base import Job
+from rulesearch.tasks.wheel import Wheel, WheelLogs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = (
+    "updates=4", "seeds=2", "episodes=1", "lifetimes=2", "hidden=8", "tasks=3", "learnt=20",
+    "judged=6", "horizon=60", "batch=16", "shorter=50",
+)  # fmt: skip
+PAIRS = [(row, k) for row in range(2) for k in range(2)]
+
+
+def jobs(row: str) -> dict[str, Job]:
+    plan = make_plan("cml-table5", "small", TINY, [row])
+    return {job.name: job for job in plan.jobs()}
+
+
+def rewards(w: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Of two rectified layers, whose shift is subtracted, and a linear head."""
+    for layer in ("full0", "full1"):
+        x = (x @ w[f"{layer}.W"].T - w[f"{layer}.shift"]).clamp(min=0)
+    return x @ w["head.W"].T + w["head.bias"]
+
+
+def test_maml_differentiates_ten_steps_on_what_was_logged_of_its_own_wheels() -> None:
+    """In double precision by plain autograd: 20 choices learnt, 6 others judged, 4 wheels of 3."""
+    training: Any = jobs("maml")["maml-0.5"].begin({}).training  # type: ignore[attr-defined]
+    record = training.update()
+    moments = training.tensors()
+    logs = WheelLogs(26).sample(
+        generators(0, 0, TASK, [(r, k) for r in range(2) for k in range(3)])
+    )
+    born = ModulatedNetwork((2, 8, 8, 5)).init(generators(0, 0, NETWORK, [(0, 0), (1, 0)]))
+    learnt = [name for name in born if not name.endswith("gain")]
+    assert {name for name in moments if "first" in name} == {f"adam.first.{k}" for k in learnt}
+    draws = generators(0, 1, TASK, [(0, 0), (1, 0)], 0)
+    for row, g in enumerate(draws):
+        theta = {name: born[name][row].double().requires_grad_() for name in learnt}
+        losses = []
+        for wheel in torch.randint(3, (4,), generator=g).tolist():
+            x, arm, reward = (part[3 * row + wheel] for part in logs)
+
+            def loss(w: dict[str, Tensor], part: slice, log: Any = (x, arm, reward)) -> Tensor:
+                x, arm, reward = (each[part] for each in log)
+                got = rewards(w, x.double())[torch.arange(len(arm)), arm]
+                return (got - reward.double()).square().mean()
+
+            w = dict(theta)
+            for _ in range(10):
+                slopes = torch.autograd.grad(
+                    loss(w, slice(0, 20)), list(w.values()), create_graph=True
+                )
+                w = {k: v - 0.01 * s for (k, v), s in zip(w.items(), slopes, strict=True)}
+            losses.append(loss(w, slice(20, 26)))
+        mean = torch.stack(losses).mean()
+        assert float(record.loss[row]) == pytest.approx(mean.item(), rel=1e-3)
+        exact = torch.autograd.grad(mean, list(theta.values()))
+        for name, slope in zip(theta, exact, strict=True):
+            found = moments[f"adam.first.{name}"][row].double()
+            assert (found - 0.1 * slope).norm() < 1e-3 * 0.1 * slope.norm()
+
+
+def test_regret_is_in_percent_of_what_chance_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of agents that always choose the last arm, but for two rounds of all."""
+    monkeypatch.setattr(
+        GreedyAgent, "act", lambda agent, x: torch.full(x.shape[:2], 4, dtype=torch.int64)
+    )
+    named, delta = jobs("maml"), 0.9
+    first = named["maml-0.5"].begin({}).model.state_dict()
+    life = named["maml-0.9"].begin({"maml-0.5": first})
+    for _ in range(named["maml-0.9"].updates):
+        life.update()
+    found = named["maml-0.9"].measure(life)["error"]
+    wheel = Wheel(torch.full((4,), delta))
+    context = wheel.contexts(generators(0, 0, TEST, PAIRS, 2), 60).numpy()
+    chance = delta**2 * 0.8 * 0.2 + (1 - delta**2) * (0.2 * 48.8 + 0.6 * 49)
+    for (row, member), lived in zip(PAIRS, context, strict=True):
+        lost = []
+        for step, (x, y) in enumerate(lived):
+            means = [1.0, 1.0, 1.0, 1.0, 1.2]
+            if np.hypot(x, y) >= delta:
+                means[2 * int(x <= 0) + int(y <= 0)] = 50.0
+            lost.append(max(means) - means[step % 5 if step < 10 else 4])
+        assert max(lost) > 48
+        assert float(found[row, member]) == pytest.approx(100 * np.mean(lost) / chance, rel=1e-5)
+
+
+def test_neural_linear_regresses_on_the_last_hidden_layer() -> None:
+    agent = jobs("neural-linear")["neural-linear-0.5"].begin({}).life.agent  # type: ignore[attr-defined]
+    g = torch.Generator().manual_seed(1)
+    weights = {k: w + 0.3 * torch.randn(w.shape, generator=g) for k, w in agent.weights.items()}
+    x = torch.randn(4, 7, 2, generator=g)
+    found = agent.features({**agent.constant, **weights}, x)
+    assert found.shape == (4, 7, 8)
+    for life in range(4):
+        w = {k: each[life] for k, each in weights.items()}
+        head = {"head.W": torch.eye(8), "head.bias": torch.zeros(8)}
+        torch.testing.assert_close(found[life], rewards({**w, **head}, x[life]))
