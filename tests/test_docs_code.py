@@ -14,7 +14,7 @@ import torch
 
 import rulesearch as rs
 from rulesearch.outer import FLPSettings
-from rulesearch.tasks.family import check_family
+from rulesearch.tasks.family import check_batch, check_family
 from rulesearch.tasks.wheel import uniform_regret
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -88,8 +88,9 @@ def test_arrays_and_tasks_of_ones_own_on_the_page_on_data() -> None:
     found = run([arrays])
     assert (found["tasks"].n_in, found["tasks"].n_out, found["tasks"].steps) == (24, 4, 20)
     found = run([family])
-    check_family("tasks", found["tasks"], "a family")
+    check_family("tasks", found["tasks"], "a family", "generators", "dtype")
     batch = found["tasks"].sample([torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    check_batch("tasks", found["tasks"], batch, 2)
     following = 2 * batch.x[..., 2] * math.cos(0.3) - batch.x[..., 1]  # of any sine
     torch.testing.assert_close(batch.label[..., 0], following, atol=1e-5, rtol=0)
     torch.testing.assert_close(batch.x[1:, :, 2], batch.label[:-1, :, 0])

@@ -48,10 +48,10 @@ def drawing(change: Callable[[TaskBatch], Any]) -> Halves:
     return Other()
 
 
-def search(tasks: Any, out: Path | None = None) -> rs.Result:
+def search(tasks: Any, out: Path | None = None, **settings: Any) -> rs.Result:
     network = rs.PlasticNetwork([3, 4, 2], activation="tanh")
     return rs.search(POOL, network=network, tasks=tasks, episodes=2, seeds=1, refit_episodes=0,
-                     controls=False, out=out)  # fmt: skip
+                     controls=False, out=out, **settings)  # fmt: skip
 
 
 def test_tasks_of_ones_own_are_searched_and_meta_trained_on(tmp_path: Path) -> None:
@@ -76,41 +76,54 @@ class Indescribable(Halves):
         return {"width": torch.ones(1)}
 
 
-class Elsewhere(Halves):
-    """Draws from one generator for all."""
-
-    def sample(
-        self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
-    ) -> TaskBatch:
-        return super().sample([generators[0]] * len(generators), dtype)
-
-
 REFUSED = [
-    (Lacking(), "Lacking lacks n_out, steps, name, describe"),
-    (Dtypeless(), "Dtypeless.sample should take (generators, dtype), not (generators: "),
-    (Indescribable(), "Indescribable.describe() should return what JSON can hold"),
-    (Elsewhere(), "draw all that is random of the i-th from generators[i]"),
     (drawing(lambda b: (b.x, b.label)), "returns should be a rulesearch.tasks.TaskBatch, not of"),
     (drawing(lambda b: replace(b, x=b.x[:4])),
-     "x has shape (4, 2, 3); it should be (6, 2, 3), or (6, 2, examples, 3), of steps, lifetimes"),
+     ", 3), of steps, lifetimes and n_in"),
     (drawing(lambda b: replace(b, x_query=b.x_query[0])),
-     "x_query has shape (4, 3); it should be (2, queries, 3)"),
+     "x_query has shape (4, 3); it should be ("),
     (drawing(lambda b: replace(b, label=b.label[:4])),
-     "label has shape (4, 2); as classes it should be (6, 2)"),
+     "label has shape (4, "),
     (drawing(lambda b: replace(b, label=b.label.float())),
-     "label has shape (6, 2); as targets it should be (6, 2, 2)"),
+     "as targets it should be (6, "),
     (drawing(lambda b: replace(b, label_query=b.label_query.T)),
-     "label_query has shape (4, 2); as classes it should be (2, 4)"),
+     "label_query has shape (4, "),
     (drawing(lambda b: replace(b, label_query=b.label_query + 2)), "label_query runs from 2 to 3"),
     (drawing(lambda b: replace(b, label=b.label.int())), "label is torch.int32; give classes as"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("tasks", "message"), REFUSED)
-def test_what_a_family_does_not_keep_is_told_at_once(tasks: Any, message: str) -> None:
+def test_what_a_family_does_not_keep_is_told_before_anything_is_learnt(
+    tasks: Any, message: str
+) -> None:
     assert_refused(lambda: search(tasks), rs.ConfigError, message)
-    assert_refused(lambda: MetaTraining(flp_model(SETTINGS), tasks), rs.ConfigError, message)
-    assert_refused(lambda: Stage(1, tasks), rs.ConfigError, message)
+    assert_refused(lambda: search(tasks, scaling=False), rs.ConfigError, message)
+    staged = [Stage(1, tasks)]
+    for families in ((tasks, []), (Halves(), staged)):
+        training = MetaTraining(flp_model(SETTINGS), families[0], stages=families[1])
+        assert_refused(training.update, rs.ConfigError, message)
+
+
+def test_what_is_no_family_is_told_when_it_is_given() -> None:
+    message = "Lacking lacks n_out, steps, name, describe"
+    assert_refused(lambda: search(Lacking()), rs.ConfigError, message)
+    wrong: Any = Lacking()
+    assert_refused(lambda: MetaTraining(flp_model(SETTINGS), wrong), rs.ConfigError, message)
+    assert_refused(lambda: Stage(1, wrong), rs.ConfigError, message)
+
+
+def test_a_search_asks_for_what_it_uses() -> None:
+    assert search(Dtypeless()).history["search"].terms == ("F0",)
+    message = "Indescribable.describe() should return what JSON can hold"
+    assert_refused(lambda: search(Indescribable()), rs.ConfigError, message)
+
+
+def test_meta_training_asks_for_what_it_uses() -> None:
+    assert MetaTraining(flp_model(SETTINGS), Indescribable()).update().loss.isfinite().all()
+    message = "Dtypeless.sample should take (generators, dtype), not (generators: "
+    assert_refused(lambda: MetaTraining(flp_model(SETTINGS), Dtypeless()), rs.ConfigError, message)
+    assert_refused(lambda: Stage(1, Dtypeless()), rs.ConfigError, message)
 
 
 def test_a_batch_is_of_tensors() -> None:

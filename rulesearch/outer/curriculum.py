@@ -38,7 +38,7 @@ class Stage:
     pace: float = 1.0
 
     def __post_init__(self) -> None:
-        check_family("meta-training: tasks of a stage", self.tasks, TASKS)
+        check_family("meta-training: tasks of a stage", self.tasks, TASKS, "generators", "dtype")
         whole("meta-training: updates of a stage", self.updates, least=1)
         if real("meta-training: pace of a stage", self.pace) <= 0:
             raise ConfigError(f"meta-training: pace of a stage must be above 0, not {self.pace}")

@@ -19,7 +19,7 @@ from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
 from rulesearch.outer.seeds import TASK, generators
 from rulesearch.tasks import TaskFamily
-from rulesearch.tasks.family import check_family
+from rulesearch.tasks.family import check_batch, check_family
 
 __all__ = ["MetaRates", "MetaTraining", "UpdateRecord"]
 
@@ -162,7 +162,7 @@ class MetaTraining:
             ("stages", Sequence, "a list of Stages"),
         ):
             check_kind(f"meta-training: {name}", getattr(self, name), kind, wanted)
-        check_family("meta-training: tasks", self.tasks, TASKS)
+        check_family("meta-training: tasks", self.tasks, TASKS, "generators", "dtype")
         for i, stage in enumerate(self.stages):
             check_kind(f"meta-training: stages[{i}]", stage, Stage, "a Stage, as Stage(100, tasks)")
 
@@ -196,7 +196,8 @@ class MetaTraining:
         draws = generators(self.seed, 0, TASK, members, self.updates)
         stage = stage_at(self.updates, self.stages)
         tasks, pace = (self.tasks, 1.0) if stage is None else (stage.tasks, stage.pace)
-        task = tasks.sample(draws, model.dtype).to(model.device)
+        task = check_batch("tasks", tasks, tasks.sample(draws, model.dtype), len(draws))
+        task = task.to(model.device)
         self._adam.zero_grad()
         loss = model(task).loss.reshape(seeds, self.episodes).mean(1)
         total = loss.sum()

@@ -31,7 +31,7 @@ from rulesearch.search.settings import (
 )
 from rulesearch.search.stability import halves
 from rulesearch.tasks import TaskFamily
-from rulesearch.tasks.family import check_family
+from rulesearch.tasks.family import check_described, check_family
 
 __all__ = [
     "Config",
@@ -96,7 +96,9 @@ class Experiment:
         network, tasks = self.network, self.tasks
         check_kind("pool", self.pool, TermPool, "a TermPool, as grammar.enumerate()")
         check_kind("network", network, PlasticNetwork, "a PlasticNetwork")
-        check_family("tasks", tasks, "a family of tasks, as rulesearch.tasks.FewShot()")
+        wanted = "a family of tasks, as rulesearch.tasks.FewShot()"
+        check_family("tasks", tasks, wanted, "generators")
+        check_described("tasks", tasks)
         check_kind("name", self.name, str, "a text")
         if not _NAME.fullmatch(self.name):
             raise ConfigError(f"name {NAMES}, unlike '{self.name}'").about("name")

@@ -22,6 +22,7 @@ from rulesearch.outer.scaling import term_correlations
 from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.report.configuration import REMEDY, no_longer, said
 from rulesearch.search.config import Experiment, experiment_from, read_config
+from rulesearch.tasks.family import check_batch
 
 __all__ = ["begun_with", "check_same", "correlations", "manifest_of"]
 
@@ -124,6 +125,7 @@ def _scales(experiment: Experiment) -> Tensor:
 def _probe(experiment: Experiment) -> tuple[NetworkState, Tensor | Indexed, Tensor]:
     """Networks at birth, and a few examples with their labels."""
     seed, some = experiment.settings.seed, [(k, 0) for k in range(PROBE_NETWORKS)]
-    task = experiment.tasks.sample(generators(seed, PROBE_STREAM, TASK, some))
+    draws = generators(seed, PROBE_STREAM, TASK, some)
+    task = check_batch("tasks", experiment.tasks, experiment.tasks.sample(draws), len(draws))
     state = experiment.network.init(generators(seed, PROBE_STREAM, NETWORK, some))
     return state, task.x[:PROBE_STEPS], task.label[:PROBE_STEPS]

@@ -23,6 +23,7 @@ from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.search.ranks import ALONE, Ranks
 from rulesearch.search.workers import Crew, crew
 from rulesearch.tasks import TaskBatch, TaskFamily
+from rulesearch.tasks.family import check_batch
 
 __all__ = ["History", "Phase"]
 
@@ -183,7 +184,7 @@ class Phase:
         """Tasks of lifetimes given by seed and member, of a half where the seed has one."""
         draws = generators(self.seed, self.stream, TASK, lifetimes, update)
         if not self.halves:
-            return self.tasks.sample(draws)
+            return check_batch("tasks", self.tasks, self.tasks.sample(draws), len(draws))
         parts = [
             self.halves[seed].sample([draw for _, draw in some])
             for seed, some in groupby(
