@@ -62,16 +62,23 @@ def test_taken_networks_measure_as_those_trained_again(table: Path, tmp_path: Pa
     assert manifest["trained"] == str(table)
 
 
-def test_what_the_other_run_does_not_have_is_trained(table: Path, tmp_path: Path) -> None:
-    """The control of Figure 2 begins as a network that is taken."""
-    rows = ("plastic-reuse-3",)
-    reproduce(make_plan("flp-figure2", "small", SETTINGS, rows), tmp_path / "again")
+@pytest.mark.parametrize(
+    ("name", "row", "trained"),
+    [
+        ("flp-figure2", "plastic-reuse-3", {"iid"}),  # a control that begins as a network taken
+        ("flp-table1", "gradient-3-first-order", {"iid", "continual"}),  # a row beside the others
+    ],
+)
+def test_what_the_other_run_does_not_have_is_trained(
+    name: str, row: str, trained: set[str], table: Path, tmp_path: Path
+) -> None:
+    reproduce(make_plan(name, "small", SETTINGS, (row,)), tmp_path / "again")
     events: list[Mapping[str, Any]] = []
-    plan = make_plan("flp-figure2", "small", SETTINGS, rows, trained=table)
+    plan = make_plan(name, "small", SETTINGS, (row,), trained=table)
     reproduce(plan, tmp_path / "taken", [events.append])
     assert same(tmp_path / "taken", tmp_path / "again")
-    trained = {event["phase"] for event in events if event["event"] == "update"}
-    assert trained == {"plastic-reuse-3-iid"}
+    phases = {event["phase"] for event in events if event["event"] == "update"}
+    assert phases == {f"{row}-{condition}" for condition in trained}
 
 
 def test_resumed_it_still_takes_them(table: Path, tmp_path: Path) -> None:
@@ -96,18 +103,6 @@ def test_test_lifetimes_may_differ(table: Path, tmp_path: Path) -> None:
     plan = make_plan("flp-longer", "small", settings, ("flp-3",), trained=table)
     reproduce(plan, tmp_path / "run")
     assert jobs_of(tmp_path / "run")["flp-3-iid"]["measured.error"].shape == (2, 2)
-
-
-def test_a_table_goes_on_from_another_run_of_it(table: Path, tmp_path: Path) -> None:
-    """Rows that it has are taken; a row that it was not asked for is trained, from what it has."""
-    rows = ("gradient-3-first-order",)
-    reproduce(make_plan("flp-table1", "small", SETTINGS, rows), tmp_path / "again")
-    events: list[Mapping[str, Any]] = []
-    plan = make_plan("flp-table1", "small", SETTINGS, rows, trained=table)
-    reproduce(plan, tmp_path / "taken", [events.append])
-    assert same(tmp_path / "taken", tmp_path / "again")
-    trained = {event["phase"] for event in events if event["event"] == "update"}
-    assert trained == {"gradient-3-first-order-iid", "gradient-3-first-order-continual"}
 
 
 def test_a_row_that_the_other_run_has_not_finished_is_not_trained_again(

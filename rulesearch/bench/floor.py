@@ -11,9 +11,9 @@ m more products with W, as W^T y         m                             2 n E m
 W <- W + low rank                        2                             2 n E r
 backward
 W rebuilt                                2                             2 n E r
-:math:`\bar{W} v,\ \bar{W}^T u`            2                             4 n E r
+:math:`\bar{W} v,\ \bar{W}^T u`          2                             4 n E r
 W^T z-bar, and the m others transposed   1 + m                         2 n E (1 + m)
-:math:`B \bar{e}`                         1                             2 n E
+:math:`B \bar{e}`                        1                             2 n E
 W-bar <- W-bar + z-bar y^T, m others     2                             2 n E (1 + m)
 ======================================== ============================= ==================
 
