@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from rulesearch.errors import GrammarError
@@ -174,8 +174,16 @@ def updates(draw: st.DrawFn, depth: int = 2) -> str:
     return f"({a}) - ({b})" if kind == "sum" else f"hadamard({a}, {b})"
 
 
+SUMS_OF_NUMBERS = (
+    "((sum(y_post) + sum(y_post)) + (sum(y_post) + 0)) * (1 * -W)",
+    "hadamard(sum(y_post) + sum(z_post), dot(0 * y_post, -y_post)) * -W",
+)
+
+
 @settings(max_examples=200, deadline=None)
 @given(updates())
+@example(SUMS_OF_NUMBERS[0])
+@example(SUMS_OF_NUMBERS[1])
 def test_a_term_that_is_taken_reads_back_from_its_text(expression: str) -> None:
     try:
         term = Term.from_text("F", expression)
@@ -194,6 +202,8 @@ def test_a_term_that_is_taken_reads_back_from_its_text(expression: str) -> None:
         ("-W / 7e11", "-1/700000000000 * W"),
         ("hadamard(2 * sum(y_post), sum(z_post)) * W",
          "2 * (ones_post.T * y_post) * (ones_post.T * z_post) * W"),
+        ("-2 * (sum(y_post) + sum(z_post)) * W",
+         "-2 * (ones_post.T * y_post + ones_post.T * z_post) * W"),
     ],
 )  # fmt: skip
 def test_exact_numbers_are_written_so_that_they_can_be_read(expression: str, text: str) -> None:

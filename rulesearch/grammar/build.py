@@ -72,7 +72,17 @@ def _scalar(expr: Expr) -> Expr:
     scalars, matrices = _factors(expr)
     if not matrices:
         return expr
-    return sympy.Mul(*scalars, MatrixElement(_product((), matrices), 0, 0))
+    return _times([*scalars, MatrixElement(_product((), matrices), 0, 0)])
+
+
+def _times(scalars: Sequence[Expr]) -> Expr:
+    """Multiply scalars, one number first; a sum among them stays a sum, as it was written."""
+    split = [scalar.as_coeff_Mul() for scalar in scalars]
+    coefficient = sympy.Mul(*(leading for leading, _ in split))
+    rest = sympy.Mul(*(other for _, other in split))
+    if rest.is_Add and coefficient not in (0, 1):  # which SymPy would multiply out
+        return sympy.Mul(coefficient, rest, evaluate=False)
+    return coefficient * rest
 
 
 def _factors(expr: Expr) -> tuple[list[Expr], list[Expr]]:
@@ -112,10 +122,10 @@ def number(text: str, at: int) -> Expr:
 
 def _product(scalars: Sequence[Expr], matrices: Sequence[Expr]) -> Expr:
     """Multiply: one number first, then scalars, then matrices in their order."""
-    coefficient, rest = sympy.Mul(*scalars).as_coeff_Mul()
+    scalar = _times(scalars)
     if not matrices:
-        return coefficient * rest
-    leading = [s for s in (coefficient, rest) if s != 1]
+        return scalar
+    leading = [s for s in scalar.as_coeff_Mul() if s != 1]
     if not leading and len(matrices) == 1:
         return matrices[0]
     return sympy.MatMul(*leading, *matrices, evaluate=False)
@@ -175,10 +185,10 @@ def add(pieces: Sequence[Piece]) -> Expr:
                 f"wrong shape: {shape_text(shape)} + {shape_text(other)}; {remedy}", piece.at
             )
     exprs = [piece.expr for piece in pieces]
-    if all(e.is_Matrix for e in exprs):
-        parts = [a for e in exprs for a in (e.args if isinstance(e, sympy.MatAdd) else (e,))]
-        return sympy.MatAdd(*parts, evaluate=False)
-    return sympy.Add(*map(_scalar, exprs))
+    if shape == SCALAR:  # numbers, which SymPy adds up and orders
+        return sympy.Add(*map(_scalar, exprs))
+    parts = [a for e in exprs for a in (e.args if isinstance(e, sympy.MatAdd) else (e,))]
+    return sympy.MatAdd(*parts, evaluate=False)
 
 
 def power(base: Piece, exponent: Piece) -> Expr:

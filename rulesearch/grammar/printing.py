@@ -69,7 +69,7 @@ def _walk(expr: Any, style: _Style) -> Printed:
         case DiagMatrix():
             return style.function("diag", _walk(expr.args[0], style)[0]), ATOM
         case MatrixElement():
-            return f"({_walk(expr.args[0], style)[0]})", ATOM
+            return _walk(expr.args[0], style)
         case sympy.Number():
             value = sympy.Rational(expr)
             return style.number(value), PRODUCT if value < 0 or value.q != 1 else ATOM
