@@ -115,6 +115,14 @@ def test_the_constant_is_the_least_that_holds() -> None:
     assert len(figure1(Nudging(betas, error, deltas, error)).axes) == 2
 
 
+def test_one_strength_alone_is_drawn_as_points() -> None:
+    rows = {10: np.array([[0.5], [0.7]])}
+    a, b = figure1(Nudging(np.array([0.1]), rows, {10: 1e-2}, rows)).axes
+    for ax in (a, b):
+        points = [line.get_xydata().tolist() for line in ax.lines if line.get_marker() == "o"]
+        assert points[-1] == [[0.1, pytest.approx(0.6)]]
+
+
 def test_more_images_than_there_are() -> None:
     with pytest.raises(ConfigError, match="examples and judged are 2012 images, of 1797"):
         tiny("examples=2000", "judged=12").jobs()

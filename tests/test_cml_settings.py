@@ -80,3 +80,36 @@ def test_coefficients_are_compared_where_learning_has_converged() -> None:
         short, long = (jobs[f"beta-0.01-{steps}"] for steps in (20, 180))
         errors = [job.measure(job.begin({}))["error"] for job in (short, long)]
         assert [bool(error.isfinite()) for error in errors] == finite
+
+
+def test_a_setting_within_another_leaves_those_beside_it() -> None:
+    small, full = (
+        make_plan("cml-table2", scale, ["one_shot.steps=7", "one_shot.beta=0.2"]).settings
+        for scale in ("small", "full")
+    )
+    assert small.model_dump()["one_shot"] == {
+        "shots": 1, "steps": 7, "nudged_steps": 15, "beta": 0.2, "strength": 0.5, "meta_rate": 1e-2,
+    }  # fmt: skip
+    assert full.model_dump()["one_shot"] == {
+        "shots": 1, "steps": 7, "nudged_steps": 75, "beta": 0.2, "strength": 0.5, "meta_rate": 1e-3,
+    }  # fmt: skip
+    again = make_plan("cml-table2", "small").settings.model_dump()  # the scale is as it was
+    assert (again["one_shot"]["steps"], again["one_shot"]["beta"]) == (20, 0.01)
+    panel = make_plan("cml-figure1", "small", ["cifar.examples=12"]).settings.model_dump()["cifar"]
+    assert (panel["data"], panel["examples"], panel["judged"]) == ("cifar10", 12, 25_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("cml-table2", "one_shot.stesp=7", r"^--set one_shot.stesp:.* did you mean 'steps'\?"),
+        ("cml-table3", "five_shot.beta=0", r"^--set five_shot.beta:.*'beta': .* greater than 0"),
+        ("cml-table1", "cml.strength=.nan", r"^--set cml.strength:.*'strength': .* valid number"),
+        ("cml-table1", "cmll.steps=7", r"^--set cmll.steps:.* did you mean 'cml'\?"),
+        ("cml-table1", "seeds.steps=7", r"^--set seeds.steps: 'seeds' is a value"),
+        ("cml-table1", "cml.=7", r"^--set cml\.=7: write key=value"),
+    ],
+)
+def test_a_setting_within_another_that_makes_no_sense(name: str, change: str, message: str) -> None:
+    with pytest.raises((ConfigError, GrammarError), match=message):
+        make_plan(name, "small", [change])

@@ -119,22 +119,38 @@ def test_the_page_on_bandits() -> None:
     assert (shares < torch.tensor([0.5, 0.9])).all()
 
 
+def small_flp(*parts: str) -> dict[str, Any]:
+    """What the pieces of FLP's page that hold these leave, of small networks and short lives."""
+    code = [next(c for c in blocks("flp.md") if part in c) for part in parts]
+    small = {"IncrementalSines(": "IncrementalSines(batches=1, ", "import SINES,": "import",
+             "SINES": "SMALL"}  # fmt: skip
+    for large, other in small.items():
+        code = [c.replace(large, other) for c in code]
+    return run(code, torch=torch, rs=rs, SMALL=FLPSettings((11, 8, 1), 1))
+
+
 def test_a_model_that_was_kept_goes_on_on_the_page_on_flp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    parts = ("record = training.update()", "load_file", "model.judge")
-    code = [next(c for c in blocks("flp.md") if part in c) for part in parts]
-    small = {"IncrementalSines()": "IncrementalSines(batches=1)", "import SINES,": "import",
-             "SINES": "SMALL"}  # fmt: skip
-    for large, other in small.items():
-        code = [c.replace(large, other) for c in code]
-    found = run(code, torch=torch, rs=rs, SMALL=FLPSettings((11, 8, 1), 1))
+    found = small_flp("one meta-batch", "load_file", "model.judge", "follow_updates")
     found["training"].update()
     models = found["model"], found["again"].model
     pairs = zip(*(model.parameters() for model in models), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
     assert found["output"].shape == (2, 10 * 32, 1)
+    assert found["disturbed"].shape == (2, 1, 9)
+    assert found["at_birth"].shape == (2, 1)
+    assert found["updates"].alignment.shape == found["updates"].magnitude.shape == (2, 1, 10, 1)
+
+
+def test_a_rule_is_learnt_on_the_page_on_flp() -> None:
+    found = small_flp("one meta-batch", "candidates.init")
+    found["training"].update()  # rates begin at zero, and with them the slope of the rule
+    born = torch.tensor(found["candidates"].init)
+    moved = (found["model"].theta.detach() - born).abs()
+    assert moved.shape == (2, 10)
+    assert 0 < moved.max() < 1.1e-3
 
 
 def test_sines_of_the_page_on_data() -> None:

@@ -186,6 +186,12 @@ def test_interference_wants_sines_in_turn(order: Any) -> None:
         flp_interference.interference(model_of(MODELS["flp"]), tasks, task_of(tasks))
 
 
+def test_one_sine_alone_interferes_with_none() -> None:
+    alone = replace(TASKS, functions=1, slots=TASKS.functions)
+    with pytest.raises(ConfigError, match="of a new sine with earlier ones; give functions=2"):
+        flp_interference.interference(model_of(MODELS["flp"]), alone, task_of(alone))
+
+
 def test_frozen_readout_is_least_squares(model: MetaModel) -> None:
     task = task_of(replace(TASKS, order="iid", examples=20))
     found = flp_readout.frozen_readout_error(model, task)

@@ -47,6 +47,29 @@ def model_of(settings: FLPSettings, module: nn.Module, seeds: int = 2) -> MetaMo
     return flp_model(settings, seeds, features=module, dtype=WIDE)
 
 
+class Counting(nn.Linear):
+    """Counts the examples that it has seen."""
+
+    rows = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows += len(x)
+        return super().forward(x)
+
+
+def test_an_example_is_seen_once_however_long_a_life() -> None:
+    """Those of all steps and the queries, in a lifetime and its gradient, of each seed."""
+    settings = replace(SINE, widths=(4, 4, 1), plastic_layers=2)
+    for batches in (2, 7):
+        model = model_of(settings, Counting(4, 4))
+        tasks = sines(batches=batches)
+        task = tasks.sample([torch.Generator().manual_seed(k) for k in range(2)], WIDE)
+        gradients(model, task)
+        for seed in range(2):
+            assert model.features[seed][0].rows == 3 * batches * 3 + 3 * 2
+            assert model.features[seed][0].weight.grad.abs().max() > 0
+
+
 def test_a_module_of_ones_own_is_meta_trained_and_what_is_frozen_stays() -> None:
     own = convolutions()
     before = {k: v.clone() for k, v in own.state_dict().items()}

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rulesearch.errors import ConfigError
 from rulesearch.outer import MetaModel, MetaTraining, flp_model
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
 from rulesearch.reproduce import flp_figure2
@@ -135,6 +136,13 @@ def test_one_condition_alone() -> None:
     }
 
 
+def test_a_sine_alone_is_refused_before_anything_is_trained() -> None:
+    one = TINY.model_copy(update={"functions": 1})
+    with pytest.raises(ConfigError, match="functions is 1, and a sine alone interferes with none"):
+        FLP_FIGURE2.jobs(one)
+    assert FLP_FIGURE2.jobs(one.model_copy(update={"conditions": ("iid",)}))
+
+
 def learning_reuse() -> MetaModel:
     """A feature-reuse network that learns."""
     model = flp_model(sine_network(TINY, 1), TINY.seeds, seed=9)
@@ -220,6 +228,13 @@ def test_figure2_leaves_out_what_is_not_known() -> None:
     data = replace(anatomy_of(2), alignment={}, interference={})
     assert len(figure2(data).axes) == 1 + 3
     assert len(figure2(replace(data, magnitude={})).axes) == 1
+
+
+def test_two_sines_have_one_interference() -> None:
+    one = {title: rows[:, :1] for title, rows in anatomy_of(2).interference.items()}
+    _, panel, *_ = plotted(figure2(replace(anatomy_of(2), interference=one)))
+    for line, rows in zip(panel, one.values(), strict=True):
+        np.testing.assert_allclose(line, rows.mean(0))
 
 
 def test_a_seed_that_is_lost_leaves_the_others() -> None:

@@ -289,6 +289,27 @@ def test_images(characters: Path, tmp_path: Path) -> None:
             assert 0 <= figure["value"] <= 100
 
 
+def test_test_lifetimes_are_of_classes_never_met(
+    characters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here Omniglot has 6 classes of 5 images to train on, mini-ImageNet 5; both 4 for tests."""
+    met: list[Any] = []
+    monkeypatch.setattr(
+        "rulesearch.reproduce.flp.lifetime_errors",
+        lambda model, tasks, *rest: met.append(tasks) or torch.zeros(2, 3),
+    )
+    plan = make_plan("flp-table2", "small", (*IMAGES, f"mini_imagenet={characters / 'mini'}"))
+    for job in [job for job in plan.jobs() if job.row == "flp-2"]:
+        training: Any = job.begin({})
+        job.measure(training)
+        learnt, tested = (
+            {image.numpy().tobytes() for image in tasks.data.images}
+            for tasks in (training.tasks, met.pop())
+        )
+        assert (len(learnt), len(tested)) == (25 if "mini" in job.condition else 30, 20)
+        assert not learnt & tested
+
+
 def test_mini_imagenet_only_where_it_is(characters: Path) -> None:
     plan = make_plan("flp-table2", "small", IMAGES)
     assert {job.condition for job in plan.jobs()} == {"iid", "continual"}

@@ -38,12 +38,16 @@ def interference(model: MetaModel, tasks: IncrementalSines, task: TaskBatch) -> 
     Raises
     ------
     ConfigError
-        If sines do not come one after another.
+        If sines do not come one after another, or there is one alone.
     """
     if tasks.order != "continual":
         raise ConfigError(
             f"interference is measured from one sine to the next, but the order is "
             f"'{tasks.order}'; use order='continual'"
+        )
+    if tasks.functions < 2:
+        raise ConfigError(
+            "interference is of a new sine with earlier ones; give functions=2 or more"
         )
     network, lifetimes = model.learner.network, task.x.shape[1]
     seen = model.see(task.x_query, lifetimes)

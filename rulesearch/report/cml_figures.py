@@ -84,7 +84,7 @@ def _error(data: Nudging, ax: Axes) -> None:
         ax.plot(fine, bound, color=colour, linewidth=0.8, linestyle=DASHED, zorder=1)
         text = rf"$\delta = {_power(delta)}$"
         ends.append((_line(ax, data.betas, rows, colour), text, colour))
-    ax.set_xlim(data.betas[0], data.betas[-1])
+    _strengths(data.betas, ax)
     label_ends(ax, ends)
 
 
@@ -97,10 +97,16 @@ def _loss(data: Nudging, ax: Axes) -> None:
         ends.append((_line(ax, data.betas, rows, colour), f"{steps} steps", colour))
         if steps in data.without:
             ax.axhline(data.without[steps], color=colour, linewidth=0.8, linestyle=DASHED, zorder=1)
-    ax.set_xlim(data.betas[0], data.betas[-1])
+    _strengths(data.betas, ax)
     low, high = ax.get_ylim()
     ax.set_ylim(bottom=0 if low < high / 2 else low)
     label_ends(ax, ends)
+
+
+def _strengths(betas: Floats, ax: Axes) -> None:
+    """From the weakest to the strongest, where there are several."""
+    if len(betas) > 1:
+        ax.set_xlim(betas[0], betas[-1])
 
 
 def _line(ax: Axes, betas: Floats, rows: Floats, colour: str) -> float:

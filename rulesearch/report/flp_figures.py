@@ -185,7 +185,7 @@ def _interference(data: Anatomy, axes: Sequence[Axes]) -> None:
         ends.append((_line(ax, x, rows, COLOURS[title]), title, COLOURS[title]))
     _logarithmic(ax, list(data.interference.values()))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlim=(x[0], x[-1]), xlabel="sines met", ylabel="squared change of outputs")
+    ax.set(xlim=(x[0], max(x[-1], 3)), xlabel="sines met", ylabel="squared change of outputs")
     label_ends(ax, ends)
 
 

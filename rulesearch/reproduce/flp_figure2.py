@@ -15,6 +15,7 @@ from rulesearch.analysis.flp_interference import interference
 from rulesearch.analysis.flp_life import query_curve
 from rulesearch.analysis.flp_readout import frozen_readout_error
 from rulesearch.analysis.flp_updates import follow_updates
+from rulesearch.errors import ConfigError
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
 from rulesearch.report.run_data import Floats
@@ -38,6 +39,11 @@ TITLES = {row.key: row.title for row in ROWS}
 
 def _jobs(settings: SineSettings) -> Sequence[Job]:
     networks, everything = studied_networks(settings), sine_tasks(settings)
+    if "continual" in everything and settings.functions < 2:
+        raise ConfigError(
+            "functions is 1, and a sine alone interferes with none; give 2 or more, or "
+            "--set 'conditions=[iid]'"
+        )
     jobs = []
     for condition, tasks in everything.items():
         for row, (network, like) in networks.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import torch
 
 from rulesearch import __version__
 from rulesearch.errors import ConfigError, Place, RunError, did_you_mean
-from rulesearch.grammar.parser import TextPlace
 from rulesearch.grammar.reader import Document, read_document
 from rulesearch.grammar.validation import validate
 from rulesearch.grammar.writer import yaml_text
 from rulesearch.reproduce.base import Job, Reproduction, RunSettings
 from rulesearch.reproduce.registry import find_reproduction
+from rulesearch.search.config import with_value
+from rulesearch.search.settings import Spec
 
 __all__ = ["Plan", "is_reproduction", "load_plan", "make_plan", "run_folder"]
 
@@ -101,7 +102,7 @@ def make_plan(
     Parameters
     ----------
     overrides : sequence of str
-        ``key=value``, values in YAML: ``updates=1000``.
+        ``key=value``, dots for nesting, values in YAML: ``updates=1000``, ``one_shot.steps=50``.
     rows : sequence of str
         Keys of rows; by default all.
     trained : path, optional
@@ -123,19 +124,32 @@ def make_plan(
     _check_rows(reproduction, rows)
     if trained is not None and reproduction.trained_by is None:
         raise ConfigError(f"{name} trains its own networks; leave out --trained {trained}")
-    data: dict[str, Any] = dict(scales[scale])
-    places: dict[tuple[str | int, ...], TextPlace] = {}
+    document = Document(dict(scales[scale]), name, {}, {})
     for override in overrides:
-        key, separator, value = (part.strip() for part in override.partition("="))
-        if not separator or not key:
-            raise ConfigError(f"--set {override}: write key=value, as updates=1000")
-        here = f"--set {key}"
-        data[key] = read_document(value, here).data
-        places[(key,)] = TextPlace(Place(here, 1, 1), exact=False)
-    document = Document(data, name, places, {})
+        document = _overridden(document, override, reproduction.settings)
     settings = validate(reproduction.settings, document, "settings are a mapping")
     origin = None if trained is None else Path(trained).resolve()
     return Plan(reproduction, scale, settings, tuple(rows), origin)
+
+
+def _overridden(document: Document, override: str, settings: type[RunSettings]) -> Document:
+    """Return the settings with one of them changed, whose place is then ``--set key``.
+
+    Those beside it on its level are what they are otherwise, of the scale or by default.
+    """
+    key, separator, value = (part.strip() for part in override.partition("="))
+    first, *rest = steps = tuple(key.split("."))
+    if not separator or not all(steps):
+        raise ConfigError(f"--set {override}: write key=value, as updates=1000")
+    here = f"--set {key}"
+    known = settings.model_fields.get(first)
+    if rest and known is not None and isinstance(known.default, Spec):
+        beside = document.data.get(first, known.default.model_dump())
+        document = replace(document, data={**document.data, first: beside})
+    try:
+        return with_value(document, steps, read_document(value, here).data, Place(here, 1, 1))
+    except ConfigError as error:
+        raise ConfigError(f"{here}: {error}") from None
 
 
 def load_plan(run: Path) -> Plan:
