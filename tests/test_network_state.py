@@ -117,7 +117,7 @@ def test_parts_that_a_network_does_not_have() -> None:
 
 
 def test_what_does_not_go_together() -> None:
-    with pytest.raises(LearnerError, match="flp feedback does not have; use feedback='random'"):
+    with pytest.raises(LearnerError, match="flp feedback does not have: leave it out, or use"):
         PlasticityLearner(NETWORKS["error"], terms("B - W"))
     message = "e_post and e_pre, which the synapses of plastic feedback.*set plastic=False"
     for path in ("reversible", "autograd", "first-order"):

@@ -310,7 +310,7 @@ class PlasticityLearner:
         if "B" in self._needed and not self.network.has_own_feedback:
             raise LearnerError(
                 f"a term needs B of its own connection, which {self.network.feedback} feedback "
-                "does not have; use feedback='random'"
+                "does not have: leave it out, or use feedback='random'"
             )
         errors = sorted(self._needed & {"e_pre", "e_post"})
         if errors and self.network.plastic_feedback:

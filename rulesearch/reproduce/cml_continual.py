@@ -279,7 +279,7 @@ def _jobs(settings: ContinualSettings) -> Sequence[Job]:
 CML_CONTINUAL: Reproduction[Any] = Reproduction(
     name="cml-continual",
     title="Beyond CML: incremental sines learnt by complex synapses",
-    source="no paper's table; the tasks of Lindsey and Litwin-Kumar 2020, Table 1",
+    source="none; the tasks of Lindsey and Litwin-Kumar 2020, Table 1",
     unit="mean squared error",
     rows=(
         Row("descent", "Gradient descent"),

@@ -240,7 +240,7 @@ def _jobs(settings: RuleSettings) -> Sequence[Job]:
 CML_RULES: Reproduction[Any] = Reproduction(
     name="cml-rules",
     title="Beyond CML: consolidation for networks that learn by a discovered rule",
-    source="no paper's table; networks and rule of Shervani-Tabar and Rosenbaum 2023",
+    source="none; networks and rule of Shervani-Tabar and Rosenbaum 2023",
     unit="% accuracy",
     rows=(
         Row("alone", "The rule alone"),

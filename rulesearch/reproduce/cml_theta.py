@@ -134,7 +134,7 @@ def _jobs(settings: ThetaSettings) -> Sequence[Job]:
 CML_THETA: Reproduction[Any] = Reproduction(
     name="cml-theta",
     title="Beyond CML: coefficients of a rule by contrast, against unrolling",
-    source="no paper's table",
+    source="none",
     unit="relative error of the meta-gradient",
     rows=tuple(Row(f"beta-{beta:g}", f"beta = {beta:g}") for beta in BETAS),
     conditions={str(steps): f"{steps} steps" for steps in STEPS},

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from rulesearch.errors import ConfigError, DataError
 
@@ -182,6 +182,9 @@ def _decode(content: bytes, size: int, colour: bool, place: str) -> NDArray[np.u
                 resized = opaque.resize((size, size), Image.Resampling.BOX)
                 pixels = np.asarray(resized, dtype=np.uint8)
                 return pixels.transpose(2, 0, 1) if colour else pixels
+    except UnidentifiedImageError:
+        kinds = f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
+        raise DataError(f"{place}: not a sound image of {kinds}; remove or replace it") from None
     except Exception as error:  # Pillow's decoders raise errors without a common root
         raise DataError(
             f"{place}: not a sound image ({_line(error)}); remove or replace it"
