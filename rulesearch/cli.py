@@ -253,8 +253,8 @@ def reproduce(
     scale: Annotated[
         str,
         typer.Option(
-            help="small: minutes on a laptop; full: the paper's own sizes; of incremental sines "
-            "also narrow and staged, in between."
+            help="small: minutes on a laptop; full: the paper's own sizes; of FLP's tables also "
+            "narrow, and of its sines staged, in between."
         ),
     ] = "small",
     set_: Annotated[
