@@ -34,7 +34,10 @@ def test_list(run_main: Any) -> None:
     ("arguments", "message"),
     [
         (["flp-tabel1"], "unknown reproduction 'flp-tabel1'; did you mean 'flp-table1'?"),
-        (["flp-table2", "--scale", "ful"], "small or narrow or full, not 'ful'; did you mean 'full'?"),
+        (
+            ["flp-table2", "--scale", "ful"],
+            "small or narrow or full, not 'ful'; did you mean 'full'?",
+        ),
         (["flp-table1", "--rows", "flp3"], "unknown row 'flp3'; did you mean 'flp-3'?"),
         (["flp-table1", "--set", "update=3"], "unknown key 'update'; did you mean 'updates'?"),
         (["flp-table1", "--set", "updates"], "--set updates: write key=value"),
