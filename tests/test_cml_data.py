@@ -145,3 +145,5 @@ def test_weights_of_spiking_networks_are_chosen_on_tasks_of_neither_training_nor
         assert counts == [40, 40, 80, 120]  # 20 points of each task of both seeds
         assert told == chosen_by
         assert len(set.union(*learnt, chosen_by, tested)) == sum(counts)
+        if row == "tbptl-eprop":
+            assert met.by(jobs[f"{row}-bptt"].measure, best) == tested

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -221,6 +222,27 @@ def by_torch(run: Path, job: str, how: str, steps: int) -> Tensor:
     with torch.no_grad():
         answer = network(at, tasks.evaluate.x).answer
     return (answer - tasks.evaluate.target).square().mean((1, 2)).reshape(2, 3)
+
+
+@pytest.mark.parametrize("row", ["bptl-eprop", "cml-eprop"])
+def test_weights_are_tested_that_validation_liked_best(row: str) -> None:
+    """Of two updates seed 0 is told to like the first, seed 1 the second."""
+    jobs = {job.name: job for job in tiny().jobs()}
+    best: Any = jobs[f"{row}-own"].begin({})
+    looks, after = iter(([1.0, 2.0], [2.0, 1.0])), []
+    best.judge = lambda model: torch.tensor(next(looks))
+    for _ in range(2):
+        best.update()
+        after.append({k: v.clone() for k, v in best.model.state_dict().items()})
+    first, second = after
+    liked = {name: torch.stack([first[name][0], second[name][1]]) for name in first}
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+    error = jobs[f"{row}-own"].measure(best)["error"]
+    assert all(torch.equal(best.model.state_dict()[name], liked[name]) for name in first)
+    told = jobs[f"{row}-own"].begin({})
+    told.model.load_state_dict(liked)
+    assert torch.equal(jobs[f"{row}-own"].measure(told)["error"], error)
+    assert not torch.equal(jobs[f"{row}-own"].measure(jobs[f"{row}-own"].begin({}))["error"], error)
 
 
 def test_windows_are_parts_of_learning() -> None:
