@@ -80,14 +80,18 @@ def run(code: list[str], **known: object) -> dict[str, Any]:
     return found
 
 
-def test_arrays_and_tasks_of_ones_own_on_the_page_on_data() -> None:
-    arrays, family = (
+def test_arrays_and_tasks_of_ones_own_on_the_page_on_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays, family, compared = (
         next(code for code in blocks("data.md") if part in code)
-        for part in ("from_arrays", "class NextValue")
+        for part in ("from_arrays", "class NextValue", "rs.evaluate")
     )
     found = run([arrays])
     assert (found["tasks"].n_in, found["tasks"].n_out, found["tasks"].steps) == (24, 4, 20)
-    found = run([family])
+    monkeypatch.setattr("rulesearch.search.evidence.TUNING", 3)
+    assert compared.count("network=network,") == 1
+    few = compared.replace("network=network,", "network=network, lifetimes=3,")
+    found = run([family, few])
+    assert len(found["evidence"].rows) == 3 * 3  # conditions, and rules
     check_family("tasks", found["tasks"], "a family", "generators", "dtype")
     batch = found["tasks"].sample([torch.Generator().manual_seed(seed) for seed in (0, 1)])
     check_batch("tasks", found["tasks"], batch, 2)

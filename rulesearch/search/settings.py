@@ -231,8 +231,9 @@ class PythonTasksSpec(Spec):
     def build(self) -> TaskFamily:
         """Say how to go on."""
         raise ConfigError(
-            "the tasks were made in Python, which no file can do; continue the run there, with "
-            "rulesearch.search(..., out=RUN, resume=True)"
+            "the tasks were made in Python, which no file can do; there, rulesearch.search(..., "
+            "out=RUN, resume=True) continues the run, rulesearch.evaluate(...) compares its rule "
+            "with others on them"
         )
 
 
