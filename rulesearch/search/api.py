@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rulesearch.arguments import check_kind, check_path, whole
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, RunError
 from rulesearch.grammar import TermPool
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer import Penalty
@@ -89,9 +89,12 @@ def search(
             raise ConfigError(f"sinks[{i}] should be a function that takes an event, not {sink!r}")
     chosen = settings_from(penalty, lams, episodes=episodes, seeds=seeds, **settings)
     experiment = Experiment(pool, network, tasks, chosen, name, device=device or "cpu")
+    run = Path(out or free_folder(name))
     if resume:
-        return resume_search(out or free_folder(name), sinks, experiment, device=device)
-    return start_search(experiment, out or free_folder(name), sinks)
+        return resume_search(run, sinks, experiment, device=device)
+    if (run / "manifest.json").is_file():
+        raise RunError(f"{run} holds a run; choose another folder, or continue it with resume=True")
+    return start_search(experiment, run, sinks)
 
 
 def evaluate(
