@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_sweep
 import torch
 
 import rulesearch as rs
@@ -70,6 +71,31 @@ def test_pages_on_searches_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     result = found["result"]
     assert isinstance(result, rs.Result)
     assert [entry["lam"] for entry in result.content["front"]] == [5, 10, 20]
+
+
+def test_the_page_on_sweeps_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sweep on a journal, and its study of Optuna's; only the sizes are small."""
+    monkeypatch.chdir(tmp_path)
+    sweep, study = blocks("sweeps.md")
+    url = "postgresql://me@db/rulesearch"
+    assert sweep.count(url) == 2
+    Path("sweep.yaml").write_text(tiny_sweep.BASE + "  over: {penalty.lam: [1, 5]}\n")
+    swept = run([sweep.replace(url, "journal.log")])
+    runs = sorted(swept["folder"].glob("trial-*"))
+    assert [path.name for path in runs] == ["trial-0000", "trial-0001"]
+    assert swept["result"].rule in [rs.load_run(path).rule for path in runs]
+
+    for large, small in {
+        "tasks=tasks,": "tasks=tasks, episodes=4, seeds=2,",
+        "n_trials=20": "n_trials=2",
+    }.items():
+        assert study.count(large) == 1
+        study = study.replace(large, small)
+    trials = run([study])["study"].trials
+    results = [rs.load_run(f"runs/by-hand/{number}") for number in range(2)]
+    assert [trial.values for trial in trials] == [[r.loss, len(r.terms)] for r in results]
+    lams = [result.content["pick"]["lam"] for result in results]
+    assert lams == [trial.params["lam"] for trial in trials]
 
 
 def run(code: list[str], **known: object) -> dict[str, Any]:
