@@ -314,9 +314,6 @@ class Settings(Spec):
         except ValidationError as failed:
             raise _told(failed) from None
 
-    # Else a file, of which mistakes are told with their place, would be read by way of it too.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
     @property
     def ramp(self) -> tuple[int, int]:
         """The updates between which the penalty comes in."""
