@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rulesearch.outer import L1, L2, NoPenalty, ProximalL1
     from rulesearch.report.result import Result
     from rulesearch.rules import Rule
-    from rulesearch.search.api import load_run, search
+    from rulesearch.search.api import evaluate, load_run, search
 
 __version__ = "0.1.0"
 
@@ -53,6 +53,7 @@ __all__ = [
     "TermPool",
     "__version__",
     "errors",
+    "evaluate",
     "load_run",
     "search",
     "tasks",
@@ -74,7 +75,7 @@ _HOMES = {
     "rulesearch.learners": ("Indexed", "PlasticityLearner"),
     "rulesearch.outer": ("L1", "L2", "NoPenalty", "ProximalL1"),
     "rulesearch.report.result": ("Result",),
-    "rulesearch.search.api": ("load_run",),
+    "rulesearch.search.api": ("evaluate", "load_run"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

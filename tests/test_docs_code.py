@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_sweep
 import torch
 
 import rulesearch as rs
@@ -72,6 +73,31 @@ def test_pages_on_searches_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [entry["lam"] for entry in result.content["front"]] == [5, 10, 20]
 
 
+def test_the_page_on_sweeps_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sweep on a journal, and its study of Optuna's; only the sizes are small."""
+    monkeypatch.chdir(tmp_path)
+    sweep, study = blocks("sweeps.md")
+    url = "postgresql://me@db/rulesearch"
+    assert sweep.count(url) == 2
+    Path("sweep.yaml").write_text(tiny_sweep.BASE + "  over: {penalty.lam: [1, 5]}\n")
+    swept = run([sweep.replace(url, "journal.log")])
+    runs = sorted(swept["folder"].glob("trial-*"))
+    assert [path.name for path in runs] == ["trial-0000", "trial-0001"]
+    assert swept["result"].rule in [rs.load_run(path).rule for path in runs]
+
+    for large, small in {
+        "tasks=tasks,": "tasks=tasks, episodes=4, seeds=2,",
+        "n_trials=20": "n_trials=2",
+    }.items():
+        assert study.count(large) == 1
+        study = study.replace(large, small)
+    trials = run([study])["study"].trials
+    results = [rs.load_run(f"runs/by-hand/{number}") for number in range(2)]
+    assert [trial.values for trial in trials] == [[r.loss, len(r.terms)] for r in results]
+    lams = [result.content["pick"]["lam"] for result in results]
+    assert lams == [trial.params["lam"] for trial in trials]
+
+
 def run(code: list[str], **known: object) -> dict[str, Any]:
     """What pieces of a page, one after another, leave."""
     found: dict[str, Any] = dict(known)
@@ -80,14 +106,18 @@ def run(code: list[str], **known: object) -> dict[str, Any]:
     return found
 
 
-def test_arrays_and_tasks_of_ones_own_on_the_page_on_data() -> None:
-    arrays, family = (
+def test_arrays_and_tasks_of_ones_own_on_the_page_on_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays, family, compared = (
         next(code for code in blocks("data.md") if part in code)
-        for part in ("from_arrays", "class NextValue")
+        for part in ("from_arrays", "class NextValue", "rs.evaluate")
     )
     found = run([arrays])
     assert (found["tasks"].n_in, found["tasks"].n_out, found["tasks"].steps) == (24, 4, 20)
-    found = run([family])
+    monkeypatch.setattr("rulesearch.search.evidence.TUNING", 3)
+    assert compared.count("network=network,") == 1
+    few = compared.replace("network=network,", "network=network, lifetimes=3,")
+    found = run([family, few])
+    assert len(found["evidence"].rows) == 3 * 3  # conditions, and rules
     check_family("tasks", found["tasks"], "a family", "generators", "dtype")
     batch = found["tasks"].sample([torch.Generator().manual_seed(seed) for seed in (0, 1)])
     check_batch("tasks", found["tasks"], batch, 2)

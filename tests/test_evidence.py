@@ -145,7 +145,7 @@ def test_conditions_that_cannot_be(vary: str, message: str) -> None:
     with pytest.raises((ConfigError, DataError)) as raised:
         conditions(NETWORK, TASKS, [vary])
     assert message in str(raised.value)
-    assert str(raised.value).startswith(f"--vary {vary}: ")
+    assert str(raised.value).startswith(f"vary {vary}: ")
 
 
 # -- contenders --

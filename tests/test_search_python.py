@@ -194,8 +194,15 @@ def test_tasks_of_ones_own_resume_from_python(tmp_path: Path) -> None:
     whole = rs.search(POOL, out=tmp_path / "whole", **arguments)
     with pytest.raises(KeyboardInterrupt):
         rs.search(POOL, out=run, sinks=[interrupt_after(4)], **arguments)
-    with pytest.raises(ConfigError, match="tasks were made in Python"):
+    with pytest.raises(ConfigError, match=r"made in Python, .* out=RUN, resume=True\) continues"):
         resume_search(run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(RunError) as raised:
+        rs.search(POOL, out=run, **arguments)
+    assert str(raised.value) == (
+        f"{run} holds a run; choose another folder, or continue it with resume=True"
+    )
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     result = rs.search(POOL, out=run, resume=True, **arguments)
     assert ends(result.path) == ends(whole.path)
     with pytest.raises(RunError, match="'episodes' is not what the run began with"):

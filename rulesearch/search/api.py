@@ -1,4 +1,4 @@
-"""A search from Python, in one call."""
+"""A search from Python, or a comparison of rules, in one call."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rulesearch.arguments import check_kind, check_path
-from rulesearch.errors import ConfigError
+from rulesearch.arguments import check_kind, check_path, whole
+from rulesearch.errors import ConfigError, RunError
 from rulesearch.grammar import TermPool
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer import Penalty
 from rulesearch.report.result import Result
+from rulesearch.rules import Rule
+from rulesearch.search.conditions import BASE, Condition, conditions
 from rulesearch.search.config import Experiment
+from rulesearch.search.evaluation import fitted
 from rulesearch.search.events import EventSink
+from rulesearch.search.evidence import Contender, Evidence, contender_named, evidence
 from rulesearch.search.run import resume_search, start_search
 from rulesearch.search.settings import settings_from
 from rulesearch.tasks import TaskFamily
+from rulesearch.tasks.family import check_family
 
-__all__ = ["free_folder", "load_run", "search"]
+__all__ = ["evaluate", "free_folder", "load_run", "search"]
 
 
 def search(
@@ -84,9 +89,80 @@ def search(
             raise ConfigError(f"sinks[{i}] should be a function that takes an event, not {sink!r}")
     chosen = settings_from(penalty, lams, episodes=episodes, seeds=seeds, **settings)
     experiment = Experiment(pool, network, tasks, chosen, name, device=device or "cpu")
+    run = Path(out or free_folder(name))
     if resume:
-        return resume_search(out or free_folder(name), sinks, experiment, device=device)
-    return start_search(experiment, out or free_folder(name), sinks)
+        return resume_search(run, sinks, experiment, device=device)
+    if (run / "manifest.json").is_file():
+        raise RunError(f"{run} holds a run; choose another folder, or continue it with resume=True")
+    return start_search(experiment, run, sinks)
+
+
+def evaluate(
+    rules: Mapping[str, Rule],
+    *,
+    network: PlasticNetwork,
+    tasks: TaskFamily | Mapping[str, TaskFamily],
+    named: Sequence[str] = (),
+    vary: Sequence[str] = (),
+    lifetimes: int = 200,
+    seed: int = 0,
+    baseline: str | None = None,
+    device: str = "cpu",
+) -> Evidence:
+    """Let rules live the same tasks from the same initial weights.
+
+    Parameters
+    ----------
+    rules : mapping of str to Rule
+        What each is called in the table.
+    network : PlasticNetwork
+        Its inputs are fitted to the tasks, and its outputs where they are too few.
+    tasks : TaskFamily or mapping of str to TaskFamily
+        Of several, by name, each is a condition of its own.
+    named : sequence of str
+        Further rules, as after ``--rules`` of the command line: ``backprop``,
+        ``feedback-alignment``, a name of the catalogue, ``0.01*pseudo_gradient-0.03*ehebb``.
+    vary : sequence of str
+        Further conditions, each with one thing of the network and the first tasks changed, as
+        ``depth=2,4``.
+    lifetimes : int
+        Of each rule under each condition.
+    seed : int
+        Of tasks and networks.
+    baseline : str, optional
+        The rule that all others are tested against; by default feedback alignment, if it is there.
+    device : str
+        Where lifetimes are lived: ``cpu``, ``cuda``, or one of several as ``cuda:1``.
+
+    Returns
+    -------
+    Evidence
+        ``print(...)`` shows the table.
+
+    Raises
+    ------
+    ConfigError, LearnerError
+        If there is nothing to compare, a name is unknown, or the parts do not fit together.
+    """
+    check_kind("rules", rules, Mapping, "a mapping of names to rules")
+    for name, rule in rules.items():
+        check_kind(f"rules['{name}']", rule, Rule, "a Rule")
+    check_kind("network", network, PlasticNetwork, "a PlasticNetwork")
+    for argument, texts in {"named": named, "vary": vary}.items():
+        check_kind(argument, texts, (list, tuple), "a list of texts")
+        for text in texts:
+            check_kind(f"each of {argument}", text, str, "a text")
+    families = tasks if isinstance(tasks, Mapping) else {BASE: tasks}
+    for name, family in families.items():
+        where = "tasks" if family is tasks else f"tasks['{name}']"
+        check_family(where, family, "a family of tasks", "generators")
+    own = [Condition(name, fitted(network, family), family) for name, family in families.items()]
+    if not own:
+        raise ConfigError("tasks: there is none to evaluate rules on")
+    _, *varied = conditions(own[0].network, own[0].tasks, vary)
+    found = [*(Contender(name, rule) for name, rule in rules.items()), *map(contender_named, named)]
+    lifetimes, seed = whole("lifetimes", lifetimes, 1), whole("seed", seed, 0)
+    return evidence(found, [*own, *varied], lifetimes, seed, baseline, device=device)
 
 
 def free_folder(name: str, under: str | Path = "runs") -> Path:

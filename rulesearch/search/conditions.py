@@ -60,17 +60,17 @@ def conditions(
         factor = factor.strip()
         if factor not in FACTORS:
             hint = did_you_mean(factor, FACTORS) or f"; known are {', '.join(FACTORS)}"
-            raise ConfigError(f"--vary {text}: unknown factor '{factor}'{hint}")
+            raise ConfigError(f"vary {text}: unknown factor '{factor}'{hint}")
         chosen = [value.strip() for value in values.split(",") if value.strip()]
         if not separator or not chosen:
-            raise ConfigError(f"--vary {text}: write {factor}=value,value")
+            raise ConfigError(f"vary {text}: write {factor}=value,value")
         for value in chosen:
             try:
                 changed = FACTORS[factor](found[0], value)
             except ValueError:
-                raise ConfigError(f"--vary {factor}={value}: {value} is no number") from None
+                raise ConfigError(f"vary {factor}={value}: {value} is no number") from None
             except (ConfigError, DataError, LearnerError) as error:
-                raise type(error)(f"--vary {factor}={value}: {error}") from None
+                raise type(error)(f"vary {factor}={value}: {error}") from None
             same = changed.network == network and changed.tasks is tasks
             if not same:
                 found.append(replace(changed, name=f"{factor}={value}"))

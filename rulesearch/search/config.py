@@ -26,6 +26,7 @@ from rulesearch.search.settings import (
     FewShotSpec,
     NetworkSpec,
     Settings,
+    Spec,
     Tasks,
     tasks_content,
 )
@@ -64,6 +65,8 @@ def _name(name: str) -> str:
 
 class Config(Settings):
     """What a configuration may hold."""
+
+    __init__ = Spec.__init__  # for mistakes in a file are told with their place, by its reader
 
     name: Annotated[str, AfterValidator(_name)] = ""
     grammar: str | dict[str, Any]

@@ -57,9 +57,7 @@ def run_evaluate(
     where = conditions(network, tasks, vary)
     if not as_json:
         print(f"{tasks!r}: {lifetimes} lifetimes of {tasks.steps} steps, {list(network.sizes)}")
-    usual = "feedback alignment" if "feedback alignment" in found else None
-    against = baseline.replace("feedback-alignment", "feedback alignment") if baseline else usual
-    told = evidence(list(found.values()), where, lifetimes, seed, against, _tracked, device)
+    told = evidence(list(found.values()), where, lifetimes, seed, baseline, _tracked, device)
     print(json.dumps(told.to_json(), indent=1) if as_json else told.table())
 
 

@@ -24,6 +24,7 @@ from rulesearch.search.manifest import begun_with
 from rulesearch.search.settings import NetworkSpec
 from rulesearch.search.workers import batches, fitting
 from rulesearch.tasks import FewShot, TaskFamily
+from rulesearch.tasks.family import check_batch
 
 __all__ = ["Score", "contenders", "evaluate_rules", "fitted", "network_for", "tasks_for"]
 
@@ -156,7 +157,8 @@ def evaluate_rules(
             some: slice, learner: PlasticityLearner = learner, theta: Tensor = theta
         ) -> tuple[Tensor, Tensor]:
             who = [(k, 0) for k in range(some.start, some.stop)]
-            task = tasks.sample(generators(seed, stream, TASK, who)).to(device)
+            drawn = tasks.sample(generators(seed, stream, TASK, who))
+            task = check_batch("tasks", tasks, drawn, len(who)).to(device)
             draws = generators(seed, stream, NETWORK, who)
             found = evaluate(learner, learner.init(generator=draws, device=device), theta, task)
             return found.loss, found.accuracy

@@ -23,7 +23,8 @@ __all__ = ["Contender", "Evidence", "Row", "contender_named", "evidence"]
 LEVEL = 0.98
 TUNING_STREAM, TUNING = 5, 50  # random stream, and lifetimes for each rate
 RATES = tuple(float(10.0**power) for power in np.arange(-4.0, 0.0, 0.5))
-BASELINES = ("backprop", "feedback alignment")
+ALIGNMENT = "feedback alignment"
+BASELINES = ("backprop", ALIGNMENT)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def contender_named(text: str) -> Contender:
         try:
             coefficients[_term(pool, term.strip()).name] = float(number.replace(" ", ""))
         except ValueError:
-            raise ConfigError(f"--rules {text}: '{number.strip()}' is no number") from None
+            raise ConfigError(f"{text}: '{number.strip()}' is no number") from None
     return Contender(name, Rule(pool, coefficients))
 
 
@@ -108,7 +109,7 @@ def _term(pool: TermPool, name: str) -> Term:
     if name not in pool.names:
         known = [*BASELINES, *pool.names]
         hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
-        raise ConfigError(f"--rules: the catalogue has no '{name}'{hint}")
+        raise ConfigError(f"the catalogue has no '{name}'{hint}")
     return pool[name]
 
 
@@ -179,6 +180,9 @@ class Evidence:
         rows = [asdict(row) for row in self.rows]
         return {"schema": 1, "level": LEVEL, "baseline": self.baseline, "rows": rows}
 
+    def __str__(self) -> str:
+        return self.table()
+
     def table(self) -> str:
         """Lay it out as plain text; the condition is left out where there is one alone."""
         interval = f"{LEVEL:.0%} interval"
@@ -229,7 +233,8 @@ def evidence(
         Of each contender under each condition: the same tasks, and the same initial weights.
     seed : int
     baseline : str, optional
-        The contender that all others are tested against, within each condition.
+        The contender that all others are tested against, within each condition; by default
+        feedback alignment, if it is there.
     track : callable
         Passes the conditions on, one after the other, to whoever shows how far it is.
     device : str
@@ -238,16 +243,20 @@ def evidence(
     Raises
     ------
     ConfigError
-        If there is no contender of the baseline's name, two have one name, or the device is not
-        here.
+        If there is no contender, or none of the baseline's name, two have one name, or the device
+        is not here.
     """
     usable_device(device)
     names = [contender.name for contender in contenders]
+    if not names:
+        raise ConfigError("there is no rule to evaluate")
     if len(set(names)) < len(names):
         raise ConfigError(f"two rules are called '{max(names, key=names.count)}'; name one alone")
+    if baseline == "feedback-alignment" or (baseline is None and ALIGNMENT in names):
+        baseline = ALIGNMENT
     if baseline is not None and baseline not in names:
         hint = did_you_mean(baseline, names)
-        raise ConfigError(f"--baseline: no rule is called '{baseline}'{hint}")
+        raise ConfigError(f"baseline: no rule is called '{baseline}'{hint}")
     rows: list[Row] = []
     for condition in track(where):
         rules = {

@@ -231,8 +231,9 @@ class PythonTasksSpec(Spec):
     def build(self) -> TaskFamily:
         """Say how to go on."""
         raise ConfigError(
-            "the tasks were made in Python, which no file can do; continue the run there, with "
-            "rulesearch.search(..., out=RUN, resume=True)"
+            "the tasks were made in Python, which no file can do; there, rulesearch.search(..., "
+            "out=RUN, resume=True) continues the run, rulesearch.evaluate(...) compares its rule "
+            "with others on them"
         )
 
 
@@ -312,9 +313,6 @@ class Settings(Spec):
             super().__init__(**values)
         except ValidationError as failed:
             raise _told(failed) from None
-
-    # Else a file, of which mistakes are told with their place, would be read by way of it too.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @property
     def ramp(self) -> tuple[int, int]:
