@@ -143,11 +143,11 @@ def test_networks_learn_as_their_rows_say() -> None:
     for name in ("gradient-3-first-order", "gradient-3-random-first-order", "oml-3"):
         assert training(name).model.learner.method == "first-order"
     oml, gradient = training("oml-3"), training("gradient-3")
-    assert all(rate.eq(0.006).all() and not rate.requires_grad for rate in oml.model.rate)
+    assert all(rate.eq(0.001).all() and not rate.requires_grad for rate in oml.model.rate)
     assert all(rate.eq(0.002).all() and rate.requires_grad for rate in gradient.model.rate)
     assert torch.equal(gradient.model.W[1], trained["flp-3-iid"]["W.1"])
     begun = {job.name: job for job in tiny("start=0.03", rows=()).jobs()}
-    for name, start in (("flp-3", 0.03), ("feature-reuse-1", 0.03), ("oml-3", 0.006)):
+    for name, start in (("flp-3", 0.03), ("feature-reuse-1", 0.03), ("oml-3", 0.001)):
         rates = begun[f"{name}-iid"].begin({}).model.rate
         assert all(rate.eq(start).all() for rate in rates)
 

@@ -252,6 +252,7 @@ FLP_TABLE1 = Reproduction(
             "rate": 1e-6,
             "clip": 2,
             "gradient_start": 1e-2,
+            "oml_rate": 1e-3,
             "checkpoint_every": 100,
         },
         "narrow": {
