@@ -1,0 +1,143 @@
+"""CML's reproductions on a device: the same tasks, weights and numbers, on a pretended GPU too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pretended_gpu import GPU, pretended_gpu
+from safetensors.torch import load_file
+from test_cml_images import FEW, FIVE, ONE, characters, table1, write_images
+
+from rulesearch.errors import ConfigError, GrammarError
+from rulesearch.networks import ConvNet
+from rulesearch.networks.modulated import ModulatedNetwork
+from rulesearch.outer.fit import usable_device
+from rulesearch.reproduce import Plan, make_plan, reproduce
+from rulesearch.reproduce.registry import REPRODUCTIONS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+TABLES = ("cml-table1", "cml-table2", "cml-table3")
+ABSENT = f"device=cuda:{torch.cuda.device_count()}"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of images for Tables 1 and 2."""
+    folder = tmp_path_factory.mktemp("images")
+    for seed, split in enumerate(("train", "test")):
+        write_images(folder / "cifar" / split, 3, 8, 32, seed)
+        write_images(folder / "mini" / split, 4, 3, 8, seed)
+    return folder
+
+
+@pytest.fixture
+def tiny(images: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
+    """Tiny plans, all of their rows."""
+    monkeypatch.setattr(
+        "rulesearch.reproduce.cml_table3.load", lambda name, *, split, size: characters(split)
+    )
+    told = {
+        "cml-table2": (*FEW, f"data={json.dumps(str(images / 'mini'))}", f"one_shot={ONE}"),
+        "cml-table3": (*FEW, f"one_shot={ONE}", f"five_shot={FIVE}"),
+    }
+
+    def plan(name: str, *overrides: str, rows: tuple[str, ...] = ()) -> Plan:
+        if name == "cml-table1":
+            found: Plan = table1(images / "cifar", *overrides, rows=rows)
+            return found
+        return make_plan(name, "small", (*told[name], *overrides), rows)
+
+    return plan
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``cuda`` be the pretended GPU."""
+
+    def here(name: str) -> torch.device:
+        return GPU if name == "cuda" else usable_device(name)
+
+    for module in ("base", "plan", "run"):
+        monkeypatch.setattr(f"rulesearch.reproduce.{module}.usable_device", here)
+
+
+def jobs_of(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that a run found, but for the time that it took."""
+    return {
+        f"{file.stem}: {key}": tensor
+        for file in sorted((run / "jobs").iterdir())
+        for key, tensor in load_file(file).items()
+        if key != "seconds"
+    }
+
+
+def assert_alike(run: Path, other: Path) -> None:
+    """The same meta-parameters, figures and records, to rounding."""
+    mine, theirs = jobs_of(run), jobs_of(other)
+    assert mine.keys() == theirs.keys()
+    for key, tensor in mine.items():
+        torch.testing.assert_close(theirs[key], tensor, rtol=1e-4, atol=1e-6, msg=key)
+    here, there = (
+        [json.loads(line) for line in (each / "events.jsonl").read_text().splitlines()]
+        for each in (run, other)
+    )
+    assert len(here) == len(there) > 0
+    for one, two in zip(here, there, strict=True):
+        assert (one["phase"], one["update"], one["rejected"]) == (
+            two["phase"], two["update"], two["rejected"],
+        )  # fmt: skip
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+# -- on a pretended GPU --
+
+
+@pytest.mark.usefixtures("pretend")
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_images_on_a_pretended_gpu(
+    name: str, tiny: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """All rows, from birth to the figures: nothing is left on the wrong device."""
+    reproduce(tiny(name), tmp_path / "cpu")
+    with pretended_gpu() as memory:
+        outcome = reproduce(tiny(name, "device=cuda"), tmp_path / "gpu")
+    assert memory.most > 100_000
+    assert outcome.content["settings"]["device"] == "cuda"
+    assert_alike(tmp_path / "cpu", tmp_path / "gpu")
+
+
+@pytest.mark.usefixtures("pretend")
+@pytest.mark.parametrize("row", ["cml", "no-meta"])
+def test_a_run_goes_on_on_another_device(
+    row: str, tiny: Callable[..., Plan], tmp_path: Path, run_main: Any
+) -> None:
+    rows, run = (row,), tmp_path / "run"
+    reproduce(tiny("cml-table1", "shared=[0, 0.1, 0.2]", "updates=3", rows=rows), tmp_path / "cpu")
+    plan = tiny("cml-table1", "shared=[0, 0.1, 0.2]", "updates=3", "device=cuda", rows=rows)
+
+    def after(updates: int) -> Callable[[Any], None]:
+        def interrupt(event: Any) -> None:
+            if event["event"] == "update" and event["update"] + 1 == updates:
+                raise KeyboardInterrupt
+
+        return interrupt
+
+    with pretended_gpu() as memory:
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(plan, run, [after(1)])
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(plan.on("cpu"), run, [after(2)])
+        memory.most = 0
+        reproduce(plan, run)
+        assert memory.most > 10_000
+    assert_alike(tmp_path / "cpu", run)
+    status, out, _ = run_main("resume", run, "--device", "cpu")  # there is nothing left to do
+    assert status == 0
+    assert "CML, Table 1" in out
