@@ -18,7 +18,6 @@ from rulesearch.networks import ConvNet
 from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.outer.fit import usable_device
 from rulesearch.reproduce import Plan, make_plan, reproduce
-from rulesearch.reproduce.registry import REPRODUCTIONS
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -29,6 +28,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 TABLES = ("cml-table1", "cml-table2", "cml-table3")
 ROWS = {"cml-table1": ("cml", "t1-t2", "cg", "rbp", "tbptl", "no-meta")}  # by all six methods
+LOADERS = dict(zip(TABLES, ("cml_cifar", "cml_table2", "cml_table3"), strict=True))
 ABSENT = f"device=cuda:{torch.cuda.device_count()}"
 
 
@@ -147,3 +147,63 @@ def test_a_run_goes_on_on_another_device(
     status, out, _ = run_main("resume", run, "--device", "cpu")  # there is nothing left to do
     assert status == 0
     assert "CML, Table 1" in out
+
+
+# -- a device is named, and is there --
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_device_that_is_not_there_is_told_before_data_is_loaded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"rulesearch.reproduce.{LOADERS[name]}.load", None)
+    with pytest.raises(ConfigError, match="^device cuda:.*; use device=cpu$"):
+        reproduce(make_plan(name, "small", (ABSENT,)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    wrong = r"^--set device:1:1: .*device.* should be cpu or cuda, or one of several as cuda:1"
+    with pytest.raises(GrammarError, match=wrong):
+        make_plan(name, "small", ("device=gpu",))
+
+
+def test_plans_of_the_cpu_alone_have_no_device() -> None:
+    with pytest.raises(ConfigError, match="cml-table5 runs on the CPU alone"):
+        make_plan("cml-table5").on("cpu")
+    with pytest.raises(ConfigError, match=r"device cuda:\d+: .*use device=cpu"):
+        make_plan("cml-table3").on(ABSENT.removeprefix("device="))
+
+
+def test_networks_are_drawn_on_the_cpu_and_moved() -> None:
+    nets = (ConvNet((1, 8, 8), 3, (2, 2), hidden=(4,)), ModulatedNetwork([3, 4, 2], "tanh"))
+    for network in nets:
+        here = network.init([torch.Generator().manual_seed(3)])
+        with pretended_gpu():
+            there = network.init([torch.Generator().manual_seed(3)], GPU)
+            assert {w.device for w in there.values()} == {GPU}
+            assert all(w.cpu().equal(here[name]) for name, w in there.items())
+        with pytest.raises(ConfigError, match="device is cpu or cuda"):
+            network.init([torch.Generator()], "gpu")
+
+
+# -- on a GPU --
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", TABLES)
+def test_a_gpu_finds_the_same(name: str, tiny: Callable[..., Plan], tmp_path: Path) -> None:
+    """The first losses to rounding: figures are counts, which rounding may turn."""
+    rows = ROWS.get(name, ())
+    mine, theirs = (
+        reproduce(tiny(name, f"device={device}", rows=rows), tmp_path / device)
+        for device in ("cpu", "cuda")
+    )
+    assert [row["row"] for row in mine.content["rows"]] == [
+        r["row"] for r in theirs.content["rows"]
+    ]
+    here, there = (
+        [json.loads(line) for line in (tmp_path / device / "events.jsonl").read_text().splitlines()]
+        for device in ("cpu", "cuda")
+    )
+    for one, two in zip(here, there, strict=True):
+        if one["update"] == 0:
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+            assert two["rejected"] == one["rejected"]
