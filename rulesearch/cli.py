@@ -157,9 +157,8 @@ def resume(
 
     if not is_reproduction(run):
         raise typer.Exit(run_resume(run, tensorboard, device))
-    if device is not None:
-        raise RunError(f"{run} is a reproduction, which goes on where its settings say")
-    raise typer.Exit(run_and_print(load_plan(run), run))
+    plan = load_plan(run)
+    raise typer.Exit(run_and_print(plan if device is None else plan.on(device), run))
 
 
 @app.command()

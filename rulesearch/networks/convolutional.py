@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.torch_arguments import device_named
 
 __all__ = ["ConvNet"]
 
@@ -108,10 +109,19 @@ class ConvNet:
             for part in ("W", "bias", "gain", "shift")[: 4 if layer.inside else 2]
         )
 
-    def init(self, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """Draw networks, each from its own generator alone."""
+    def init(
+        self, generators: Sequence[torch.Generator], device: torch.device | str = "cpu"
+    ) -> dict[str, Tensor]:
+        """Draw networks on the CPU, each from its own generator alone, and move them.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such device.
+        """
+        device = device_named(device)
         drawn = [self._draw(generator) for generator in generators]
-        return {name: torch.stack([each[name] for each in drawn]) for name in drawn[0]}
+        return {name: torch.stack([each[name] for each in drawn]).to(device) for name in drawn[0]}
 
     def _draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         found = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError
-from rulesearch.torch_arguments import check_generators
+from rulesearch.torch_arguments import check_generators, device_named
 
 __all__ = ["ModulatedNetwork"]
 
@@ -56,19 +56,22 @@ class ModulatedNetwork:
         if len(self.sizes) < 2:
             raise ConfigError(f"sizes are those of two layers or more, not {list(self.sizes)}")
 
-    def init(self, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """Draw networks, each from its own generator alone.
+    def init(
+        self, generators: Sequence[torch.Generator], device: torch.device | str = "cpu"
+    ) -> dict[str, Tensor]:
+        """Draw networks on the CPU, each from its own generator alone, and move them.
 
         Raises
         ------
         ConfigError
-            If there is no generator.
+            If there is no generator, or no such device.
         """
         check_generators(generators, "network")
+        device = device_named(device)
         if not generators:
             raise ConfigError("modulated network: at least one generator is needed")
         drawn = [self._draw(generator) for generator in generators]
-        return {name: torch.stack([each[name] for each in drawn]) for name in drawn[0]}
+        return {name: torch.stack([each[name] for each in drawn]).to(device) for name in drawn[0]}
 
     def _draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         found, last = {}, len(self.sizes) - 2

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from rulesearch.outer.fit import usable_device
 from rulesearch.outer.meta_training import UpdateRecord
 from rulesearch.outer.seeds import members
-from rulesearch.search.settings import Count, Spec
+from rulesearch.search.settings import Count, Device, Spec
 
 __all__ = [
+    "DeviceSettings",
     "Job",
     "Measured",
     "Published",
@@ -58,6 +61,32 @@ class RunSettings(Spec):
     lifetimes: Count = 50
     seed: Annotated[int, Field(ge=0)] = 0
     checkpoint_every: Count = 20
+
+
+class DeviceSettings(RunSettings):
+    """What reproductions can be told that run on any device.
+
+    What is random is drawn on the CPU, so that tasks and networks are the same everywhere.
+
+    Attributes
+    ----------
+    device : str
+        Where networks are trained and tested: ``cpu``, or ``cuda`` for a GPU, or one of several
+        as ``cuda:1``.
+    """
+
+    device: Device = "cpu"
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device itself.
+
+        Raises
+        ------
+        ConfigError
+            If it is not here.
+        """
+        return usable_device(self.device)
 
 
 class Training(Protocol):

@@ -23,7 +23,7 @@ from rulesearch.outer.bilevel import (
     classifier_problem,
 )
 from rulesearch.outer.seeds import NETWORK, TEST, generators, members
-from rulesearch.reproduce.base import RunSettings
+from rulesearch.reproduce.base import DeviceSettings
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Tolerance
 from rulesearch.search.settings import Count, Size, Spec
 from rulesearch.tasks import ImageData, load
@@ -61,7 +61,7 @@ def _method(steps: int, rate: float, strength: float, meta_rate: float) -> Metho
     return MethodSettings(steps=steps, rate=rate, strength=strength, meta_rate=meta_rate)
 
 
-class CifarSettings(RunSettings):
+class CifarSettings(DeviceSettings):
     """Settings of all rows.
 
     Attributes
@@ -131,6 +131,8 @@ class Cifar:
         Weights at birth, the same at every update.
     rows : sequence of Tensor (seeds, images)
         Of `train`, learnt and judged; and of `test`.
+
+    All tensors are on the device of the settings.
     """
 
     settings: CifarSettings
@@ -169,6 +171,7 @@ class Cifar:
 
 def load_cifar(settings: CifarSettings) -> Cifar:
     """Load the images, and draw networks and images for each seed."""
+    device = settings.torch_device
 
     def images(split: str) -> ImageData:
         normalise = (MEAN, DEVIATION)
@@ -203,6 +206,6 @@ def load_cifar(settings: CifarSettings) -> Cifar:
         hidden=settings.hidden,
         born="uniform",
     )
-    born = network.init(generators(settings.seed, 0, NETWORK, seeds))
-    rows = (learnt, judged, draw(test, settings.tested, 1))
-    return Cifar(settings, network, born, train, test, rows)
+    born = network.init(generators(settings.seed, 0, NETWORK, seeds), device)
+    rows = [part.to(device) for part in (learnt, judged, draw(test, settings.tested, 1))]
+    return Cifar(settings, network, born, train.to(device), test.to(device), rows)

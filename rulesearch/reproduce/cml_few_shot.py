@@ -30,7 +30,7 @@ from rulesearch.outer.bilevel import (
 from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
-from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training, portions
+from rulesearch.reproduce.base import DeviceSettings, Job, Measured, Row, Training, portions
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
@@ -85,7 +85,7 @@ class Images(NamedTuple):
     test: ImageData
 
 
-class FewShotSettings(RunSettings):
+class FewShotSettings(DeviceSettings):
     """Settings of both tables.
 
     Attributes
@@ -124,7 +124,8 @@ class _Model:
     def born(self) -> tuple[Named, Named]:
         """Weights of every seed at birth: those that learn, and those that do not."""
         s = self.settings
-        weights = self.network.init(generators(s.seed, 0, NETWORK, members(s.seeds)))
+        draws = generators(s.seed, 0, NETWORK, members(s.seeds))
+        weights = self.network.init(draws, s.torch_device)
         return fast_and_slow(weights, self.fast) if self.fast else (weights, {})
 
     @property
@@ -141,13 +142,15 @@ class _Model:
         self, family: TaskFamily, draws: Sequence[torch.Generator]
     ) -> ComplexSynapse[LossProblem]:
         """Tasks side by side, those of a seed together."""
-        batch = family.sample(draws)
+        device = self.settings.torch_device
+        batch = family.sample(draws).to(device)
         assert isinstance(batch.x, Tensor)
         learn = Examples(batch.x.transpose(0, 1), batch.label.T)
         judge = Examples(batch.x_query, batch.label_query)
         each = len(draws) // self.settings.seeds
         born = copied(self.born[0], each)
-        fixed = {f"lambda.{name}": torch.tensor(self.phase.strength) for name in born}
+        strength = torch.tensor(self.phase.strength, device=device)
+        fixed = {f"lambda.{name}": strength for name in born}
         problem = classifier_problem(self.network, born, always(learn), always(judge))
         return ComplexSynapse(problem, fixed)
 
@@ -178,7 +181,7 @@ class _Model:
             judge = problem.inner.evaluate
             assert isinstance(judge, CrossEntropy)
             right = accuracy(self.network, {**theta, **phi}, judge.source)
-            found.append(100 * right.reshape(s.seeds, -1))
+            found.append(100 * right.reshape(s.seeds, -1).cpu())
         return {"error": torch.cat(found, 1)}
 
 

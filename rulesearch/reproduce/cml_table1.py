@@ -49,7 +49,7 @@ class SharedStrength:
     best: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.best = torch.full((self.cifar.settings.seeds,), torch.inf)
+        self.best = torch.full((self.cifar.settings.seeds,), torch.inf, device=self.model.device)
 
     @torch.no_grad()
     def update(self) -> UpdateRecord:
@@ -63,7 +63,7 @@ class SharedStrength:
             kept.copy_(torch.where(spread(better, kept), theta[name], kept))
         self.best = torch.where(better, loss, self.best)
         self.updates += 1
-        return UpdateRecord(loss, ~loss.isfinite())
+        return UpdateRecord(loss.cpu(), ~loss.isfinite().cpu())
 
     def tensors(self) -> dict[str, Tensor]:
         """The best so far."""
@@ -72,7 +72,7 @@ class SharedStrength:
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Go on from it."""
         self.model.load_state_dict({k: v for k, v in tensors.items() if k != "best"})
-        self.best, self.updates = tensors["best"], updates
+        self.best, self.updates = tensors["best"].to(self.model.device), updates
 
 
 def _meta_gradients(
@@ -117,7 +117,7 @@ def _jobs(settings: CifarSettings) -> Sequence[Job]:
         theta = detached(training.model.theta())
         problem = cifar.problem(settings.updates)
         phi = cifar.learner(method)(problem, theta, problem.start(theta))
-        return {"error": cifar.accuracy(phi, condition)[:, None]}
+        return {"error": cifar.accuracy(phi, condition)[:, None].cpu()}
 
     rows: dict[str, tuple[MethodSettings, BilevelGradient[Synapses] | None]] = {
         **_meta_gradients(cifar),

@@ -13,9 +13,15 @@ from torch import Tensor
 from rulesearch.networks import LearntFeedback
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, Stage, flp_model
 from rulesearch.outer.accuracy import share_right
-from rulesearch.outer.fit import usable_device
 from rulesearch.outer.seeds import TEST, generators
-from rulesearch.reproduce.base import Job, RunSettings, Trained, Training, portions
+from rulesearch.reproduce.base import (
+    DeviceSettings,
+    Job,
+    RunSettings,
+    Trained,
+    Training,
+    portions,
+)
 from rulesearch.search.settings import Size
 from rulesearch.tasks import TaskFamily
 
@@ -34,7 +40,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 AT_ONCE = 20  # test lifetimes side by side: what they hold is in proportion
 
 
-class FLPRunSettings(RunSettings):
+class FLPRunSettings(DeviceSettings):
     """What FLP's reproductions can be told.
 
     Attributes
@@ -55,8 +61,6 @@ class FLPRunSettings(RunSettings):
         Of the rates of gradient descent: their first value, and Adam's step.
     oml_rate : float
         Fixed rate of OML.
-    device : str
-        Where networks are trained and tested: ``cpu``, or ``cuda`` for a GPU.
     """
 
     forward: Size = 1e-4
@@ -73,7 +77,6 @@ class FLPRunSettings(RunSettings):
     gradient_start: Size
     gradient_rate: Size = 1e-4
     oml_rate: Size
-    device: str = "cpu"
 
     @property
     def learnt_feedback(self) -> LearntFeedback:
@@ -110,13 +113,7 @@ def flp_job(
         Row and condition.
     like : (str, FLPSettings), optional
         Row, and its settings, whose meta-trained forward weights are where this one starts.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such device.
     """
-    usable_device(run.device)
     row, condition = place
     source = None if like is None else (f"{like[0]}-{condition}", like[1])
     return Job(

@@ -16,7 +16,8 @@ from rulesearch.errors import ConfigError, Place, RunError, did_you_mean
 from rulesearch.grammar.reader import Document, read_document
 from rulesearch.grammar.validation import validate
 from rulesearch.grammar.writer import yaml_text
-from rulesearch.reproduce.base import Job, Reproduction, RunSettings
+from rulesearch.outer.fit import usable_device
+from rulesearch.reproduce.base import DeviceSettings, Job, Reproduction, RunSettings
 from rulesearch.reproduce.registry import find_reproduction
 from rulesearch.search.config import with_value
 from rulesearch.search.settings import Spec
@@ -58,6 +59,19 @@ class Plan:
             if job.name in wanted:
                 wanted.update(job.needs)
         return [job for job in jobs if job.name in wanted]
+
+    def on(self, device: str) -> Plan:
+        """The same plan on another device.
+
+        Raises
+        ------
+        ConfigError
+            If it runs on the CPU alone, or there is no such device here.
+        """
+        if not isinstance(self.settings, DeviceSettings):
+            raise ConfigError(f"{self.reproduction.name} runs on the CPU alone: it has no device")
+        usable_device(device)
+        return replace(self, settings=self.settings.model_copy(update={"device": device}))
 
     @property
     def content(self) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from rulesearch.errors import RunError
 from rulesearch.files import write_atomically
+from rulesearch.outer.fit import usable_device
 from rulesearch.outer.meta_training import UpdateRecord
-from rulesearch.reproduce.base import Job, Trained, Training
+from rulesearch.reproduce.base import DeviceSettings, Job, Trained, Training
 from rulesearch.reproduce.outcome import (
     REJECTED,
     RESIDUAL,
@@ -38,6 +39,8 @@ def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> O
 
     Raises
     ------
+    ConfigError
+        If the plan's device is not here.
     ConfigError, RunError
         If networks that the plan takes from another run are not those, or not there.
     RunError
@@ -46,6 +49,8 @@ def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> O
         After a checkpoint: the same call resumes where it was.
     """
     path = Path(out)
+    if isinstance(plan.settings, DeviceSettings):
+        usable_device(plan.settings.device)  # before data is loaded
     jobs, given = plan.jobs(), trained_elsewhere(plan)
     if not (path / "manifest.json").is_file():
         with RunFolder.create(path, plan.to_yaml(), plan.manifest()) as folder:
@@ -79,9 +84,9 @@ def load_outcome(run: str | Path) -> Outcome:
 
 
 def _check_same(plan: Plan, begun: Plan, path: Path) -> None:
-    """Raise RunError where a run began with something else."""
+    """Raise RunError where a run began with something else than another device."""
     now, before = ({**p.content, **p.content["settings"]} for p in (plan, begun))
-    for key in now.keys() - {"settings"} | before.keys() - {"settings"}:
+    for key in (now.keys() | before.keys()) - {"settings", "device"}:
         if now.get(key) != before.get(key):
             raise RunError(
                 f"{path} began with {key}={before.get(key)}, not {now.get(key)}; choose another "

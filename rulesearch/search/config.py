@@ -23,6 +23,7 @@ from rulesearch.grammar.writer import yaml_text
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import PlasticNetwork
 from rulesearch.search.settings import (
+    Device,
     FewShotSpec,
     NetworkSpec,
     Settings,
@@ -51,12 +52,6 @@ NAMES = "should hold letters, digits, spaces, . _ and - alone"
 WHAT = "a configuration is a mapping with 'grammar:', 'network:' and 'tasks:'"
 
 
-def _device(name: str) -> str:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise PydanticCustomError("device", "should be cpu or cuda, or one of several as cuda:1")
-    return name
-
-
 def _name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise PydanticCustomError("name", NAMES)
@@ -72,7 +67,7 @@ class Config(Settings):
     grammar: str | dict[str, Any]
     network: NetworkSpec = NetworkSpec()
     tasks: Tasks = FewShotSpec()
-    device: Annotated[str, AfterValidator(_device)] = "cpu"
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True)

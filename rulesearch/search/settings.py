@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,15 @@ __all__ = ["NetworkSpec", "Settings", "Tasks", "settings_from", "tasks_content"]
 
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise PydanticCustomError("device", "should be cpu or cuda, or one of several as cuda:1")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]
 
 
 def _in_order(ramp: list[int]) -> list[int]:

@@ -27,7 +27,7 @@ class Batches:
     ----------
     data : ImageData
     rows : Tensor of int64, (problems, images)
-        Which of the data each problem has.
+        Which of the data each problem has; on the data's device.
     size : int
         Images of a batch.
     shuffle : (int, int), optional
@@ -68,4 +68,4 @@ class Batches:
         problems, images = self.rows.shape
         draws = generators(seed, epoch, TASK, members(problems), update)
         order = torch.stack([torch.randperm(images, generator=g) for g in draws])
-        return self.rows.gather(1, order)
+        return self.rows.gather(1, order.to(self.rows.device))

@@ -59,6 +59,11 @@ class MetaParameters(nn.Module):
         """By the names that problems know them by."""
         return {name.replace("/", "."): p for name, p in self.named.items()}
 
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return next(self.parameters()).device
+
 
 @dataclass(eq=False)
 class BilevelTraining(Generic[P]):
@@ -73,9 +78,10 @@ class BilevelTraining(Generic[P]):
     Parameters
     ----------
     model : MetaParameters
+        On any device; what an update records is on the CPU.
     problems : callable
         From an update's number to its problems, ``seeds * episodes`` of them, those of a seed
-        together.
+        together, on the same device.
     meta_gradient : BilevelGradient
     rate : float
         Adam's step.
@@ -133,10 +139,10 @@ class BilevelTraining(Generic[P]):
         self.updates += 1
         loss = torch.where(rejected, torch.nan, mean(estimate.loss))
         residual = {
-            kind: left.reshape(alive.shape).nanmedian(1).values
+            kind: left.reshape(alive.shape).nanmedian(1).values.cpu()
             for kind, left in estimate.residual.items()
         }
-        return UpdateRecord(loss, rejected, self.episodes - count, residual)
+        return UpdateRecord(loss.cpu(), rejected.cpu(), (self.episodes - count).cpu(), residual)
 
     def _step(self, theta: Named, gradient: Named, accepted: Tensor) -> None:
         """Adam's step of the seeds that are accepted; the others half-way back."""
@@ -178,10 +184,11 @@ class BilevelTraining(Generic[P]):
         with torch.no_grad():
             for key, parameter in parameters.items():
                 parameter.copy_(tensors[f"model.{key}"])
-        self._steps = tensors["adam.steps"].clone()
+        here = {k: t.to(self.model.device, copy=True) for k, t in tensors.items()}
+        self._steps = here["adam.steps"]
         for name in self._moments:
-            self._moments[name] = tuple(tensors[f"adam.{m}.{name}"].clone() for m in MOMENTS)
+            self._moments[name] = tuple(here[f"adam.{m}.{name}"] for m in MOMENTS)
         if isinstance(self.meta_gradient, _Drawing):
             self.meta_gradient.generator.set_state(tensors["generator"].clone())
-        self._good = {name: good.clone() for name, good in under("good.", tensors).items()}
+        self._good = under("good.", here)
         self.updates = updates

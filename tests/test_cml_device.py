@@ -1,0 +1,209 @@
+"""CML's reproductions on a device: the same tasks, weights and numbers, on a pretended GPU too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pretended_gpu import GPU, pretended_gpu
+from safetensors.torch import load_file
+from test_cml_images import FEW, FIVE, ONE, characters, table1, write_images
+
+from rulesearch.errors import ConfigError, GrammarError
+from rulesearch.networks import ConvNet
+from rulesearch.networks.modulated import ModulatedNetwork
+from rulesearch.outer.fit import usable_device
+from rulesearch.reproduce import Plan, make_plan, reproduce
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # torch thinks that nothing is copied to its device meta, which stands for the GPU here.
+    pytest.mark.filterwarnings("ignore:for named.* copying from a non-meta parameter"),
+]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+TABLES = ("cml-table1", "cml-table2", "cml-table3")
+ROWS = {"cml-table1": ("cml", "t1-t2", "cg", "rbp", "tbptl", "no-meta")}  # by all six methods
+LOADERS = dict(zip(TABLES, ("cml_cifar", "cml_table2", "cml_table3"), strict=True))
+ABSENT = f"device=cuda:{torch.cuda.device_count()}"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of images for Tables 1 and 2."""
+    folder = tmp_path_factory.mktemp("images")
+    for seed, split in enumerate(("train", "test")):
+        write_images(folder / "cifar" / split, 3, 8, 32, seed)
+        write_images(folder / "mini" / split, 4, 3, 8, seed)
+    return folder
+
+
+@pytest.fixture
+def tiny(images: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
+    """Tiny plans, by default of all rows."""
+    monkeypatch.setattr(
+        "rulesearch.reproduce.cml_table3.load", lambda name, *, split, size: characters(split)
+    )
+    told = {
+        "cml-table2": (*FEW, f"data={json.dumps(str(images / 'mini'))}", f"one_shot={ONE}"),
+        "cml-table3": (*FEW, f"one_shot={ONE}", f"five_shot={FIVE}"),
+    }
+
+    def plan(name: str, *overrides: str, rows: tuple[str, ...] = ()) -> Plan:
+        if name == "cml-table1":
+            found: Plan = table1(images / "cifar", *overrides, rows=rows)
+            return found
+        return make_plan(name, "small", (*told[name], *overrides), rows)
+
+    return plan
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``cuda`` be the pretended GPU."""
+
+    def here(name: str) -> torch.device:
+        return GPU if name == "cuda" else usable_device(name)
+
+    for module in ("base", "plan", "run"):
+        monkeypatch.setattr(f"rulesearch.reproduce.{module}.usable_device", here)
+
+
+def jobs_of(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that a run found, but for the time that it took."""
+    return {
+        f"{file.stem}: {key}": tensor
+        for file in sorted((run / "jobs").iterdir())
+        for key, tensor in load_file(file).items()
+        if key != "seconds"
+    }
+
+
+def assert_alike(run: Path, other: Path) -> None:
+    """The same meta-parameters, figures and records, to rounding."""
+    mine, theirs = jobs_of(run), jobs_of(other)
+    assert mine.keys() == theirs.keys()
+    for key, tensor in mine.items():
+        torch.testing.assert_close(theirs[key], tensor, rtol=1e-4, atol=1e-6, msg=key)
+    here, there = (
+        [json.loads(line) for line in (each / "events.jsonl").read_text().splitlines()]
+        for each in (run, other)
+    )
+    assert len(here) == len(there) > 0
+    for one, two in zip(here, there, strict=True):
+        assert (one["phase"], one["update"], one["rejected"]) == (
+            two["phase"], two["update"], two["rejected"],
+        )  # fmt: skip
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+# -- on a pretended GPU --
+
+
+@pytest.mark.usefixtures("pretend")
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_images_on_a_pretended_gpu(
+    name: str, tiny: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """From birth to the figures, nothing is left on the wrong device."""
+    rows = ROWS.get(name, ())
+    reproduce(tiny(name, rows=rows), tmp_path / "cpu")
+    with pretended_gpu() as memory:
+        outcome = reproduce(tiny(name, "device=cuda", rows=rows), tmp_path / "gpu")
+    assert memory.most > 100_000
+    assert outcome.content["settings"]["device"] == "cuda"
+    assert_alike(tmp_path / "cpu", tmp_path / "gpu")
+
+
+@pytest.mark.usefixtures("pretend")
+@pytest.mark.parametrize("row", ["cml", "no-meta"])
+def test_a_run_goes_on_on_another_device(
+    row: str, tiny: Callable[..., Plan], tmp_path: Path, run_main: Any
+) -> None:
+    rows, run = (row,), tmp_path / "run"
+    reproduce(tiny("cml-table1", "shared=[0, 0.1, 0.2]", "updates=3", rows=rows), tmp_path / "cpu")
+    plan = tiny("cml-table1", "shared=[0, 0.1, 0.2]", "updates=3", "device=cuda", rows=rows)
+
+    def after(updates: int) -> Callable[[Any], None]:
+        def interrupt(event: Any) -> None:
+            if event["event"] == "update" and event["update"] + 1 == updates:
+                raise KeyboardInterrupt
+
+        return interrupt
+
+    with pretended_gpu() as memory:
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(plan, run, [after(1)])
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(plan.on("cpu"), run, [after(2)])
+        memory.most = 0
+        reproduce(plan, run)
+        assert memory.most > 10_000
+    assert_alike(tmp_path / "cpu", run)
+    status, out, _ = run_main("resume", run, "--device", "cpu")  # there is nothing left to do
+    assert status == 0
+    assert "CML, Table 1" in out
+
+
+# -- a device is named, and is there --
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_device_that_is_not_there_is_told_before_data_is_loaded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"rulesearch.reproduce.{LOADERS[name]}.load", None)
+    with pytest.raises(ConfigError, match="^device cuda:.*; use device=cpu$"):
+        reproduce(make_plan(name, "small", (ABSENT,)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    wrong = r"^--set device:1:1: .*device.* should be cpu or cuda, or one of several as cuda:1"
+    with pytest.raises(GrammarError, match=wrong):
+        make_plan(name, "small", ("device=gpu",))
+
+
+def test_plans_of_the_cpu_alone_have_no_device() -> None:
+    with pytest.raises(ConfigError, match="cml-table5 runs on the CPU alone"):
+        make_plan("cml-table5").on("cpu")
+    with pytest.raises(ConfigError, match=r"device cuda:\d+: .*use device=cpu"):
+        make_plan("cml-table3").on(ABSENT.removeprefix("device="))
+
+
+def test_networks_are_drawn_on_the_cpu_and_moved() -> None:
+    nets = (ConvNet((1, 8, 8), 3, (2, 2), hidden=(4,)), ModulatedNetwork([3, 4, 2], "tanh"))
+    for network in nets:
+        here = network.init([torch.Generator().manual_seed(3)])
+        with pretended_gpu():
+            there = network.init([torch.Generator().manual_seed(3)], GPU)
+            assert {w.device for w in there.values()} == {GPU}
+            assert all(w.cpu().equal(here[name]) for name, w in there.items())
+        with pytest.raises(ConfigError, match="device is cpu or cuda"):
+            network.init([torch.Generator()], "gpu")
+
+
+# -- on a GPU --
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", TABLES)
+def test_a_gpu_finds_the_same(name: str, tiny: Callable[..., Plan], tmp_path: Path) -> None:
+    """The first losses to rounding: figures are counts, which rounding may turn."""
+    rows = ROWS.get(name, ())
+    mine, theirs = (
+        reproduce(tiny(name, f"device={device}", rows=rows), tmp_path / device)
+        for device in ("cpu", "cuda")
+    )
+    assert [row["row"] for row in mine.content["rows"]] == [
+        r["row"] for r in theirs.content["rows"]
+    ]
+    here, there = (
+        [json.loads(line) for line in (tmp_path / device / "events.jsonl").read_text().splitlines()]
+        for device in ("cpu", "cuda")
+    )
+    for one, two in zip(here, there, strict=True):
+        if one["update"] == 0:
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+            assert two["rejected"] == one["rejected"]
