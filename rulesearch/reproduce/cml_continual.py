@@ -29,11 +29,11 @@ from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights, network_state
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
 from rulesearch.reproduce.base import (
+    DeviceSettings,
     Job,
     Measured,
     Reproduction,
     Row,
-    RunSettings,
     Training,
     portions,
 )
@@ -59,7 +59,7 @@ READOUTS: Mapping[str, tuple[str, ...]] = {
 """And each row of readouts on slow features."""
 
 
-class ContinualSettings(RunSettings):
+class ContinualSettings(DeviceSettings):
     """Settings of all rows; tasks are those of ``flp-table1``.
 
     Attributes
@@ -117,7 +117,7 @@ class _Model:
         """Weights and biases of all seeds."""
         s = self.settings
         draws = generators(s.seed, 0, NETWORK, members(s.seeds))
-        return named_weights(self.network.init(draws))
+        return named_weights(self.network.init(draws, device=s.torch_device))
 
     @property
     def theta(self) -> dict[str, Tensor]:
@@ -137,7 +137,8 @@ class _Model:
 
     def problem(self, draws: Sequence[torch.Generator]) -> ComplexSynapse[LossProblem]:
         """Lifetimes side by side, those of a seed together; without meta-learning unanchored."""
-        batch = self.family.sample(draws)
+        device = self.settings.torch_device
+        batch = self.family.sample(draws).to(device)
         x, target = batch.x[:], batch.label
 
         def learn(step: int | None) -> Examples:
@@ -149,7 +150,7 @@ class _Model:
         judge = always(Examples(batch.x_query, batch.label_query))
         each = len(draws) // self.settings.seeds
         born = copied(self.born, each)
-        strength = torch.tensor(self.settings.strength if self.learnt else 0.0)
+        strength = torch.tensor(self.settings.strength if self.learnt else 0.0, device=device)
         task = LossProblem(
             LossOn(self.network, learn), LossOn(self.network, judge), lambda theta: born
         )
@@ -212,11 +213,12 @@ class _Readout:
     def problem(self, draws: Sequence[torch.Generator]) -> Chain[LossProblem]:
         """A stage for each batch of the lifetime."""
         whole = self.whole
-        batch = whole.family.sample(draws)
+        device = whole.settings.torch_device
+        batch = whole.family.sample(draws).to(device)
         each = len(draws) // whole.settings.seeds
         born = copied({name: whole.born[name] for name in self.top}, each)
         fixed = {} if "lambda" in whole.learnt else {
-            f"lambda.{name}": torch.tensor(whole.settings.strength) for name in born
+            f"lambda.{name}": torch.tensor(whole.settings.strength, device=device) for name in born
         }  # fmt: skip
         judge = _LossAbove(whole.network, always(Examples(batch.x_query, batch.label_query)))
         stages = []
@@ -254,7 +256,7 @@ def _measure(settings: ContinualSettings, live: Live, training: Training) -> Mea
     for some in portions(s.seeds, s.lifetimes, AT_ONCE):
         theta = copied(detached(training.model.theta()), len(some) // s.seeds)
         lost = live(generators(s.seed, 0, TEST, some), theta)
-        found.append(2 * lost.reshape(s.seeds, -1))
+        found.append(2 * lost.reshape(s.seeds, -1).cpu())
     return {"error": torch.cat(found, 1)}
 
 
