@@ -313,8 +313,10 @@ def test_ctrl_c_then_resume(
         while not events.exists() or b'"update"' not in events.read_bytes():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        started.send_signal(signal.SIGSTOP)  # or it would be done before the second begins
         second = run_main("resume", run)
         started.send_signal(signal.SIGINT)
+        started.send_signal(signal.SIGCONT)
         out, err = started.communicate(timeout=60)
     assert second == (2, "", f"{run}: another process is writing this run\n")
     assert (started.returncode, out) == (3, "")
