@@ -302,8 +302,7 @@ def test_ctrl_c_then_resume(
     tmp_path: Path,
     run_main: Any,
 ) -> None:
-    run = tmp_path / "run"
-    events = run / "events.jsonl"
+    events = (run := tmp_path / "run") / "events.jsonl"
     with subprocess.Popen(
         [*COMMAND, "search", str(config), "--out", str(run)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

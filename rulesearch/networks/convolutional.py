@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rulesearch.errors import ConfigError, LearnerError
-from rulesearch.torch_arguments import device_named
+from rulesearch.networks.drawing import draw_each
 
 __all__ = ["ConvNet"]
 
@@ -117,11 +117,9 @@ class ConvNet:
         Raises
         ------
         ConfigError
-            If there is no such device.
+            If there is no generator, or no such device.
         """
-        device = device_named(device)
-        drawn = [self._draw(generator) for generator in generators]
-        return {name: torch.stack([each[name] for each in drawn]).to(device) for name in drawn[0]}
+        return draw_each("convolutional network", self._draw, generators, device)
 
     def _draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         found = {}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["INITIALISATIONS", "draw_into"]
+from rulesearch.errors import ConfigError
+from rulesearch.torch_arguments import check_generators, device_named
+
+__all__ = ["INITIALISATIONS", "draw_each", "draw_into"]
 
 INITIALISATIONS = ("uniform", "normal", "kaiming")
 
@@ -37,3 +40,24 @@ def draw_into(
     for i, generator in enumerate(generators):
         for stack in stacks:
             stack[i] = draw(stack.shape[1:], stack.dtype, generator)
+
+
+def draw_each(
+    kind: str,
+    draw: Callable[[torch.Generator], Mapping[str, Tensor]],
+    generators: Sequence[torch.Generator],
+    device: torch.device | str,
+) -> dict[str, Tensor]:
+    """Draw named weights on the CPU, of each network from its own generator, and move them.
+
+    Raises
+    ------
+    ConfigError
+        If there is no generator, or no such device.
+    """
+    check_generators(generators, "network")
+    device = device_named(device)
+    if not generators:
+        raise ConfigError(f"{kind}: at least one generator is needed")
+    drawn = [draw(generator) for generator in generators]
+    return {name: torch.stack([each[name] for each in drawn]).to(device) for name in drawn[0]}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError
-from rulesearch.torch_arguments import check_generators, device_named
+from rulesearch.networks.drawing import draw_each
 
 __all__ = ["ModulatedNetwork"]
 
@@ -66,12 +66,7 @@ class ModulatedNetwork:
         ConfigError
             If there is no generator, or no such device.
         """
-        check_generators(generators, "network")
-        device = device_named(device)
-        if not generators:
-            raise ConfigError("modulated network: at least one generator is needed")
-        drawn = [self._draw(generator) for generator in generators]
-        return {name: torch.stack([each[name] for each in drawn]).to(device) for name in drawn[0]}
+        return draw_each("modulated network", self._draw, generators, device)
 
     def _draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         found, last = {}, len(self.sizes) - 2
