@@ -145,14 +145,17 @@ def test_sines_are_descended_one_after_another(repeats: int) -> None:
 
 
 @pytest.mark.parametrize("order", ["continual", "iid"])
-def test_readouts_are_learnt_to_their_minimum_batch_after_batch(order: Any) -> None:
+@pytest.mark.parametrize(("name", "met"), [("readout-born", 0), ("readout-last", -1)])
+def test_readouts_are_learnt_to_their_minimum_batch_after_batch(
+    order: Any, name: str, met: int
+) -> None:
     """As they are born, in numpy: features below, and a ridge regression drawn to the last one."""
     settings = ContinualSettings(**SINES, strength=0.2)
     jobs = {job.name: job for job in CML_CONTINUAL.jobs(settings)}
-    job = jobs[f"readout-born-{order}"]
+    job = jobs[f"{name}-{order}"]
     training = job.begin({})
     found = job.measure(training)["error"]
-    assert (job.updates, jobs[f"readout-{order}"].updates) == (0, 2)
+    assert (jobs[f"readout-born-{order}"].updates, jobs[f"readout-{order}"].updates) == (0, 2)
     assert isinstance(training.model, MetaParameters)
     theta = {k: v.detach().double().numpy() for k, v in training.model.theta().items()}
     assert set(theta) == {"W0", "bias0", "W1", "bias1", "omega.W2", "omega.bias2"}
@@ -167,7 +170,7 @@ def test_readouts_are_learnt_to_their_minimum_batch_after_batch(order: Any) -> N
 
     for life, (row, member) in enumerate(pairs):
         w = np.append(theta["omega.W2"][row, 0], theta["omega.bias2"][row])
-        for x, y in zip(task.x[:][:, life], task.label[:, life], strict=True):
+        for x, y in zip(task.x[:][met:, life], task.label[met:, life], strict=True):
             h = features(row, x)
             left = h.T @ h / 4 + 0.2 * np.eye(len(w))
             w = np.linalg.solve(left, h.T @ y.double().numpy()[:, 0] / 4 + 0.2 * w)
@@ -177,7 +180,8 @@ def test_readouts_are_learnt_to_their_minimum_batch_after_batch(order: Any) -> N
 
 def test_all_of_what_a_readout_stands_on_is_meta_learnt() -> None:
     jobs = {job.name: job for job in CML_CONTINUAL.jobs(ContinualSettings(**SINES))}
-    for row, more in (("readout", set()), ("readout-lambda", {"lambda.W2", "lambda.bias2"})):
+    strengths = {"lambda.W2", "lambda.bias2"}
+    for row, more in (("readout", set()), ("readout-lambda", strengths), ("readout-last", set())):
         training = jobs[f"{row}-continual"].begin({})
         assert isinstance(training.model, MetaParameters)
         before = {k: v.detach().clone() for k, v in training.model.theta().items()}

@@ -55,6 +55,7 @@ READOUTS: Mapping[str, tuple[str, ...]] = {
     "readout-born": (),
     "readout": ("omega", "slow"),
     "readout-lambda": ("omega", "slow", "lambda"),
+    "readout-last": ("omega", "slow"),
 }
 """And each row of readouts on slow features."""
 
@@ -191,9 +192,13 @@ class _LossAbove:
 
 @dataclass(frozen=True, eq=False)
 class _Readout:
-    """Only the readout learns: every batch to the end, held to what the one before has left."""
+    """Only the readout learns: every batch to the end, held to what the one before has left.
+
+    Where nothing is ``kept`` batches begin at the state at birth, so that only the last counts.
+    """
 
     whole: _Model
+    kept: bool = True
 
     @property
     def top(self) -> tuple[str, ...]:
@@ -222,7 +227,8 @@ class _Readout:
         }  # fmt: skip
         judge = _LossAbove(whole.network, always(Examples(batch.x_query, batch.label_query)))
         stages = []
-        for x, target in zip(batch.x[:], batch.label, strict=True):
+        met = slice(None) if self.kept else slice(-1, None)
+        for x, target in zip(batch.x[:][met], batch.label[met], strict=True):
             learn = _LossAbove(whole.network, always(Examples(x, target)))
             stages.append(ComplexSynapse(LossProblem(learn, judge, lambda theta: born), fixed))
         return Chain(stages)
@@ -269,7 +275,10 @@ def _jobs(settings: ContinualSettings) -> Sequence[Job]:
         )
         rows: dict[str, _Model | _Readout] = {
             **{row: _Model(settings, family, learnt) for row, learnt in ROWS.items()},
-            **{row: _Readout(_Model(settings, family, part)) for row, part in READOUTS.items()},
+            **{
+                row: _Readout(_Model(settings, family, part), kept=row != "readout-last")
+                for row, part in READOUTS.items()
+            },
         }
         for row, model in rows.items():
             updates = settings.updates if {**ROWS, **READOUTS}[row] else 0
@@ -290,6 +299,7 @@ CML_CONTINUAL: Reproduction[Any] = Reproduction(
         Row("readout-born", "Readout to its minimum, as born"),
         Row("readout", "Readout to its minimum: features and state meta-learnt"),
         Row("readout-lambda", "Readout to its minimum: strength too"),
+        Row("readout-last", "Readout to the minimum of the last batch: features and state"),
     ),
     conditions={"iid": "iid", "continual": "continual"},
     settings=ContinualSettings,
@@ -313,7 +323,8 @@ CML_CONTINUAL: Reproduction[Any] = Reproduction(
         "more, as does the one that it is contrasted with.",
         "Readout to its minimum: a batch is learnt by the last layer alone, to the end, held to "
         "the weights that the batch before has left; features are slow weights. Minima are "
-        "contrasted from the last batch to the first.",
+        "contrasted from the last batch to the first. The last row keeps nothing of earlier "
+        "batches: it is drawn to the meta-learnt state and learns the last batch alone.",
     ),
 )
 """Continual learning with meta-learnt consolidation."""
