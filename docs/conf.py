@@ -38,6 +38,7 @@ numpydoc_show_class_members = False
 
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
+html_css_files = ["layout.css"]
 html_theme = "furo"
 html_title = f"rulesearch {release}"
 

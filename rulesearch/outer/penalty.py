@@ -74,9 +74,9 @@ class NoPenalty:
 
 @dataclass(frozen=True)
 class L1(NoPenalty):
-    r""":math:`\lambda \|t\|_1` by its subgradient, zero at zero (Eq. 6).
+    r""":math:`\lambda \|t\|_1` by its subgradient, zero at zero.
 
-    Coefficients hover about zero without reaching it; :class:`ProximalL1` reaches it.
+    Eq. 6. Coefficients hover about zero without reaching it; :class:`ProximalL1` reaches it.
     """
 
     lam: float | Tensor = 10.0
@@ -96,7 +96,10 @@ class L1(NoPenalty):
 
 @dataclass(frozen=True)
 class L2(NoPenalty):
-    r""":math:`\lambda \|t\|_2` (Eq. S.3): makes coefficients small, none of them zero."""
+    r""":math:`\lambda \|t\|_2`, which makes coefficients small, none of them zero.
+
+    Eq. S.3.
+    """
 
     lam: float | Tensor = 10.0
     name: str = "l2"

@@ -31,7 +31,9 @@ _VECTORS = {"y_pre": "pre", "e_pre": "pre", "y_post": "post", "e_post": "post", 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Rule:
-    r"""The change :math:`\Delta W = \sum_r \theta_r F_r` of one connection (Eq. 5). Immutable.
+    r"""The change :math:`\Delta W = \sum_r \theta_r F_r` of one connection, immutable.
+
+    Eq. 5 of the rule-discovery paper.
 
     Parameters
     ----------

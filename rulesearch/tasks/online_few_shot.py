@@ -21,7 +21,7 @@ _ORDERS = ("continual", "iid")
 
 @final
 class OnlineFewShot(Episodic):
-    """Tasks of `ways` classes with `shots` images each, labelled 0 ... ways - 1.
+    """Tasks of `ways` classes with `shots` images each, labelled from 0 on.
 
     Each lifetime gives its classes these labels at random, so that nothing can be known of a
     class before its first image comes: tasks of Lindsey and Litwin-Kumar (2020), section 5.
