@@ -27,13 +27,13 @@ def random_images(count: int, shape: tuple[int, ...] = (1, 8, 8), classes: int =
     return ImageData(images.to(torch.uint8), labels, classes, names, "random", shape)
 
 
-NETWORK = ConvNet((1, 8, 8), 3, channels=(4, 5), hidden=(6,), born="uniform")
+NETWORK = ConvNet((1, 8, 8), 3, channels=(16, 5), hidden=(6,), born="uniform")
 
 
 def as_module(weights: Named, network: int) -> nn.Sequential:
     """The same network of torch's own layers."""
     blocks: list[nn.Module] = []
-    for conv in (nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 5, 3, padding=1)):
+    for conv in (nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 5, 3, padding=1)):
         blocks += [conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(), nn.MaxPool2d(2)]
     full = [nn.Flatten(), nn.Linear(20, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)]
     module = nn.Sequential(*blocks, *full)
