@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks import ConvNet
+from rulesearch.networks.layout import channels_last
 from rulesearch.outer.bilevel import SGD, Adam, Batches, ComplexSynapse, Descent, classifier_problem
 from rulesearch.tasks import ImageData
 
@@ -172,3 +173,12 @@ def test_networks_that_cannot_be() -> None:
         NETWORK(weights, torch.zeros(1, 1, 64))
     with pytest.raises(LearnerError, match="two images or more"):
         NETWORK(weights, torch.zeros(1, 5, 64), reference=1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_laid_channels_last_stays_so(channels: int) -> None:
+    x = torch.rand(5, channels, 4, 6, generator=generator(0))
+    laid = channels_last(x)
+    assert torch.equal(laid, x)
+    made = nn.Conv2d(channels, 7, 3)(laid)
+    assert made.stride() == (2 * 4 * 7, 1, 4 * 7, 7)

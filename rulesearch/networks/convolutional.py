@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks.drawing import draw_each
+from rulesearch.networks.layout import channels_last
 
 __all__ = ["ConvNet"]
 
@@ -184,11 +185,7 @@ class ConvNet:
 
 def _laid_out(x: Tensor, channels: int) -> Tensor:
     """Channels last, if as many as come out of the next convolution fill vectors of numbers."""
-    if channels % VECTOR:
-        return x.contiguous()
-    if x.shape[1] == 1:  # both orders are one, and torch goes by the strides of the one channel
-        return x.reshape(len(x), *x.shape[2:], 1).movedim(-1, 1)
-    return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous() if channels % VECTOR else channels_last(x)
 
 
 def _normalised(x: Tensor, gain: Tensor, shift: Tensor, reference: int | None) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rulesearch.errors import ConfigError
+from rulesearch.networks.layout import channels_last
 from rulesearch.outer.relu_layers import ReluLayers
 
 __all__ = ["conv_features", "conv_size", "extract", "mlp_features"]
@@ -35,7 +36,7 @@ def extract(module: nn.Module, x: Tensor, image: Sequence[int] | None = None) ->
     Tensor (..., n_features)
         What the module gives of an example, flattened.
     """
-    flat = x.reshape(-1, *(image or x.shape[-1:]))
+    flat = channels_last(x.reshape(-1, *image)) if image else x.reshape(-1, x.shape[-1])
     found: Tensor
     if len(flat) <= ROWS or _slices_itself(module):
         found = module(flat)
