@@ -76,6 +76,7 @@ CML_TABLE2 = Reproduction(
             "updates": 40,
             "seeds": 1,
             "lifetimes": 50,
+            "average": 1,
             "queries": 5,
             "size": 32,
             "channels": [16] * 4,

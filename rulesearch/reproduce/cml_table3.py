@@ -37,7 +37,13 @@ class OmniglotSettings(FewShotSettings):
     size: Count = 28
     channels: tuple[Count, ...] = (64,) * 4
     one_shot: PhaseSettings = PhaseSettings(
-        shots=1, steps=200, nudged_steps=100, beta=0.03, strength=0.5, meta_rate=1e-2
+        shots=1,
+        steps=200,
+        nudged_steps=100,
+        beta=0.03,
+        strength=0.5,
+        meta_rate=1e-2,
+        milestones=(620, 1240, 1860, 2480, 3100),
     )
     five_shot: PhaseSettings = PhaseSettings(
         shots=5, steps=200, nudged_steps=200, beta=0.1, strength=0.25, meta_rate=1e-2
@@ -92,6 +98,7 @@ CML_TABLE3 = Reproduction(
             "seeds": 1,
             "episodes": 4,
             "lifetimes": 50,
+            "average": 1,
             "ways": 5,
             "queries": 5,
             "channels": [16] * 4,
@@ -119,7 +126,7 @@ CML_TABLE3 = Reproduction(
     notes=(
         *(note.format(picked="accuracy on the test tasks") for note in NOTES),
         "Small scale is 5 classes rather than 20.",
-        "The paper's 1-shot run halves Adam's step every 620 updates; here it is constant.",
+        "As in the paper's run, Adam's step of 1-shot is halved every 620 updates at full scale.",
     ),
 )
 """The reproduction of the paper's Table 3."""

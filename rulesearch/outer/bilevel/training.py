@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
@@ -87,11 +87,14 @@ class BilevelTraining(Generic[P]):
         Adam's step.
     episodes : int
         Problems of a seed in an update.
+    milestones : sequence of int
+        Updates after which the rate is multiplied by ``drop``.
+    drop : float
 
     Raises
     ------
     ConfigError
-        For a rate that is not positive, or without an episode.
+        For a rate or a drop that is not positive, or without an episode.
     """
 
     model: MetaParameters
@@ -100,6 +103,8 @@ class BilevelTraining(Generic[P]):
     rate: float
     episodes: int = 1
     updates: int = 0
+    milestones: Sequence[int] = ()
+    drop: float = 0.5
 
     def __post_init__(self) -> None:
         check_kind("model", self.model, MetaParameters, "MetaParameters, as MetaParameters(theta)")
@@ -109,6 +114,10 @@ class BilevelTraining(Generic[P]):
         check_kind("meta_gradient", self.meta_gradient, BilevelGradient, wanted)
         if not 0 < number(self.rate) < float("inf"):
             raise ConfigError(f"rate must be a positive number, not {self.rate!r}")
+        if not 0 < number(self.drop) < float("inf"):
+            raise ConfigError(f"drop must be a positive number, not {self.drop!r}")
+        for milestone in self.milestones:
+            whole("a milestone", milestone, least=0)
         whole("episodes", self.episodes, least=1)
         whole("updates", self.updates, least=0)
         self._adam = Adam(self.rate)
@@ -146,13 +155,14 @@ class BilevelTraining(Generic[P]):
 
     def _step(self, theta: Named, gradient: Named, accepted: Tensor) -> None:
         """Adam's step of the seeds that are accepted; the others half-way back."""
+        left = self.drop ** sum(self.updates >= m for m in self.milestones)
         for name, parameter in theta.items():
             here = spread(accepted, parameter)
             before, moments = parameter.clone(), self._moments[name]
             good = self._good[name] = torch.where(here, before, self._good.get(name, before))
             steps = spread(self._steps, parameter)
             change, after = self._adam.update(gradient[name], moments, steps)
-            parameter.copy_(before + change)
+            parameter.copy_(before + left * change)
             parameter.copy_(allowed({name: parameter})[name])
             parameter.copy_(torch.where(here, parameter, (before + good) / 2))
             self._moments[name] = tuple(

@@ -1,0 +1,85 @@
+"""Averaging: the mean of the meta-parameters of the last updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rulesearch.arguments import whole
+from rulesearch.outer.bilevel.named import under
+from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
+from rulesearch.outer.meta_training import UpdateRecord
+
+__all__ = ["Averaged"]
+
+MEAN = "averaged."
+
+
+@dataclass(eq=False)
+class Averaged:
+    r"""A meta-training that ends with the mean of where it has been (Polyak & Juditsky 1992).
+
+    .. math:: \bar{\theta} = \frac{1}{U - b} \sum_{u=b+1}^{U} \theta_u
+
+    A meta-gradient of few tasks leaves Adam wandering about what it has found; the mean of the
+    way is nearer to it than where the way ends. Updates go on from the last meta-parameters.
+
+    Parameters
+    ----------
+    training : BilevelTraining
+    begin : int
+        Updates b before the first whose meta-parameters count; what comes before is passed over.
+
+    Raises
+    ------
+    ConfigError
+        For a negative number of updates.
+    """
+
+    training: BilevelTraining[Any]
+    begin: int
+    _mean: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        whole("updates before those that are averaged", self.begin, least=0)
+
+    @property
+    def model(self) -> MetaParameters:
+        """The meta-parameters, of the last update until :meth:`choose` is called."""
+        return self.training.model
+
+    @property
+    def updates(self) -> int:
+        """How many there were."""
+        return self.training.updates
+
+    @torch.no_grad()
+    def update(self) -> UpdateRecord:
+        """Take a step, and count where it led to."""
+        record = self.training.update()
+        counted = self.updates - self.begin
+        if counted > 0:
+            for name, now in self.model.named_parameters():
+                before = self._mean.get(name, torch.zeros_like(now))
+                self._mean[name] = before + (now - before) / counted
+        return record
+
+    def choose(self) -> None:
+        """Give the model the mean; where nothing was counted it stays as it is."""
+        with torch.no_grad():
+            for name, mean in self._mean.items():
+                self.model.get_parameter(name).copy_(mean)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Of the training, and of the mean so far."""
+        return self.training.tensors() | {MEAN + k: v for k, v in self._mean.items()}
+
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from a checkpoint made after so many updates."""
+        self.training.load(tensors, updates)
+        here = {k: t.to(self.model.device, copy=True) for k, t in tensors.items()}
+        self._mean = under(MEAN, here)
