@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from typing import SupportsFloat, SupportsIndex
 
 from rulesearch.errors import ConfigError, RuleSearchError
 
-__all__ = ["check_kind", "check_path", "check_takes", "number", "real", "whole"]
+__all__ = ["check_kind", "check_path", "check_takes", "naming", "number", "real", "whole"]
 
 
 def check_kind(
@@ -42,6 +43,15 @@ def check_takes(name: str, function: Callable[..., object], *arguments: str) -> 
     except TypeError as error:
         wanted = ", ".join(arguments)
         raise ConfigError(f"{name} should take ({wanted}), not {signature}: {error}") from None
+
+
+@contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Begin what a mistake is told by with the argument, or the option, that it is in."""
+    try:
+        yield
+    except RuleSearchError as error:
+        raise type(error)(f"{argument} {error}") from None
 
 
 def whole(name: str, value: SupportsIndex, least: int) -> int:

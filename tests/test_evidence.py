@@ -24,6 +24,7 @@ from rulesearch.search.evidence import (
     TUNING_STREAM,
     Contender,
     _chance,
+    baseline_among,
     contender_named,
     evidence,
 )
@@ -145,7 +146,7 @@ def test_conditions_that_cannot_be(vary: str, message: str) -> None:
     with pytest.raises((ConfigError, DataError)) as raised:
         conditions(NETWORK, TASKS, [vary])
     assert message in str(raised.value)
-    assert str(raised.value).startswith(f"vary {vary}: ")
+    assert str(raised.value).startswith(f"{vary}: ")
 
 
 # -- contenders --
@@ -225,8 +226,8 @@ def test_the_table_of_two_rules_and_two_conditions() -> None:
 
 def test_tables_that_cannot_be() -> None:
     one = Contender("one", rs.Rule(POOL, {"F0": 0.03}))
-    with pytest.raises(ConfigError, match="no rule is called 'onne'; did you mean 'one'"):
-        evidence([one], conditions(NETWORK, TASKS), 2, 0, "onne")
+    with pytest.raises(ConfigError, match=r"^onne: no rule has this name; did you"):
+        baseline_among([one], "onne")
     with pytest.raises(ConfigError, match="two rules are called 'one'"):
         evidence([one, one], conditions(NETWORK, TASKS), 2)
 
@@ -259,6 +260,13 @@ def test_the_command(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     content = json.loads(out)
     assert content["baseline"] == "b"
     assert [row["p"] is None for row in content["rows"]] == [False, True]
-    status, out, err = run("--vary", "dpeth=2")
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "did you mean 'depth'" in err
+    for option, mistake, told in (
+        ("--vary", "dpeth=2", "dpeth=2: unknown factor 'dpeth'; did you mean 'depth'?"),
+        ("--vary", "depth=1,two", "depth=two: two is no number"),
+        ("--vary", "data=digts", "data=digts: unknown data set 'digts'; did you mean 'digits'?"),
+        ("--rules", "ojja", "ojja: the catalogue has no 'ojja'; did you mean 'oja'?"),
+        ("--rules", "x*oja", "x*oja: 'x' is no number"),
+        ("--rules", "nan*oja", "nan*oja: the coefficient of oja is nan; give a finite number"),
+        ("--baseline", "c", "c: no rule has this name"),
+    ):
+        assert run(option, mistake) == (2, "", f"{option} {told}\n")

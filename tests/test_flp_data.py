@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,9 +41,12 @@ def grey(
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Tensor]:
     """What networks see, ``(lifetimes, examples, n_in)``: learnt and asked about in turn."""
     monkeypatch.setattr("rulesearch.reproduce.flp_table2.load", grey)
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        (tmp_path / "photographs" / split).mkdir(parents=True)
     see, found = MetaModel.see, list[Tensor]()
 
     def watched(model: MetaModel, x: Tensor, lifetimes: int) -> Tensor:

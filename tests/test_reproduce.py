@@ -313,9 +313,6 @@ def test_test_lifetimes_are_of_classes_never_met(
 def test_mini_imagenet_only_where_it_is(characters: Path) -> None:
     plan = make_plan("flp-table2", "small", IMAGES)
     assert {job.condition for job in plan.jobs()} == {"iid", "continual"}
-    missing = make_plan("flp-table2", "small", (*IMAGES, "mini_imagenet=/nowhere"))
-    with pytest.raises(DataError, match="/nowhere"):
-        missing.jobs()
     started = make_plan("flp-table2", "small", (*IMAGES, "start=[0.5, 0.25]"))
     begun = {job.row: job.begin({}).model for job in started.jobs()[:2]}
     rates = {row: [r.unique().tolist() for r in model.rate] for row, model in begun.items()}
@@ -323,6 +320,24 @@ def test_mini_imagenet_only_where_it_is(characters: Path) -> None:
     uneven = make_plan("flp-table2", "small", (*IMAGES, "strides=[2]"))
     with pytest.raises(ConfigError, match=r"2 convolutions \(channels\) need as many strides"):
         uneven.jobs()
+
+
+def test_photographs_that_are_not_there_are_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train").mkdir()
+    for name, setting in (
+        ("flp-table2", "mini_imagenet"), ("cml-table1", "data"), ("cml-table2", "data")
+    ):  # fmt: skip
+        module = "cml_cifar" if name == "cml-table1" else name.replace("-", "_")
+        monkeypatch.setattr(f"rulesearch.reproduce.{module}.load", None)
+        for root, split in ((tmp_path / "none", "train"), (tmp_path, "test")):
+            told = make_plan(name, "small", [f"{setting}={root}"])
+            with pytest.raises(DataError) as raised:
+                told.jobs()
+            assert str(raised.value).startswith(
+                f"{setting}={root}: data set 'image_folder': there is no '{root / split}'; name a "
+            )
 
 
 def test_mini_imagenet_asks_for_no_other_data(

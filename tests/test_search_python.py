@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import rulesearch as rs
 from rulesearch.compile import native
 from rulesearch.errors import ConfigError, LearnerError, RunError
 from rulesearch.search.config import Experiment, load_config
+from rulesearch.search.folder import RunFolder
 from rulesearch.search.run import resume_search
 from rulesearch.search.settings import Settings, settings_from
 from rulesearch.tasks import FewShot, LinearTeacher
@@ -184,7 +186,9 @@ class Mine:
         return LinearTeacher(5, steps=6, queries=3).sample(generators, dtype)
 
 
-def test_tasks_of_ones_own_resume_from_python(tmp_path: Path) -> None:
+def test_tasks_of_ones_own_resume_from_python(
+    tmp_path: Path, run_main: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = rs.PlasticNetwork([5, 5], output="linear", activation="tanh")
     run = tmp_path / "run"
     arguments: dict[str, Any] = {
@@ -197,6 +201,19 @@ def test_tasks_of_ones_own_resume_from_python(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"made in Python, .* out=RUN, resume=True\) continues"):
         resume_search(run)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
+    call = f'rulesearch.search(..., out="{run}", resume=True)'
+    with pytest.raises(RunError) as unfinished:
+        rs.load_run(run)
+    assert str(unfinished.value) == f"{run} has no result yet; continue it with '{call}'"
+    told = f"continue with: {call}\n"
+    monkeypatch.setattr("rulesearch.report.follow.QUIET", 0.0)
+    assert run_main("show", run, "--follow") == (3, "", f"no process runs it; {told}")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(RunError) as disk, RunFolder.open(run) as folder, folder.writing():
+        raise full
+    assert str(disk.value) == (
+        f"{run} cannot be written: No space left on device; mend that, then '{call}'"
+    )
     with pytest.raises(RunError) as raised:
         rs.search(POOL, out=run, **arguments)
     assert str(raised.value) == (

@@ -1,4 +1,4 @@
-"""A run's ``config.yaml``: whether it still says what the run began with."""
+"""A run's ``config.yaml``: whether it says what the run began with, and how it is continued."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rulesearch.errors import GrammarError, RunError
 from rulesearch.files import seal
 from rulesearch.grammar.reader import read_document
 
-__all__ = ["REMEDY", "check_configuration", "no_longer", "said"]
+__all__ = ["REMEDY", "check_configuration", "no_longer", "resuming", "said"]
 
 REMEDY = "give the file back as it was, or begin a new run"
 
@@ -48,6 +48,22 @@ def check_configuration(run: Path, manifest: Mapping[str, Any]) -> None:
         raise RunError(f"{error}; {REMEDY}") from None
     if now != begun:
         raise no_longer(run, path.name)
+
+
+def resuming(run: Path) -> str:
+    """Return what continues a run: a command or, where Python made the tasks, a call.
+
+    A configuration that cannot be read is told of by the command.
+    """
+    path = run / "config.yaml"
+    try:
+        content = read_document(path.read_bytes(), str(path)).data
+    except (OSError, GrammarError):
+        content = {}
+    tasks = content.get("tasks") if isinstance(content, dict) else None
+    if isinstance(tasks, dict) and tasks.get("family") == "python":
+        return f'rulesearch.search(..., out="{run}", resume=True)'
+    return f"rulesearch resume {run}"
 
 
 def no_longer(run: str | Path, what: str) -> RunError:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rulesearch.errors import RunError
+from rulesearch.report.configuration import resuming
 
 __all__ = ["EventReader", "read_event"]
 
@@ -37,8 +38,7 @@ def read_event(file: Path, number: int, line: bytes) -> dict[str, Any]:
 def damaged(file: Path, number: int, what: str) -> RunError:
     """What to raise where a line is not what was written, and how to go on."""
     return RunError(
-        f"{file}:{number}: {what}; the run is damaged, and 'rulesearch resume {file.parent}' "
-        "repairs it"
+        f"{file}:{number}: {what}; the run is damaged, and '{resuming(file.parent)}' repairs it"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rulesearch.errors import RunError
 from rulesearch.files import check_search
+from rulesearch.report.configuration import resuming
 from rulesearch.report.events import EventReader
 
 __all__ = ["follow"]
@@ -60,7 +61,7 @@ def _beyond(file: Path, start: int) -> bytes:
             events.seek(start)
             return events.read()
     except OSError as error:
-        remedy = f"'rulesearch resume {file.parent}' makes it anew"
+        remedy = f"'{resuming(file.parent)}' makes it anew"
         remove = "remove it, then " if file.exists() else ""
         raise RunError(f"{file} cannot be read: {error.strerror}; {remove}{remedy}") from None
 

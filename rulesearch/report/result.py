@@ -13,6 +13,7 @@ from typing import Any
 from rulesearch.arguments import check_path
 from rulesearch.errors import RunError
 from rulesearch.files import check_search
+from rulesearch.report.configuration import resuming
 from rulesearch.report.run_data import Curves, RunData, read_result
 from rulesearch.report.table import latex_table, text_table
 from rulesearch.rules import Rule
@@ -50,7 +51,7 @@ class Result:
         path = Path(path)
         check_search(path)
         if not (path / "result.json").exists():
-            raise RunError(f"{path} has no result yet; continue it with 'rulesearch resume {path}'")
+            raise RunError(f"{path} has no result yet; continue it with '{resuming(path)}'")
         return cls(path, read_result(path))
 
     @cached_property

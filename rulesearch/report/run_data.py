@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rulesearch.errors import RunError
 from rulesearch.files import read_manifest, read_sealed
 from rulesearch.report.batches import join_batches, search_phases
+from rulesearch.report.configuration import resuming
 from rulesearch.report.events import read_event
 
 __all__ = ["PHASES", "Curves", "Probes", "RunData", "RunTerm", "read_result"]
@@ -218,7 +219,7 @@ def read_result(folder: Path) -> dict[str, Any]:
         If it is damaged, or of another version.
     """
     file = folder / "result.json"
-    content = read_sealed(file, f"remove it, then 'rulesearch resume {folder}' makes it anew")
+    content = read_sealed(file, f"remove it, then '{resuming(folder)}' makes it anew")
     if content.get("schema") != 1:
         raise RunError(f"{file} is of a schema that is not known here (known: 1)")
     return content
@@ -271,7 +272,7 @@ def _gather(
             raise RunError(
                 f"{folder / 'events.jsonl'}: {kind} events of phase '{phase}' do not have the "
                 f"same rows and columns throughout ({error}); the run is damaged, and "
-                f"'rulesearch resume {folder}' repairs it"
+                f"'{resuming(folder)}' repairs it"
             ) from error
         gathered[phase] = build(updates=np.array(sorted(latest), dtype=np.float64), **stacked)
     return gathered

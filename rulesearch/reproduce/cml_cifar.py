@@ -25,6 +25,7 @@ from rulesearch.outer.bilevel import (
 from rulesearch.outer.seeds import NETWORK, TEST, generators, members
 from rulesearch.reproduce.base import DeviceSettings
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Tolerance
+from rulesearch.reproduce.photographs import check_photographs
 from rulesearch.search.settings import Count, Size, Spec
 from rulesearch.tasks import ImageData, load
 
@@ -172,6 +173,7 @@ class Cifar:
 def load_cifar(settings: CifarSettings) -> Cifar:
     """Load the images, and draw networks and images for each seed."""
     device = settings.torch_device
+    check_photographs("data", settings.data)
 
     def images(split: str) -> ImageData:
         normalise = (MEAN, DEVIATION)

@@ -13,6 +13,7 @@ from rulesearch.reproduce.cml_few_shot import (
     control_row,
     few_shot_jobs,
 )
+from rulesearch.reproduce.photographs import check_photographs
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IMAGENET, load
 
@@ -41,6 +42,7 @@ class MiniImageNetSettings(FewShotSettings):
 
 
 def _jobs(settings: MiniImageNetSettings) -> Sequence[Job]:
+    check_photographs("data", settings.data)
     train, test = (
         load(
             "image_folder",

@@ -14,6 +14,7 @@ from rulesearch.outer.features import conv_size
 from rulesearch.outer.flp_presets import by_gradient, by_oml, with_plastic_layers
 from rulesearch.reproduce.base import Job, Published, Reproduction, Row
 from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job
+from rulesearch.reproduce.photographs import check_photographs
 from rulesearch.search.settings import Count, Size
 from rulesearch.tasks import IMAGENET, ImageData, OnlineFewShot, data_sets, load
 
@@ -144,6 +145,8 @@ def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
     wanted, orders = _conditions(settings), {"iid": "iid", "continual": "continual"}
     orders = {condition: order for condition, order in orders.items() if condition in wanted}
     found: dict[str, Tasks] = {}
+    if MINI in wanted:
+        check_photographs("mini_imagenet", str(settings.mini_imagenet))
     if orders:
         characters = omniglot("background"), omniglot("evaluation")
         found = {condition: tasks(order, characters) for condition, order in orders.items()}

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rulesearch.arguments import check_kind, check_path, whole
+from rulesearch.arguments import check_kind, check_path, naming, whole
 from rulesearch.errors import ConfigError, RunError
 from rulesearch.grammar import TermPool
 from rulesearch.networks import PlasticNetwork
@@ -18,7 +18,13 @@ from rulesearch.search.conditions import BASE, Condition, conditions
 from rulesearch.search.config import Experiment
 from rulesearch.search.evaluation import fitted
 from rulesearch.search.events import EventSink
-from rulesearch.search.evidence import Contender, Evidence, contender_named, evidence
+from rulesearch.search.evidence import (
+    Contender,
+    Evidence,
+    baseline_among,
+    contender_named,
+    evidence,
+)
 from rulesearch.search.run import resume_search, start_search
 from rulesearch.search.settings import settings_from
 from rulesearch.tasks import TaskFamily
@@ -159,8 +165,15 @@ def evaluate(
     own = [Condition(name, fitted(network, family), family) for name, family in families.items()]
     if not own:
         raise ConfigError("tasks: there is none to evaluate rules on")
-    _, *varied = conditions(own[0].network, own[0].tasks, vary)
-    found = [*(Contender(name, rule) for name, rule in rules.items()), *map(contender_named, named)]
+    with naming("vary"):
+        _, *varied = conditions(own[0].network, own[0].tasks, vary)
+    found = [Contender(name, rule) for name, rule in rules.items()]
+    with naming("named"):
+        found += map(contender_named, named)
+    if baseline is not None:
+        check_kind("baseline", baseline, str, "the name of a rule")
+    with naming("baseline"):
+        baseline = baseline_among(found, baseline)
     lifetimes, seed = whole("lifetimes", lifetimes, 1), whole("seed", seed, 0)
     return evidence(found, [*own, *varied], lifetimes, seed, baseline, device=device)
 

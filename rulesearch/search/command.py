@@ -13,7 +13,7 @@ from rich.console import Console
 from rulesearch.errors import INTERRUPTED
 from rulesearch.files import read_manifest
 from rulesearch.outer.fit import usable_device
-from rulesearch.report.configuration import check_configuration
+from rulesearch.report.configuration import check_configuration, resuming
 from rulesearch.report.follow import follow
 from rulesearch.report.progress import TerminalProgress
 from rulesearch.report.result import Result
@@ -108,7 +108,7 @@ def follow_run(run: Path) -> int:
     except KeyboardInterrupt:
         return 0
     if not finished:
-        print(f"no process runs it; continue with: rulesearch resume {run}", file=sys.stderr)
+        print(f"no process runs it; continue with: {resuming(run)}", file=sys.stderr)
         return INTERRUPTED
     _print_table(Result.load(run))
     return 0

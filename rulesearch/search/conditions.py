@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rulesearch.errors import ConfigError, DataError, LearnerError, did_you_mean
+from rulesearch.arguments import naming
+from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.networks import PlasticNetwork
 from rulesearch.search.evaluation import fitted
 from rulesearch.tasks import FewShot, LinearTeacher, TaskFamily
@@ -51,7 +52,7 @@ def conditions(
 
     Raises
     ------
-    ConfigError, DataError
+    ConfigError, DataError, LearnerError
         For an unknown factor, or a value that makes no sense.
     """
     found = [Condition(BASE, network, tasks)]
@@ -60,17 +61,16 @@ def conditions(
         factor = factor.strip()
         if factor not in FACTORS:
             hint = did_you_mean(factor, FACTORS) or f"; known are {', '.join(FACTORS)}"
-            raise ConfigError(f"vary {text}: unknown factor '{factor}'{hint}")
+            raise ConfigError(f"{text}: unknown factor '{factor}'{hint}")
         chosen = [value.strip() for value in values.split(",") if value.strip()]
         if not separator or not chosen:
-            raise ConfigError(f"vary {text}: write {factor}=value,value")
+            raise ConfigError(f"{text}: write {factor}=value,value")
         for value in chosen:
-            try:
-                changed = FACTORS[factor](found[0], value)
-            except ValueError:
-                raise ConfigError(f"vary {factor}={value}: {value} is no number") from None
-            except (ConfigError, DataError, LearnerError) as error:
-                raise type(error)(f"vary {factor}={value}: {error}") from None
+            with naming(f"{factor}={value}:"):
+                try:
+                    changed = FACTORS[factor](found[0], value)
+                except ValueError:
+                    raise ConfigError(f"{value} is no number") from None
             same = changed.network == network and changed.tasks is tasks
             if not same:
                 found.append(replace(changed, name=f"{factor}={value}"))

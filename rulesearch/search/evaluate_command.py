@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from rulesearch.arguments import naming
 from rulesearch.errors import RunError
 from rulesearch.outer.fit import usable_device
 from rulesearch.report.result import Result
@@ -18,7 +19,7 @@ from rulesearch.report.run_data import RunData
 from rulesearch.rules import Rule
 from rulesearch.search.conditions import Condition, conditions
 from rulesearch.search.evaluation import contenders, network_for, tasks_for
-from rulesearch.search.evidence import Contender, contender_named, evidence
+from rulesearch.search.evidence import Contender, baseline_among, contender_named, evidence
 
 __all__ = ["run_evaluate"]
 
@@ -46,7 +47,8 @@ def run_evaluate(
     run = None if first is None else RunData.load(first)
     tasks = tasks_for(run, data, held_out, **few_shot)
     network = network_for(run, tasks)
-    named = [contender_named(name) for text in rules for name in text.split(",")]
+    with naming("--rules"):
+        named = [contender_named(name) for text in rules for name in text.split(",")]
     found: dict[str, Contender] = {}
     for target, result in zip(targets, results, strict=True):
         rule = result.rule if result else Rule.load(target)
@@ -54,7 +56,10 @@ def run_evaluate(
             name = _name(target, targets) if name == "rule" else name
             found.setdefault(name, Contender(name, one, symmetric=its.feedback == "symmetric"))
     found |= {contender.name: contender for contender in named}
-    where = conditions(network, tasks, vary)
+    with naming("--vary"):
+        where = conditions(network, tasks, vary)
+    with naming("--baseline"):
+        baseline = baseline_among(list(found.values()), baseline)
     if not as_json:
         print(f"{tasks!r}: {lifetimes} lifetimes of {tasks.steps} steps, {list(network.sizes)}")
     told = evidence(list(found.values()), where, lifetimes, seed, baseline, _tracked, device)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rulesearch.analysis import bootstrap_interval, holm, mann_whitney
+from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.grammar import Grammar, Term, TermPool
 from rulesearch.networks import PlasticNetwork
@@ -18,7 +19,7 @@ from rulesearch.rules import Rule
 from rulesearch.search.conditions import Condition
 from rulesearch.search.evaluation import Score, evaluate_rules
 
-__all__ = ["Contender", "Evidence", "Row", "contender_named", "evidence"]
+__all__ = ["Contender", "Evidence", "Row", "baseline_among", "contender_named", "evidence"]
 
 LEVEL = 0.98
 TUNING_STREAM, TUNING = 5, 50  # random stream, and lifetimes for each rate
@@ -86,23 +87,24 @@ def contender_named(text: str) -> Contender:
 
     Raises
     ------
-    ConfigError
+    ConfigError, LearnerError
         If a name is unknown, or a coefficient no number.
     """
     pool = Grammar.from_yaml("catalogue").enumerate()
     name = text.strip().replace("-", " ") if "*" not in text else text.strip()
     if name in BASELINES:
         return Contender(name, term=pool["pseudo_gradient"], symmetric=name == "backprop")
-    if "*" not in name:
-        return Contender(text, term=_term(pool, text.strip()), signs=(1.0, -1.0))
-    coefficients = {}
-    for part in _summands(name):
-        number, _, term = part.partition("*")
-        try:
-            coefficients[_term(pool, term.strip()).name] = float(number.replace(" ", ""))
-        except ValueError:
-            raise ConfigError(f"{text}: '{number.strip()}' is no number") from None
-    return Contender(name, Rule(pool, coefficients))
+    with naming(f"{text}:"):
+        if "*" not in name:
+            return Contender(text, term=_term(pool, text.strip()), signs=(1.0, -1.0))
+        coefficients = {}
+        for part in _summands(name):
+            number, _, term = part.partition("*")
+            try:
+                coefficients[_term(pool, term.strip()).name] = float(number.replace(" ", ""))
+            except ValueError:
+                raise ConfigError(f"'{number.strip()}' is no number") from None
+        return Contender(name, Rule(pool, coefficients))
 
 
 def _term(pool: TermPool, name: str) -> Term:
@@ -214,6 +216,24 @@ def _figures(interval: list[float] | None) -> list[str]:
     return [f"{centre:.3f}", f"{low:.3f} to {high:.3f}"]
 
 
+def baseline_among(contenders: Sequence[Contender], baseline: str | None) -> str | None:
+    """Return the name of the contender that all others are tested against, if there is one.
+
+    By default that is feedback alignment, if it is there.
+
+    Raises
+    ------
+    ConfigError
+        If no contender has the name.
+    """
+    names = [contender.name for contender in contenders]
+    if baseline == "feedback-alignment" or (baseline is None and ALIGNMENT in names):
+        baseline = ALIGNMENT
+    if baseline is not None and baseline not in names:
+        raise ConfigError(f"{baseline}: no rule has this name{did_you_mean(baseline, names)}")
+    return baseline
+
+
 def evidence(
     contenders: Sequence[Contender],
     where: Sequence[Condition],
@@ -233,8 +253,8 @@ def evidence(
         Of each contender under each condition: the same tasks, and the same initial weights.
     seed : int
     baseline : str, optional
-        The contender that all others are tested against, within each condition; by default
-        feedback alignment, if it is there.
+        The contender that all others are tested against, within each condition: see
+        :func:`baseline_among`.
     track : callable
         Passes the conditions on, one after the other, to whoever shows how far it is.
     device : str
@@ -243,8 +263,7 @@ def evidence(
     Raises
     ------
     ConfigError
-        If there is no contender, or none of the baseline's name, two have one name, or the device
-        is not here.
+        If there is no contender, two have one name, or the device is not here.
     """
     usable_device(device)
     names = [contender.name for contender in contenders]
@@ -252,11 +271,6 @@ def evidence(
         raise ConfigError("there is no rule to evaluate")
     if len(set(names)) < len(names):
         raise ConfigError(f"two rules are called '{max(names, key=names.count)}'; name one alone")
-    if baseline == "feedback-alignment" or (baseline is None and ALIGNMENT in names):
-        baseline = ALIGNMENT
-    if baseline is not None and baseline not in names:
-        hint = did_you_mean(baseline, names)
-        raise ConfigError(f"baseline: no rule is called '{baseline}'{hint}")
     rows: list[Row] = []
     for condition in track(where):
         rules = {

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rulesearch.errors import RunError
 from rulesearch.files import check_run, read_manifest, seal, sealed, write_atomically
+from rulesearch.report.configuration import resuming
 
 __all__ = ["Checkpoint", "RunBusyError", "RunFolder"]
 
@@ -169,7 +170,7 @@ class RunFolder:
 
     @property
     def _remedy(self) -> str:
-        return f"mend that, then 'rulesearch resume {self.path}'"
+        return f"mend that, then '{resuming(self.path)}'"
 
     # -- events --
 
@@ -284,5 +285,5 @@ def _half_made(path: Path) -> bool:
 
 def _occupied(path: Path) -> RunError:
     is_run = (path / "manifest.json").is_file()
-    other = f", or continue it with 'rulesearch resume {path}'" if is_run else ""
+    other = f", or continue it with '{resuming(path)}'" if is_run else ""
     return RunError(f"{path} exists and is not empty; choose another folder{other}")

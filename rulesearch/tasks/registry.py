@@ -14,7 +14,7 @@ from rulesearch.tasks.files import data_folder, download, find
 from rulesearch.tasks.image_folder import read_image_folder
 from rulesearch.tasks.official import OFFICIAL, ImageForm, OfficialData, image_data
 
-__all__ = ["DataSetInfo", "data_sets", "fetch", "load"]
+__all__ = ["DataSetInfo", "class_folders", "data_sets", "fetch", "load"]
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,14 @@ def _load_official(
     return data_set.read(data_set, found[1], found[0], form)
 
 
-def _load_folder(root: str | PathLike[str] | None, split: str | None, form: ImageForm) -> ImageData:
-    if root is None:
-        raise ConfigError(
-            "data set 'image_folder' needs root=, a folder or zip of class folders"
-        ).about("data")
+def class_folders(root: str | PathLike[str], split: str | None = None) -> Path:
+    """Return the folder or zip of the class folders of ``image_folder``, or of a split of it.
+
+    Raises
+    ------
+    DataError
+        If it is neither there nor in the folder ``RULESEARCH_DATA``.
+    """
     path = Path(root).expanduser()
     if not path.exists() and (data := data_folder()) is not None:
         path = data / path
@@ -214,8 +217,16 @@ def _load_folder(root: str | PathLike[str] | None, split: str | None, form: Imag
             f"data set 'image_folder': there is no '{path}'; name a folder or zip of class "
             "folders, by its path or by its place in the folder RULESEARCH_DATA"
         ).about("root")
+    return path
+
+
+def _load_folder(root: str | PathLike[str] | None, split: str | None, form: ImageForm) -> ImageData:
+    if root is None:
+        raise ConfigError(
+            "data set 'image_folder' needs root=, a folder or zip of class folders"
+        ).about("data")
     folders = read_image_folder(
-        path,
+        class_folders(root, split),
         size=28 if form.size is None else form.size,
         colour=form.colour,
         invert=form.invert is True,
