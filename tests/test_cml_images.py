@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rulesearch.errors import ConfigError, DataError, GrammarError
 from rulesearch.networks import ConvNet
+from rulesearch.outer.averaged import Averaged
 from rulesearch.outer.bilevel import (
     SGD,
     BilevelTraining,
@@ -332,8 +333,9 @@ def test_learning_few_shots_is_that_of_anchored_descent() -> None:
     """One task by hand: Nesterov on cross-entropy and lambda/2 of the way from omega."""
     plan = make_plan("cml-table3", "small", (*FEW, f"one_shot={ONE}", f"five_shot={FIVE}"))
     job = plan.jobs()[0]
-    training = job.begin({})
-    assert isinstance(training, BilevelTraining)
+    averaged = job.begin({})
+    assert isinstance(averaged, Averaged)
+    training = averaged.training
     problem = training.problems(0)
     theta = {k: t.detach().repeat_interleave(2, 0) for k, t in training.model.theta().items()}
     gradient = training.meta_gradient

@@ -207,7 +207,9 @@ def test_tasks_of_ones_own_resume_from_python(
     assert str(unfinished.value) == f"{run} has no result yet; continue it with '{call}'"
     told = f"continue with: {call}\n"
     monkeypatch.setattr("rulesearch.report.follow.QUIET", 0.0)
-    assert run_main("show", run, "--follow") == (3, "", f"no process runs it; {told}")
+    code, out, progress = run_main("show", run, "--follow")
+    assert (code, out) == (3, "")
+    assert progress.endswith(f"\nno process runs it; {told}")
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(RunError) as disk, RunFolder.open(run) as folder, folder.writing():
         raise full
