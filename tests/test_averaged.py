@@ -10,7 +10,6 @@ from rulesearch.outer.averaged import Averaged
 from rulesearch.outer.bilevel import BilevelTraining, MetaParameters
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.problem import Estimate
-from rulesearch.reproduce import make_plan
 
 
 def down(problem: int, theta: Named) -> Estimate:
@@ -85,11 +84,3 @@ def test_bad_milestones(settings: dict[str, float], message: str) -> None:
 def test_fewer_than_no_updates() -> None:
     with pytest.raises(ConfigError, match="averaged"):
         training(-1)
-
-
-def test_the_scales_of_the_few_shot_tables() -> None:
-    """The released code: 124 updates an epoch, Adam's step halved every five of 30 (Omniglot)."""
-    full, small = (make_plan("cml-table3", scale).settings for scale in ("full", "small"))
-    assert (full.average, small.average) == (124, 1)
-    assert full.one_shot.milestones == tuple(5 * 124 * k for k in range(1, 6))
-    assert full.five_shot.milestones == small.one_shot.milestones == ()

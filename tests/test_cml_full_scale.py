@@ -23,11 +23,17 @@ def method(steps: int, rate: float, strength: float, meta_rate: float) -> dict[s
 
 
 def phase(
-    shots: int, steps: int, nudged: int, beta: float, strength: float, meta_rate: float
-) -> dict[str, float]:
-    found = method(steps, 0.0, strength, meta_rate) | {"nudged_steps": nudged, "beta": beta}
+    shots: int,
+    steps: int,
+    nudged: int,
+    beta: float,
+    strength: float,
+    meta_rate: float,
+    halved: tuple[int, ...] = (),
+) -> dict[str, Any]:
+    found: dict[str, Any] = method(steps, 0.0, strength, meta_rate)
     found.pop("rate")
-    return found | {"shots": shots}
+    return found | {"nudged_steps": nudged, "beta": beta, "shots": shots, "milestones": halved}
 
 
 CIFAR = {
@@ -47,12 +53,14 @@ CIFAR = {
 MINI_IMAGENET = {
     "updates": 200 * 124, "seeds": 5, "episodes": 4, "lifetimes": 300, "ways": 5, "queries": 15,
     "size": 84, "channels": (32,) * 4, "rate": 0.01, "momentum": 0.9,
-    "one_shot": phase(1, 100, 75, 0.01, 0.5, 1e-3),
+    "average": 124, "one_shot": phase(1, 100, 75, 0.01, 0.5, 1e-3),
 }  # fmt: skip
 OMNIGLOT = {
     "updates": 30 * 124, "seeds": 5, "episodes": 16, "lifetimes": 300, "ways": 20, "queries": 15,
     "size": 28, "channels": (64,) * 4, "rate": 0.01, "momentum": 0.9,
-    "one_shot": phase(1, 200, 100, 0.03, 0.5, 1e-2),
+    # Updates are averaged over an epoch; from one image the step is halved every five of 30.
+    "average": 124,
+    "one_shot": phase(1, 200, 100, 0.03, 0.5, 1e-2, tuple(5 * 124 * k for k in range(1, 6))),
     "five_shot": phase(5, 200, 200, 0.1, 0.25, 1e-2),
 }  # fmt: skip
 SPIKING = {
@@ -186,7 +194,8 @@ def test_few_shots_are_nudged_both_ways(name: str, conditions: tuple[str, ...]) 
     facts = MINI_IMAGENET if name == "cml-table2" else OMNIGLOT
     phases = {condition: getattr(settings, condition) for condition in conditions}
     for job in few_shot_jobs(settings, phases, Images(data, data)):
-        training: Any = job.begin({})
+        averaged: Any = job.begin({})
+        training = averaged.training
         told, nesterov = facts[job.condition], SGD(0.01, 0.9, nesterov=True)
         assert training.meta_gradient == Contrastive(
             Descent(told["steps"], nesterov),
@@ -196,6 +205,9 @@ def test_few_shots_are_nudged_both_ways(name: str, conditions: tuple[str, ...]) 
             continued=False,
         )
         assert training.rate == told["meta_rate"]
+        assert (training.milestones, training.drop) == (told["milestones"], 0.5)
+        updates = 0 if job.row.endswith("untrained") else settings.updates
+        assert (job.updates, averaged.begin) == (updates, settings.updates - 124)
 
 
 def test_rules_and_sines_are_contrasted_with_a_free_phase_that_goes_on() -> None:
