@@ -27,7 +27,11 @@ pytestmark = [
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 TABLES = ("cml-table1", "cml-table2", "cml-table3")
-ROWS = {"cml-table1": ("cml", "t1-t2", "cg", "rbp", "tbptl", "no-meta")}  # by all six methods
+OTHERS = ("cml-table4",)
+ROWS = {
+    "cml-table1": ("cml", "t1-t2", "cg", "rbp", "tbptl", "no-meta"),  # by all six methods
+    "cml-table4": ("bptl-eprop", "tbptl-eprop", "cml-eprop"),
+}
 LOADERS = dict(zip(TABLES, ("cml_cifar", "cml_table2", "cml_table3"), strict=True))
 ABSENT = f"device=cuda:{torch.cuda.device_count()}"
 
@@ -54,6 +58,10 @@ def tiny(images: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
         "cml-continual": (
             "updates=2", "seeds=2", "episodes=2", "lifetimes=3", "functions=2", "batches=2",
             "examples=4", "hidden=[5, 5]",
+        ),
+        "cml-table4": (
+            "updates=1", "seeds=2", "lifetimes=2", "hidden=4", "free_steps=2", "nudged_steps=2",
+            "unrolled_steps=1", "truncated_steps=2", "window=1", "validate_every=1", "validation=1",
         ),
     }  # fmt: skip
 
@@ -109,7 +117,7 @@ def assert_alike(run: Path, other: Path) -> None:
 
 
 @pytest.mark.usefixtures("pretend")
-@pytest.mark.parametrize("name", [*TABLES, "cml-continual"])
+@pytest.mark.parametrize("name", [*TABLES, "cml-continual", *OTHERS])
 def test_a_reproduction_on_a_pretended_gpu(
     name: str, tiny: Callable[..., Plan], tmp_path: Path
 ) -> None:

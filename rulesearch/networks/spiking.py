@@ -21,7 +21,8 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError, LearnerError
-from rulesearch.torch_arguments import check_floating, check_generators
+from rulesearch.networks.drawing import draw_each
+from rulesearch.torch_arguments import check_floating
 
 __all__ = ["Activity", "SpikingNetwork", "fast_sigmoid_spike", "filtered"]
 
@@ -147,29 +148,34 @@ class SpikingNetwork:
         }
 
     def init(
-        self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
+        self,
+        generators: Sequence[torch.Generator],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> dict[str, Tensor]:
         """Draw weights, one network a generator: normal, with deviation gain * sqrt(2 / n_pre).
 
-        Gains are 0.1 into the network and out of it, and 0.01 within.
+        Gains are 0.1 into the network and out of it, and 0.01 within. They are drawn on the CPU,
+        and moved.
 
         Raises
         ------
         ConfigError
-            If there is no generator.
+            If there is no generator, or no such device.
         """
-        check_generators(generators, "network")
         check_floating(dtype)
-        if not generators:
-            raise ConfigError("spiking network: at least one generator is needed")
 
-        def draw(generator: torch.Generator, name: str) -> Tensor:
-            shape = self.shapes[name]
-            std = GAINS[name] * math.sqrt(2 / shape[1])
-            return std * torch.randn(shape, generator=generator, dtype=torch.float64)
+        def draw(generator: torch.Generator) -> dict[str, Tensor]:
+            drawn = {
+                name: torch.randn(shape, generator=generator, dtype=torch.float64)
+                for name, shape in self.shapes.items()
+            }
+            return {
+                name: (GAINS[name] * math.sqrt(2 / w.shape[1]) * w).to(dtype)
+                for name, w in drawn.items()
+            }
 
-        drawn = [{name: draw(g, name) for name in self.shapes} for g in generators]
-        return {name: torch.stack([d[name] for d in drawn]).to(dtype) for name in self.shapes}
+        return draw_each("spiking network", draw, generators, device)
 
     def check_target(self, x: Tensor, target: Tensor) -> None:
         """Raise LearnerError unless there is a target for each example of spikes."""

@@ -27,7 +27,8 @@ class BestOnValidation:
     ----------
     training : BilevelTraining
     judge : callable
-        From meta-parameters to a validation error ``(seeds,)``; NaN is never the best.
+        From meta-parameters to a validation error ``(seeds,)``, on their device; NaN is never
+        the best.
     every : int
         Updates between two looks at it.
 
@@ -93,5 +94,8 @@ class BestOnValidation:
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Go on from a checkpoint made after so many updates."""
         self.training.load(tensors, updates)
-        self._error = tensors[ERROR].clone() if ERROR in tensors else None
-        self._best = {name: best.clone() for name, best in under(BEST, tensors).items()}
+        here = self.model.device
+        self._error = tensors[ERROR].to(here, copy=True) if ERROR in tensors else None
+        self._best = {
+            name: best.to(here, copy=True) for name, best in under(BEST, tensors).items()
+        }

@@ -83,7 +83,7 @@ class SpikingProblem:
         if self.batch is None:
             return self.tasks.learn
         n = target.shape[1]
-        turn = [(step * self.batch + k) % n for k in range(self.batch)]
+        turn = (step * self.batch + torch.arange(self.batch, device=x.device)) % n
         return SpikingExamples(x[:, :, turn], target[:, turn])
 
 

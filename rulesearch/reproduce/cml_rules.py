@@ -30,11 +30,11 @@ from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
 from rulesearch.reproduce.base import (
+    DeviceSettings,
     Job,
     Measured,
     Reproduction,
     Row,
-    RunSettings,
     Training,
     portions,
 )
@@ -63,7 +63,7 @@ class Coefficients(Spec):
         return self
 
 
-class RuleSettings(RunSettings):
+class RuleSettings(DeviceSettings):
     """Settings of all rows.
 
     Attributes
@@ -134,7 +134,8 @@ class _Model:
     def born(self) -> NetworkState:
         """Networks of all seeds at birth."""
         s = self.settings
-        return self.network.init(generators(s.seed, 0, NETWORK, members(s.seeds)))
+        draws = generators(s.seed, 0, NETWORK, members(s.seeds))
+        return self.network.init(draws, device=s.torch_device)
 
     @property
     def theta(self) -> dict[str, Tensor]:
@@ -153,7 +154,8 @@ class _Model:
         self, family: TaskFamily, draws: Sequence[torch.Generator]
     ) -> ComplexSynapse[RuleProblem]:
         """Tasks side by side, those of a seed together."""
-        batch, each = family.sample(draws), len(draws) // self.settings.seeds
+        s, each = self.settings, len(draws) // self.settings.seeds
+        batch = family.sample(draws).to(s.torch_device)
         learn = Examples(batch.x[:].transpose(0, 1), batch.label.T)
         judge = Examples(batch.x_query, batch.label_query)
         copies = {n: [t.repeat_interleave(each, 0) for t in p] for n, p in self.born.parts()}
@@ -191,7 +193,8 @@ class _Model:
             phi = self.descent(s.steps)(problem, theta, problem.start(theta))
             x, label = problem.inner.evaluate(None)
             logits = self.network(replace(problem.inner.born, W=list(phi.values())), x)
-            found.append(100 * share_right(logits, label, *phi.values()).reshape(s.seeds, -1))
+            right = share_right(logits, label, *phi.values())
+            found.append(100 * right.reshape(s.seeds, -1).cpu())
         return {"error": torch.cat(found, 1)}
 
 

@@ -30,12 +30,12 @@ from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, VALIDATION, generators, members
 from rulesearch.outer.spiking import LastWindow, SpikingProblem
 from rulesearch.reproduce.base import (
+    DeviceSettings,
     Job,
     Measured,
     Published,
     Reproduction,
     Row,
-    RunSettings,
     Training,
     portions,
 )
@@ -50,7 +50,7 @@ STREAMS = {"own": TEST, "bptt": TEST, "validation": VALIDATION}  # of random num
 OUT = 0.1  # factor of the readout's gradients in e-prop, its anchor's included
 
 
-class SpikingSettings(RunSettings):
+class SpikingSettings(DeviceSettings):
     """Settings of the spiking networks; the defaults are the released code's.
 
     Attributes
@@ -138,7 +138,7 @@ def _contrastive(settings: SpikingSettings, scheme: str) -> Method:
     """CML; the forward contrast is with a free phase that goes on, as the released code does."""
     free = Descent(settings.free_steps, Adam(settings.free_rate))
     nudged = Descent(settings.nudged_steps, Adam(settings.nudged_rate))
-    strength = torch.tensor(settings.strength)
+    strength = torch.tensor(settings.strength, device=settings.torch_device)
     anchors = {"lambda.W_in": strength, "lambda.W_rec": strength, "lambda.W_out": OUT * strength}
     learner = _eprop(settings, 1e-5, 0.2)
 
@@ -186,13 +186,14 @@ def _by_bptt(settings: SpikingSettings, method: Method) -> Method:
 
 def _begin(method: Method, settings: SpikingSettings, trained: object) -> Training:
     network = SpikingNetwork(hidden=settings.hidden)
-    born = network.init(generators(settings.seed, 0, NETWORK, members(settings.seeds)))
+    draws = generators(settings.seed, 0, NETWORK, members(settings.seeds))
+    born = network.init(draws, device=settings.torch_device)
     model = MetaParameters({method.prefix + name: w for name, w in born.items()})
     lifetimes = members(settings.seeds, settings.episodes)
 
     def problems(update: int) -> Problem:
         tasks = SpikingSines().sample(generators(settings.seed, 0, TASK, lifetimes, update))
-        return method.problem(tasks)
+        return method.problem(tasks.to(settings.torch_device))
 
     training = BilevelTraining(
         model, problems, method.meta_gradient, method.rate, settings.episodes
@@ -212,7 +213,8 @@ def _errors(
     """Mean squared error after learning each of so many tasks a seed, ``(seeds, tasks)``."""
     found = []
     for some in portions(settings.seeds, tasks, max(1, AT_ONCE // settings.seeds)):
-        problem = method.problem(SpikingSines().sample(generators(settings.seed, 0, stream, some)))
+        drawn = SpikingSines().sample(generators(settings.seed, 0, stream, some))
+        problem = method.problem(drawn.to(settings.torch_device))
         theta = copied(detached(model.theta()), len(some) // settings.seeds)
         phi = method.learner(problem, theta, problem.start(theta))
         found.append(problem.eval_loss(phi, theta).reshape(settings.seeds, -1))
@@ -225,7 +227,7 @@ def _measure(
     assert isinstance(training, BestOnValidation)
     training.choose()
     tasks = settings.validation if condition == "validation" else settings.lifetimes
-    return {"error": _errors(method, settings, training.model, STREAMS[condition], tasks)}
+    return {"error": _errors(method, settings, training.model, STREAMS[condition], tasks).cpu()}
 
 
 def _jobs(settings: SpikingSettings) -> Sequence[Job]:

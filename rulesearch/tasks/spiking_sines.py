@@ -30,12 +30,20 @@ class SpikingExamples(NamedTuple):
     x: Tensor
     target: Tensor
 
+    def to(self, device: torch.device | str) -> SpikingExamples:
+        """Return the same examples on a device."""
+        return SpikingExamples(self.x.to(device), self.target.to(device))
+
 
 class SpikingTasks(NamedTuple):
     """Tasks side by side: what is learnt, and what is judged."""
 
     learn: SpikingExamples
     evaluate: SpikingExamples
+
+    def to(self, device: torch.device | str) -> SpikingTasks:
+        """Return the same tasks on a device."""
+        return SpikingTasks(self.learn.to(device), self.evaluate.to(device))
 
 
 def firing_probability(place: Tensor, neurons: int, width: float) -> Tensor:
