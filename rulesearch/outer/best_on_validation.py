@@ -96,6 +96,4 @@ class BestOnValidation:
         self.training.load(tensors, updates)
         here = self.model.device
         self._error = tensors[ERROR].to(here, copy=True) if ERROR in tensors else None
-        self._best = {
-            name: best.to(here, copy=True) for name, best in under(BEST, tensors).items()
-        }
+        self._best = {name: best.to(here, copy=True) for name, best in under(BEST, tensors).items()}

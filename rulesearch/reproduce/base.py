@@ -17,7 +17,6 @@ from rulesearch.outer.seeds import members
 from rulesearch.search.settings import Count, Device, Spec
 
 __all__ = [
-    "DeviceSettings",
     "Job",
     "Measured",
     "Published",
@@ -39,6 +38,8 @@ Trained = Mapping[str, Mapping[str, Tensor]]
 class RunSettings(Spec):
     """What every reproduction can be told.
 
+    What is random is drawn on the CPU, so that tasks and networks are the same on every device.
+
     Attributes
     ----------
     updates : int
@@ -53,6 +54,9 @@ class RunSettings(Spec):
         Everything random follows from it.
     checkpoint_every : int
         Updates between checkpoints.
+    device : str
+        Where networks are trained and tested: ``cpu``, or ``cuda`` for a GPU, or one of several
+        as ``cuda:1``.
     """
 
     updates: Count
@@ -61,20 +65,6 @@ class RunSettings(Spec):
     lifetimes: Count = 50
     seed: Annotated[int, Field(ge=0)] = 0
     checkpoint_every: Count = 20
-
-
-class DeviceSettings(RunSettings):
-    """What reproductions can be told that run on any device.
-
-    What is random is drawn on the CPU, so that tasks and networks are the same everywhere.
-
-    Attributes
-    ----------
-    device : str
-        Where networks are trained and tested: ``cpu``, or ``cuda`` for a GPU, or one of several
-        as ``cuda:1``.
-    """
-
     device: Device = "cpu"
 
     @property

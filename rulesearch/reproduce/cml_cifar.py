@@ -23,7 +23,7 @@ from rulesearch.outer.bilevel import (
     classifier_problem,
 )
 from rulesearch.outer.seeds import NETWORK, TEST, generators, members
-from rulesearch.reproduce.base import DeviceSettings
+from rulesearch.reproduce.base import RunSettings
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Tolerance
 from rulesearch.reproduce.photographs import check_photographs
 from rulesearch.search.settings import Count, Size, Spec
@@ -62,7 +62,7 @@ def _method(steps: int, rate: float, strength: float, meta_rate: float) -> Metho
     return MethodSettings(steps=steps, rate=rate, strength=strength, meta_rate=meta_rate)
 
 
-class CifarSettings(DeviceSettings):
+class CifarSettings(RunSettings):
     """Settings of all rows.
 
     Attributes

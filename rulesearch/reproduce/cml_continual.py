@@ -29,11 +29,11 @@ from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights, network_state
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
 from rulesearch.reproduce.base import (
-    DeviceSettings,
     Job,
     Measured,
     Reproduction,
     Row,
+    RunSettings,
     Training,
     portions,
 )
@@ -60,7 +60,7 @@ READOUTS: Mapping[str, tuple[str, ...]] = {
 """And each row of readouts on slow features."""
 
 
-class ContinualSettings(DeviceSettings):
+class ContinualSettings(RunSettings):
     """Settings of all rows; tasks are those of ``flp-table1``.
 
     Attributes

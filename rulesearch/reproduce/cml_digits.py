@@ -27,11 +27,21 @@ def check_digits(examples: int, judged: int) -> None:
 
 
 def draw_digits(
-    draws: Sequence[torch.Generator], examples: int, judged: int, dtype: torch.dtype
+    draws: Sequence[torch.Generator],
+    examples: int,
+    judged: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> tuple[Examples, Examples]:
-    """Draw, for each generator, so many digits to learn and so many others to judge by."""
+    """Draw, for each generator, so many digits to learn and so many others to judge by.
+
+    They are drawn on the CPU, and moved.
+    """
     data = load("digits")
     order = torch.stack([torch.randperm(len(data.labels), generator=g) for g in draws])
     parts = order[:, : examples + judged].split([examples, judged], 1)
-    learn, judge = (Examples(data.examples(rows, dtype), data.labels[rows]) for rows in parts)
+    learn, judge = (
+        Examples(data.examples(rows, dtype).to(device), data.labels[rows].to(device))
+        for rows in parts
+    )
     return learn, judge

@@ -31,7 +31,7 @@ from rulesearch.outer.bilevel import (
 from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
-from rulesearch.reproduce.base import DeviceSettings, Job, Measured, Row, Training, portions
+from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training, portions
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
@@ -89,7 +89,7 @@ class Images(NamedTuple):
     test: ImageData
 
 
-class FewShotSettings(DeviceSettings):
+class FewShotSettings(RunSettings):
     """Settings of both tables.
 
     Attributes

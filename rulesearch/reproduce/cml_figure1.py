@@ -88,18 +88,21 @@ class RidgeErrors:
     steps: int
     seeds: int
     seed: int
+    device: torch.device
     updates: int = 0
     model: nn.Module = field(default_factory=nn.Module)
 
     def __post_init__(self) -> None:
         for name in ("error", "delta"):  # sums over problems
-            self.model.register_buffer(name, torch.zeros(self.seeds, dtype=torch.float64))
+            zero = torch.zeros(self.seeds, dtype=torch.float64, device=self.device)
+            self.model.register_buffer(name, zero)
 
     def update(self) -> UpdateRecord:
         """Draw problems, and compare with the exact gradient."""
         (generator,) = generators(self.seed, 0, TASK, [(0, 0)], self.updates)
-        ridge = draw_ridge(self.seeds, FEATURES, RIDGE_EXAMPLES, generator)
-        zero = torch.zeros(self.seeds, FEATURES, dtype=torch.float64)
+        drawn = draw_ridge(self.seeds, FEATURES, RIDGE_EXAMPLES, generator)
+        ridge = ComplexSynapse(drawn.inner.to(self.device))
+        zero = torch.zeros(self.seeds, FEATURES, dtype=torch.float64, device=self.device)
         theta = {"omega.W": zero, "lambda.W": zero + RIDGE_STRENGTH}
         free = Descent(self.steps, SGD(RIDGE_RATE))
         nudged = Descent(self.steps, SGD(RIDGE_RATE / (1 + self.beta)))
@@ -111,7 +114,7 @@ class RidgeErrors:
         self._sums["error"] += error
         self._sums["delta"] += (found.phi["W"] - exact.phi["W"]).norm(dim=1)
         self.updates += 1
-        return UpdateRecord(error, ~found.accepted)
+        return UpdateRecord(error.cpu(), ~found.accepted.cpu())
 
     @property
     def _sums(self) -> dict[str, Tensor]:
@@ -130,14 +133,14 @@ class RidgeErrors:
     def measure(self) -> Measured:
         """Means over problems."""
         return {
-            "error": self._sums["error"][:, None] / self.updates,
-            "delta": self._sums["delta"] / self.updates,
+            "error": self._sums["error"][:, None].cpu() / self.updates,
+            "delta": self._sums["delta"].cpu() / self.updates,
         }
 
 
 def _ridge_job(beta: float, steps: int, settings: NudgingSettings) -> Job:
     def begin(trained: object) -> Training:
-        return RidgeErrors(beta, steps, settings.seeds, settings.seed)
+        return RidgeErrors(beta, steps, settings.seeds, settings.seed, settings.torch_device)
 
     def measure(training: Training) -> Measured:
         assert isinstance(training, RidgeErrors)
@@ -153,10 +156,10 @@ def _digits_problem(settings: NudgingSettings) -> Synapses:
     """A network for each seed, with its own images, whose weights are complex synapses."""
     check_digits(settings.examples, settings.judged)
     seeds = members(settings.seeds)
-    draws = generators(settings.seed, 0, TASK, seeds)
-    learn, judge = draw_digits(draws, settings.examples, settings.judged, torch.float32)
+    draws, device = generators(settings.seed, 0, TASK, seeds), settings.torch_device
+    learn, judge = draw_digits(draws, settings.examples, settings.judged, torch.float32, device)
     network = PlasticNetwork([64, settings.hidden, 10], activation="tanh")
-    born = network.init(generators(settings.seed, 0, NETWORK, seeds))
+    born = network.init(generators(settings.seed, 0, NETWORK, seeds), device=device)
     return ComplexSynapse(network_problem(network, born, learn, judge))
 
 

@@ -90,7 +90,7 @@ def judged(problem: Synapses, free: Descent, theta: Named, before: Named) -> Mea
     A curve of the figure has one number of steps.
     """
     found, without = (
-        problem.eval_loss(free(problem, each, problem.start(each)), each)
+        problem.eval_loss(free(problem, each, problem.start(each)), each).cpu()
         for each in (theta, before)
     )
     return {"error": found[:, None], "without": without, "steps": torch.tensor(free.steps)}
@@ -100,7 +100,7 @@ def cifar_jobs(
     panel: CifarPanel, settings: RunSettings, betas: Sequence[float], tolerance: float | None
 ) -> list[Job]:
     """A job for each strength and length, ``beta-1-cifar-500`` and so on."""
-    own = {k: getattr(settings, k) for k in ("updates", "seeds", "seed")}
+    own = {k: getattr(settings, k) for k in ("updates", "seeds", "seed", "device")}
     # The test images are of no use here: one satisfies Table 1.
     images = panel.model_dump(exclude={"shorter"})
     cifar = load_cifar(CifarSettings(**own, **images, tested=1, tolerance=tolerance))

@@ -30,11 +30,11 @@ from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
 from rulesearch.reproduce.base import (
-    DeviceSettings,
     Job,
     Measured,
     Reproduction,
     Row,
+    RunSettings,
     Training,
     portions,
 )
@@ -63,7 +63,7 @@ class Coefficients(Spec):
         return self
 
 
-class RuleSettings(DeviceSettings):
+class RuleSettings(RunSettings):
     """Settings of all rows.
 
     Attributes

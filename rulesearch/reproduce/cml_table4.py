@@ -30,12 +30,12 @@ from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, VALIDATION, generators, members
 from rulesearch.outer.spiking import LastWindow, SpikingProblem
 from rulesearch.reproduce.base import (
-    DeviceSettings,
     Job,
     Measured,
     Published,
     Reproduction,
     Row,
+    RunSettings,
     Training,
     portions,
 )
@@ -50,7 +50,7 @@ STREAMS = {"own": TEST, "bptt": TEST, "validation": VALIDATION}  # of random num
 OUT = 0.1  # factor of the readout's gradients in e-prop, its anchor's included
 
 
-class SpikingSettings(DeviceSettings):
+class SpikingSettings(RunSettings):
     """Settings of the spiking networks; the defaults are the released code's.
 
     Attributes

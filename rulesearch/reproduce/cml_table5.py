@@ -41,6 +41,7 @@ def _training(
     logs = WheelLogs(settings.learnt + settings.judged).sample(
         generators(settings.seed, 0, TASK, members(seeds, tasks))
     )
+    logs = logs.to(settings.torch_device)
     episodes = settings.episodes * method.share
 
     def problems(update: int) -> Bilevel:
@@ -49,7 +50,8 @@ def _training(
             row * tasks + torch.randint(tasks, (episodes,), generator=g)
             for row, g in enumerate(draws)
         ]
-        log = [part[torch.cat(chosen)] for part in logs]
+        rows = torch.cat(chosen).to(settings.torch_device)
+        log = [part[rows] for part in logs]
         learn = Experience(*(part[:, : settings.learnt] for part in log))
         judge = Experience(*(part[:, settings.learnt :] for part in log))
         return method.problem(settings, episodes, lambda step: learn, lambda step: judge)
@@ -111,7 +113,11 @@ def _neural_linear(method: Method, online: _Online, training: BilevelTraining[An
     settings = online.settings
     fast, slow = method.born(settings)
     network, hidden, copies = method.network(settings), settings.hidden, settings.lifetimes
-    head = {"head.W": torch.eye(hidden), "head.bias": torch.zeros(hidden)}
+    device = settings.torch_device
+    head = {
+        "head.W": torch.eye(hidden, device=device),
+        "head.bias": torch.zeros(hidden, device=device),
+    }
     shown = {k: w.expand(settings.seeds * copies, *w.shape) for k, w in head.items()}
     return NeuralLinearAgent(
         network,
@@ -151,7 +157,7 @@ class _Row:
         online = _Online(self.settings, delta)
         return Life(
             self.maker(self.method, online, training),
-            Wheel(torch.full((len(online.members),), delta)),
+            Wheel(torch.full((len(online.members),), delta, device=self.settings.torch_device)),
             self.settings.horizon,
             self.method.every,
             online.generators(TEST),
@@ -166,7 +172,7 @@ class _Row:
         """Regret over the life in percent of that of choosing at random, ``(seeds, lifetimes)``."""
         assert isinstance(training, TrainedLife)
         share = 100 * training.life.regret().double().mean(1) / uniform_regret(delta)
-        return {"error": share.reshape(self.settings.seeds, -1)}
+        return {"error": share.reshape(self.settings.seeds, -1).cpu()}
 
 
 def _condition(delta: float) -> str:

@@ -23,10 +23,9 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.coefficients import THETA
 from rulesearch.outer.bilevel.named import copied, detached
-from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.outer.bilevel.residual import LEARNING, within
 from rulesearch.outer.seeds import TEST, generators, members
-from rulesearch.reproduce.base import DeviceSettings, Job, Measured, Reproduction, Row, Training
+from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_digits import check_digits, draw_digits
 from rulesearch.reproduce.cml_settings import Momentum, Tolerance
 from rulesearch.search.settings import Count, Size
@@ -37,7 +36,7 @@ BETAS = (0.001, 0.003, 0.01, 0.03, 0.1)
 STEPS = (20, 60, 180)
 
 
-class ThetaSettings(DeviceSettings):
+class ThetaSettings(RunSettings):
     """Settings of all rows.
 
     Attributes
@@ -84,10 +83,7 @@ class _Comparison:
         s = self.settings
         network = PlasticNetwork((64, *s.hidden, 10), activation="tanh", feedback="symmetric")
         device = s.torch_device
-        learn, judge = (
-            Examples(*(part.to(device) for part in some))
-            for some in draw_digits(draws, s.examples, s.judged, torch.float64)
-        )
+        learn, judge = draw_digits(draws, s.examples, s.judged, torch.float64, device)
         pool = Grammar.from_yaml("catalogue").enumerate().subset(["pseudo_gradient", "decay"])
         born = network.init(draws, torch.float64, device)
         return CoefficientProblem(network, pool, born, always(learn), always(judge))
@@ -124,8 +120,10 @@ class _Comparison:
         error = (found - exact).norm(dim=1) / exact.norm(dim=1)
         error = torch.where(within(estimate.residual[LEARNING], s.tolerance), error, torch.nan)
         cosine = torch.cosine_similarity(found, exact, 1)
-        found_each = {"error": error, "cosine": cosine}
-        return {k: each.reshape(s.seeds, -1).cpu() for k, each in found_each.items()}
+        return {
+            "error": error.reshape(s.seeds, -1).cpu(),
+            "cosine": cosine.reshape(s.seeds, -1).cpu(),
+        }
 
 
 def _jobs(settings: ThetaSettings) -> Sequence[Job]:

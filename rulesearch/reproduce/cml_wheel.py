@@ -120,7 +120,7 @@ class Method:
     def born(self, settings: WheelSettings) -> tuple[Named, Named]:
         """Draw weights of all seeds: those that learn, and those that do not."""
         draws = generators(settings.seed, 0, NETWORK, members(settings.seeds))
-        return fast_and_slow(self.network(settings).init(draws), self.fast)
+        return fast_and_slow(self.network(settings).init(draws, settings.torch_device), self.fast)
 
     def theta(self, settings: WheelSettings) -> Named:
         """Meta-parameters at first: anchors, slow weights, or where learning starts."""
@@ -146,7 +146,7 @@ class Method:
         if not self.anchored:
             return inner
         count = sum(w[0].numel() for w in fast.values())
-        strength = torch.tensor(2 * PENALTY / count)
+        strength = torch.tensor(2 * PENALTY / count, device=settings.torch_device)
         return ComplexSynapse(inner, {f"lambda.{name}": strength for name in fast})
 
 

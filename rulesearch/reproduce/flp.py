@@ -15,7 +15,6 @@ from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, Stage, flp_mo
 from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.reproduce.base import (
-    DeviceSettings,
     Job,
     RunSettings,
     Trained,
@@ -40,7 +39,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 AT_ONCE = 20  # test lifetimes side by side: what they hold is in proportion
 
 
-class FLPRunSettings(DeviceSettings):
+class FLPRunSettings(RunSettings):
     """What FLP's reproductions can be told.
 
     Attributes

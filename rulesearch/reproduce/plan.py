@@ -17,7 +17,7 @@ from rulesearch.grammar.reader import Document, read_document
 from rulesearch.grammar.validation import validate
 from rulesearch.grammar.writer import yaml_text
 from rulesearch.outer.fit import usable_device
-from rulesearch.reproduce.base import DeviceSettings, Job, Reproduction, RunSettings
+from rulesearch.reproduce.base import Job, Reproduction, RunSettings
 from rulesearch.reproduce.registry import find_reproduction
 from rulesearch.search.config import with_value
 from rulesearch.search.settings import Spec
@@ -66,10 +66,8 @@ class Plan:
         Raises
         ------
         ConfigError
-            If it runs on the CPU alone, or there is no such device here.
+            If there is no such device here.
         """
-        if not isinstance(self.settings, DeviceSettings):
-            raise ConfigError(f"{self.reproduction.name} runs on the CPU alone: it has no device")
         usable_device(device)
         return replace(self, settings=self.settings.model_copy(update={"device": device}))
 

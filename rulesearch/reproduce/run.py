@@ -16,7 +16,7 @@ from rulesearch.errors import RunError
 from rulesearch.files import write_atomically
 from rulesearch.outer.fit import usable_device
 from rulesearch.outer.meta_training import UpdateRecord
-from rulesearch.reproduce.base import DeviceSettings, Job, Trained, Training
+from rulesearch.reproduce.base import Job, Trained, Training
 from rulesearch.reproduce.outcome import (
     REJECTED,
     RESIDUAL,
@@ -49,8 +49,7 @@ def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> O
         After a checkpoint: the same call resumes where it was.
     """
     path = Path(out)
-    if isinstance(plan.settings, DeviceSettings):
-        usable_device(plan.settings.device)  # before data is loaded
+    usable_device(plan.settings.device)  # before data is loaded
     jobs, given = plan.jobs(), trained_elsewhere(plan)
     if not (path / "manifest.json").is_file():
         with RunFolder.create(path, plan.to_yaml(), plan.manifest()) as folder:

@@ -40,9 +40,13 @@ class Experience(NamedTuple):
     action: Tensor
     reward: Tensor
 
+    def to(self, device: torch.device | str) -> Experience:
+        """Return the same on a device."""
+        return Experience(*(part.to(device) for part in self))
+
     def at(self, steps: Tensor) -> Experience:
         """Return some of the steps, ``(lifetimes, n)``, of each lifetime its own."""
-        rows = torch.arange(len(steps))[:, None]
+        rows = torch.arange(len(steps), device=steps.device)[:, None]
         return Experience(*(part[rows, steps] for part in self))
 
 
@@ -63,7 +67,8 @@ class Wheel:
     Parameters
     ----------
     delta : Tensor (lifetimes,)
-        Where the rim begins, in [0, 1].
+        Where the rim begins, in [0, 1]. All else is on its device; what is random is drawn on
+        the CPU, and moved.
 
     Raises
     ------
@@ -97,7 +102,7 @@ class Wheel:
         )
         radius, angle = u[..., 0].sqrt(), 2 * math.pi * u[..., 1]
         context = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
-        return context.to(self.delta.dtype)
+        return context.to(self.delta)
 
     def means(self, context: Tensor) -> Tensor:
         """Mean reward of every arm, ``(lifetimes, steps, ARMS)``."""
@@ -110,7 +115,7 @@ class Wheel:
         shape = (context.shape[1], ARMS)
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
         deviation = torch.where(self._golden(context), RIM_NOISE, USUAL_NOISE)
-        return self.means(context) + deviation * noise.to(context.dtype)
+        return self.means(context) + deviation * noise.to(context)
 
     def regret(self, context: Tensor, action: Tensor) -> Tensor:
         """How much less the mean reward is than the best arm's, ``(lifetimes, steps)``."""
@@ -121,7 +126,9 @@ class Wheel:
         """Which arm is that of the quadrant, on the rim alone; ``(lifetimes, steps, ARMS)``."""
         quadrant = 2 * (context[..., 0] <= 0).long() + (context[..., 1] <= 0).long()
         rim = context.norm(dim=-1) >= self.delta[:, None]
-        golden: Tensor = (torch.arange(ARMS) == quadrant[..., None]) & rim[..., None]
+        golden: Tensor = (torch.arange(ARMS, device=context.device) == quadrant[..., None]) & rim[
+            ..., None
+        ]
         return golden
 
 

@@ -32,6 +32,7 @@ def minibatches(
     """Draw so many choices for each step, with replacement; of no step, all."""
     seen = experience.reward.shape[1]
     drawn = torch.stack([torch.randint(seen, (steps, size), generator=g) for g in generators], 1)
+    drawn = drawn.to(experience.reward.device)
     return lambda step: experience if step is None else experience.at(drawn[step])
 
 

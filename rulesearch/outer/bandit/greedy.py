@@ -134,8 +134,9 @@ class GreedyAgent:
         """Go on from them."""
         kept = sum(name.startswith("memory.") for name in tensors) // len(self.phi)
         self._memory = {
-            name: tuple(tensors[f"memory.{k}.{name}"] for k in range(kept)) for name in self.phi
+            name: tuple(tensors[f"memory.{k}.{name}"].to(w.device) for k in range(kept))
+            for name, w in self.phi.items()
         }
-        self.phi = {name: tensors[f"phi.{name}"] for name in self.phi}
+        self.phi = {name: tensors[f"phi.{name}"].to(w.device) for name, w in self.phi.items()}
         self._steps = int(tensors["steps"])
         set_states(self.generators, tensors["generators"])

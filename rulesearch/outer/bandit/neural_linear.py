@@ -57,7 +57,7 @@ class Heads(NamedTuple):
     b: Tensor
 
     def draw(self, steps: int, rngs: Sequence[np.random.Generator]) -> Tensor:
-        """Draw weights for so many choices, ``(lifetimes, steps, arms, n)``.
+        """Draw weights for so many choices, ``(lifetimes, steps, arms, n)``, on the CPU; move them.
 
         Parameters
         ----------
@@ -65,12 +65,14 @@ class Heads(NamedTuple):
             One a lifetime.
         """
         shape = (steps, ARMS)
-        pairs = zip(rngs, self.a.numpy(), strict=True)
+        pairs = zip(rngs, self.a.cpu().numpy(), strict=True)
         drawn_of = [
             (rng.standard_gamma(a, shape), rng.standard_normal((*shape, self.mean.shape[-1])))
             for rng, a in pairs
         ]
-        gamma, noise = (torch.from_numpy(np.stack(part)) for part in zip(*drawn_of, strict=True))
+        gamma, noise = (
+            torch.from_numpy(np.stack(part)).to(self.mean) for part in zip(*drawn_of, strict=True)
+        )
         deviation = (self.b[:, None] / gamma).sqrt()
         # L^T w = noise, so that w has the covariance (L L^T)^-1.
         columns = noise.permute(0, 2, 3, 1)
@@ -86,14 +88,18 @@ class Statistics:
     Parameters
     ----------
     lifetimes, features : int
+    device : torch.device or str
+        Where the choices are.
     """
 
     lifetimes: int
     features: int
+    device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(self.lifetimes, ARMS, *shape, dtype=torch.float64)
+            sizes = (self.lifetimes, ARMS, *shape)
+            return torch.zeros(sizes, dtype=torch.float64, device=self.device)
 
         n = self.features
         self._gram, self._moment, self._square, self._count = (
@@ -123,7 +129,8 @@ class Statistics:
 
     def heads(self) -> Heads:
         """Posteriors; not a number where features were not."""
-        precision = PRECISION * torch.eye(self.features, dtype=torch.float64) + self._gram
+        one = torch.eye(self.features, dtype=torch.float64, device=self.device)
+        precision = PRECISION * one + self._gram
         root, failed = torch.linalg.cholesky_ex(precision)
         root = torch.where((failed > 0)[..., None, None], torch.nan, root)
         mean = torch.cholesky_solve(self._moment[..., None], root).squeeze(-1)
@@ -175,7 +182,7 @@ class NeuralLinearAgent:
     def act(self, context: Tensor) -> Tensor:
         """Choose what is best under the weights drawn."""
         x = self.features({**self.constant, **self.weights}, context).double()
-        heads = self._heads or Statistics(len(x), x.shape[-1]).heads()
+        heads = self._heads or Statistics(len(x), x.shape[-1], x.device).heads()
         rngs = [np.random.default_rng([*key, self._times]) for key in self.keys]
         self._times += 1
         drawn = heads.draw(context.shape[1], rngs)
@@ -205,7 +212,7 @@ class NeuralLinearAgent:
             *(part.split(AT_ONCE, 1) for part in experience), strict=True
         ):
             x = self.features({**self.constant, **self.weights}, context)
-            statistics = statistics or Statistics(len(x), x.shape[-1])
+            statistics = statistics or Statistics(len(x), x.shape[-1], x.device)
             statistics.add(x, action, reward)
         assert statistics is not None
         return statistics.heads()
@@ -227,9 +234,10 @@ class NeuralLinearAgent:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from them."""
-        self.weights = {name: tensors[f"weights.{name}"] for name in self.weights}
+        device = next(iter(self.weights.values())).device
+        self.weights = {name: tensors[f"weights.{name}"].to(device) for name in self.weights}
         if "heads.mean" in tensors:
-            self._heads = Heads(*(tensors[f"heads.{name}"] for name in Heads._fields))
+            self._heads = Heads(*(tensors[f"heads.{name}"].to(device) for name in Heads._fields))
         self._times = int(tensors["times"])
         set_states(self.generators, tensors["generators"])
 

@@ -113,7 +113,7 @@ class Life:
         self._rewards = self.wheel.rewards(self._context, self.generators)
         self._action = self._context.new_zeros(self._context.shape[:2], dtype=torch.int64)
         forced = min(self.pulls * ARMS, self.steps)
-        self._action[:, :forced] = torch.arange(forced) % ARMS
+        self._action[:, :forced] = torch.arange(forced, device=self._action.device) % ARMS
 
     @property
     def blocks(self) -> int:
@@ -163,7 +163,7 @@ class Life:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what ``tensors`` gave."""
-        self._action, self.lived = tensors["action"].long(), int(tensors["lived"])
+        self._action, self.lived = tensors["action"].to(self._action), int(tensors["lived"])
         self.agent.load(under("agent.", tensors))
 
 

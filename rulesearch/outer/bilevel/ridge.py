@@ -56,6 +56,10 @@ class LeastSquares:
                     f"{tuple(x.shape)} and {tuple(y.shape)}"
                 )
 
+    def to(self, device: torch.device | str) -> LeastSquares:
+        """Return the same problems on a device."""
+        return LeastSquares(*(t.to(device) for t in (self.x, self.y, self.x_eval, self.y_eval)))
+
     def start(self, theta: Named) -> Named:
         """Zero."""
         return {W: self.x.new_zeros(self.x.shape[0], self.x.shape[2])}
