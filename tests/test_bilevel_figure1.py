@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from rulesearch.errors import ConfigError
@@ -90,7 +91,7 @@ def test_error_is_least_near_the_best_strength() -> None:
     for steps in (60, 120):
         errors = {}
         for beta in BETAS:
-            measured = RidgeErrors(beta, steps, seeds=4, seed=0)
+            measured = RidgeErrors(beta, steps, seeds=4, seed=0, device=torch.device("cpu"))
             for _ in range(2):
                 measured.update()
             errors[beta] = float(measured.measure()["error"].mean())

@@ -116,7 +116,7 @@ def test_classes_of_few_shot_tests_are_new(
     jobs = by_name(make_plan(name, "small", [*FEW, *own, "lifetimes=20"]).jobs())
     for row in ("synaptic", "modulatory"):
         training: Any = jobs[f"{row}-1-shot"].begin({})
-        updates = [met.by(training.problems, update) for update in range(20)]
+        updates = [met.by(training.training.problems, update) for update in range(20)]
         assert len({frozenset(update) for update in updates}) == 20  # tasks are new at each
         tested = met.by(jobs[f"{row}-1-shot"].measure, training)
         learnt = set.union(*updates)
