@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pretended_gpu import GPU, pretended_gpu
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from test_cml_images import FEW, FIVE, ONE, characters, table1, write_images
 
 from rulesearch.errors import ConfigError, GrammarError
@@ -34,6 +34,7 @@ ROWS = {
     "cml-rules": ("omega-lambda",),
     "cml-theta": ("beta-0.01",),
     "cml-table4": ("bptl-eprop", "tbptl-eprop", "cml-eprop"),
+    "cml-table5": ("maml", "cml-synaptic", "cml-modulatory"),
 }
 LOADERS = dict(zip(TABLES, ("cml_cifar", "cml_table2", "cml_table3"), strict=True))
 SHORT = {
@@ -79,11 +80,11 @@ def tiny(images: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
         ),
         "cml-table5": (
             "updates=4", "seeds=2", "episodes=1", "lifetimes=1", "hidden=4", "tasks=2",
-            "learnt=6", "judged=4", "horizon=30", "batch=4", "shorter=250",
+            "learnt=6", "judged=4", "horizon=60", "batch=4", "shorter=250",
         ),
         "cml-rules": (
             "updates=1", "seeds=2", "lifetimes=2", "data=digits", "held_out=5", "hidden=[8]",
-            "steps=2", "nudged_steps=2", "meta_rate=1.0e-7",  # Adam's first step is of any noise
+            "steps=2", "nudged_steps=2", "meta_rate=1e-4",  # Adam's first step is of any slope
         ),
         "cml-theta": ("seeds=2", "lifetimes=1", "hidden=[4]", "examples=10", "judged=12"),
         "cml-figure1": (
@@ -110,6 +111,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("base", "plan", "run"):
         monkeypatch.setattr(f"rulesearch.reproduce.{module}.usable_device", here)
 
+    def saved(tensors: dict[str, torch.Tensor]) -> bytes:
+        assert all(t.is_cpu for name, t in tensors.items() if name.startswith("measured."))
+        return save(tensors)
+
+    monkeypatch.setattr("rulesearch.reproduce.run.save", saved)
+
 
 def jobs_of(run: Path) -> dict[str, torch.Tensor]:
     """Everything that a run found, but for the time that it took."""
@@ -124,7 +131,7 @@ def jobs_of(run: Path) -> dict[str, torch.Tensor]:
 def assert_alike(run: Path, other: Path) -> None:
     """The same meta-parameters, figures and records, to rounding."""
     mine, theirs = jobs_of(run), jobs_of(other)
-    assert mine.keys() == theirs.keys()
+    assert mine.keys() == theirs.keys() != set()
     for key, tensor in mine.items():
         torch.testing.assert_close(theirs[key], tensor, rtol=1e-4, atol=1e-6, msg=key)
     here, there = (
@@ -158,13 +165,41 @@ def test_a_reproduction_on_a_pretended_gpu(
 
 
 @pytest.mark.usefixtures("pretend")
-@pytest.mark.parametrize("row", ["cml", "no-meta"])
+def test_panel_b_of_figure_1_on_a_pretended_gpu(
+    tiny: Callable[..., Plan], images: Path, tmp_path: Path
+) -> None:
+    data = json.dumps(str(images / "cifar"))
+    panel = f"cifar={{data: {data}, examples: 12, judged: 8, batch: 4, shorter: 250}}"
+    reproduce(tiny("cml-figure1", panel, rows=("beta-1",)), tmp_path / "cpu")
+    with pretended_gpu():
+        reproduce(tiny("cml-figure1", panel, "device=cuda", rows=("beta-1",)), tmp_path / "gpu")
+    assert (tmp_path / "gpu" / "jobs" / "beta-1-cifar-500.safetensors").is_file()
+    assert_alike(tmp_path / "cpu", tmp_path / "gpu")
+
+
+@pytest.mark.usefixtures("pretend")
+@pytest.mark.parametrize(
+    ("name", "row", "settings"),
+    [
+        ("cml-table1", "cml", ("updates=3",)),
+        ("cml-table1", "no-meta", ("updates=3", "shared=[0, 0.1, 0.2]")),
+        ("cml-table4", "cml-eprop", ("updates=3",)),
+        ("cml-table5", "neural-linear", ("horizon=30",)),
+        ("cml-table5", "cml-synaptic", ("updates=1",)),  # and then lives
+        ("cml-figure1", "beta-1", ("updates=3",)),
+    ],
+)
 def test_a_run_goes_on_on_another_device(
-    row: str, tiny: Callable[..., Plan], tmp_path: Path, run_main: Any
+    name: str,
+    row: str,
+    settings: tuple[str, ...],
+    tiny: Callable[..., Plan],
+    tmp_path: Path,
+    run_main: Any,
 ) -> None:
     rows, run = (row,), tmp_path / "run"
-    reproduce(tiny("cml-table1", "shared=[0, 0.1, 0.2]", "updates=3", rows=rows), tmp_path / "cpu")
-    plan = tiny("cml-table1", "shared=[0, 0.1, 0.2]", "updates=3", "device=cuda", rows=rows)
+    reproduce(tiny(name, *settings, rows=rows), tmp_path / "cpu")
+    plan = tiny(name, *settings, "device=cuda", rows=rows)
 
     def after(updates: int) -> Callable[[Any], None]:
         def interrupt(event: Any) -> None:
@@ -184,7 +219,7 @@ def test_a_run_goes_on_on_another_device(
     assert_alike(tmp_path / "cpu", run)
     status, out, _ = run_main("resume", run, "--device", "cpu")  # there is nothing left to do
     assert status == 0
-    assert "CML, Table 1" in out
+    assert plan.reproduction.title in out
 
 
 # -- a device is named, and is there --

@@ -126,9 +126,8 @@ class Wheel:
         """Which arm is that of the quadrant, on the rim alone; ``(lifetimes, steps, ARMS)``."""
         quadrant = 2 * (context[..., 0] <= 0).long() + (context[..., 1] <= 0).long()
         rim = context.norm(dim=-1) >= self.delta[:, None]
-        golden: Tensor = (torch.arange(ARMS, device=context.device) == quadrant[..., None]) & rim[
-            ..., None
-        ]
+        arm = torch.arange(ARMS, device=context.device)
+        golden: Tensor = (arm == quadrant[..., None]) & rim[..., None]
         return golden
 
 
