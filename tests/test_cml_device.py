@@ -203,8 +203,8 @@ def test_a_run_goes_on_on_another_device(
 
     def after(updates: int) -> Callable[[Any], None]:
         def interrupt(event: Any) -> None:
-            if event["event"] == "update" and event["update"] + 1 == updates:
-                raise KeyboardInterrupt
+            if event["event"] == "update" and event["update"] == updates:
+                raise KeyboardInterrupt  # which this one is lost by
 
         return interrupt
 
