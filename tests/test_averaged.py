@@ -14,6 +14,7 @@ from rulesearch.outer.bilevel.problem import Estimate
 
 def down(problem: int, theta: Named) -> Estimate:
     """A meta-gradient of one: by Adam every weight falls by the rate at each update."""
+    assert torch.is_grad_enabled()  # a meta-gradient may unroll
     gradient = {name: torch.ones_like(t) for name, t in theta.items()}
     return Estimate(gradient, torch.zeros(2), {}, torch.ones(2, dtype=torch.bool))
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rulesearch.arguments import whole
 from rulesearch.outer.bilevel.named import under
-from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
+from rulesearch.outer.choice import Choice
 from rulesearch.outer.meta_training import UpdateRecord
 
 __all__ = ["Averaged"]
@@ -20,7 +19,7 @@ MEAN = "averaged."
 
 
 @dataclass(eq=False)
-class Averaged:
+class Averaged(Choice):
     r"""A meta-training that ends with the mean of where it has been (Polyak & Juditsky 1992).
 
     .. math:: \bar{\theta} = \frac{1}{U - b} \sum_{u=b+1}^{U} \theta_u
@@ -40,32 +39,21 @@ class Averaged:
         For a negative number of updates.
     """
 
-    training: BilevelTraining[Any]
     begin: int
     _mean: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         whole("updates before those that are averaged", self.begin, least=0)
 
-    @property
-    def model(self) -> MetaParameters:
-        """The meta-parameters, of the last update until :meth:`choose` is called."""
-        return self.training.model
-
-    @property
-    def updates(self) -> int:
-        """How many there were."""
-        return self.training.updates
-
-    @torch.no_grad()
     def update(self) -> UpdateRecord:
         """Take a step, and count where it led to."""
         record = self.training.update()
         counted = self.updates - self.begin
         if counted > 0:
             for name, now in self.model.named_parameters():
-                before = self._mean.get(name, torch.zeros_like(now))
-                self._mean[name] = before + (now - before) / counted
+                here = now.detach()
+                before = self._mean.get(name, torch.zeros_like(here))
+                self._mean[name] = before + (here - before) / counted
         return record
 
     def choose(self) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rulesearch.arguments import whole
 from rulesearch.outer.bilevel.named import spread, under
-from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
+from rulesearch.outer.bilevel.training import MetaParameters
+from rulesearch.outer.choice import Choice
 from rulesearch.outer.meta_training import UpdateRecord
 
 __all__ = ["BestOnValidation"]
@@ -20,7 +20,7 @@ ERROR, BEST = "validation.error", "validation.best."
 
 
 @dataclass(eq=False)
-class BestOnValidation:
+class BestOnValidation(Choice):
     """A meta-training that remembers what each seed's validation tasks liked best.
 
     Parameters
@@ -38,7 +38,6 @@ class BestOnValidation:
         If that is no number of updates.
     """
 
-    training: BilevelTraining[Any]
     judge: Callable[[MetaParameters], Tensor]
     every: int
     _error: Tensor | None = field(init=False, default=None)
@@ -46,16 +45,6 @@ class BestOnValidation:
 
     def __post_init__(self) -> None:
         whole("updates between validations", self.every, least=1)
-
-    @property
-    def model(self) -> MetaParameters:
-        """The meta-parameters, of the last update until :meth:`choose` is called."""
-        return self.training.model
-
-    @property
-    def updates(self) -> int:
-        """How many there were."""
-        return self.training.updates
 
     def update(self) -> UpdateRecord:
         """Take a step, and look at the validation tasks where it is time to."""
