@@ -34,6 +34,10 @@ _ENTRY = np.dtype(
     )]
 )  # fmt: skip
 _CORE = np.dtype([("matrix", np.int32), ("power", np.int32)])
+_GROUPS = (
+    ("first", "count"), ("rows", "row_count"), ("masks", "mask_count"), ("others", "other_count"),
+)  # fmt: skip
+"""Fields of an op that say which entries it reads."""
 _NONE = -1
 
 
@@ -302,11 +306,18 @@ class TapeBuilder:
         self.cores.extend(core)
 
     def build(self, n_plastic: int, target: int, ones: Sequence[int]) -> Tape:
-        """Close the tape; x, target and ones are filled in at every step."""
-        last = [v for v in range(len(self.sizes)) if v not in {*self.products, *ones}]
+        """Close the tape; x, target and ones are filled in at every step.
+
+        What no update reads, whether itself or through other values, is left out.
+        """
+        ops, read = self._needed()
+        ones = [v for v in ones if v in read]
+        products = [v for v in self.products if v in read]
+        here = read | {self.x, target}
+        last = [v for v in range(len(self.sizes)) if v in here - {*products, *ones}]
         scalars = [v for v in last if self.sizes[v] == 1]
         vectors = [v for v in last if self.sizes[v] > 1]
-        groups = (self.products, ones, vectors, scalars)
+        groups = (products, ones, vectors, scalars)
         offsets, ends = {_NONE: _NONE}, [0]
         for group in groups:
             end = ends[-1]
@@ -314,9 +325,10 @@ class TapeBuilder:
                 offsets[value] = end
                 end += stride(self.sizes[value])
             ends.append(-(-end // LANES) * LANES)
+        ops, entries = self._with_entries(ops)
         tape = Tape(
-            ops=_table(self.ops, _OP, ("out", "a", "b", "scale"), offsets),
-            entries=_table(self.entries, _ENTRY, ("scalar", "vector"), offsets),
+            ops=_table(ops, _OP, ("out", "a", "b", "scale"), offsets),
+            entries=_table(entries, _ENTRY, ("scalar", "vector"), offsets),
             cores=np.array(self.cores, dtype=_CORE),
             shapes=np.array(self.shapes, dtype=np.int32).reshape(-1, 2),
             frame=ends[-1],
@@ -333,6 +345,36 @@ class TapeBuilder:
         )  # fmt: skip
         _ = tape.program  # made before threads share the tape: each would make its own
         return tape
+
+    def _entries_of(self, op: Mapping[str, int]) -> list[dict[str, float]]:
+        spans = [(op.get(first, 0), op.get(count, 0)) for first, count in _GROUPS]
+        return [entry for first, count in spans for entry in self.entries[first : first + count]]
+
+    def _needed(self) -> tuple[list[dict[str, int]], set[int]]:
+        """Return the operations that an update depends on, in order, and all that they read."""
+        needed: list[dict[str, int]] = []
+        read: set[int] = set()
+        for op in reversed(self.ops):
+            if op["out"] == _NONE or op["out"] in read:
+                needed.append(op)
+                read |= {op[name] for name in ("a", "b", "scale") if name in op}
+                for entry in self._entries_of(op):
+                    read |= {int(entry["scalar"]), int(entry["vector"])}
+        return needed[::-1], read - {_NONE}
+
+    def _with_entries(
+        self, ops: Sequence[dict[str, int]]
+    ) -> tuple[list[dict[str, int]], list[dict[str, float]]]:
+        """Return the operations with their entries alone, numbered anew."""
+        numbered, entries = [], list[dict[str, float]]()
+        for op in ops:
+            firsts = {}
+            for first, count in _GROUPS:
+                begin = op.get(first, 0)
+                firsts[first] = len(entries)
+                entries += self.entries[begin : begin + op.get(count, 0)]
+            numbered.append(op | firsts)
+        return numbered, entries
 
 
 def _table(

@@ -117,7 +117,7 @@ struct Elementwise {
     }
     for (int i = 0; i < block.height; ++i) {
       T* d = block.shift(op, i);
-      for (int j = 0; j < op.m; ++j) d[j] *= share;
+      for (int j = 0; share != 1 && j < op.m; ++j) d[j] *= share;
       if (!is_masked(op)) continue;
       T* g = block.growth(op, i);
       std::fill_n(g, op.m, rows[block.from + i]);

@@ -32,6 +32,7 @@ struct Lifetime {
   const Schedule schedule;
   Vectors<T> s;
   std::vector<Deferred<T>> M, G;         // W of each connection, then B of each; their adjoints
+  std::vector<T*> columns, columns_bar;  // where M and G begin
   std::vector<const Op*> update_of;      // of each plastic matrix
   std::vector<bool> rebuilt;             // each plastic matrix that backward reads at every step
   std::vector<Numbers<T>> overlap;   // sum_j G_ij M_ij, where an update makes M grow
@@ -50,7 +51,7 @@ struct Lifetime {
   Lifetime(const Program& program, int step_examples, T example_share, const T* theta, bool differentiate)
       : p(program), examples(step_examples), share(example_share), schedule(program),
         s{program, step_examples, theta},
-        M(p.n_matrices), G(p.n_matrices), update_of(p.n_plastic), rebuilt(p.n_plastic), overlap(p.n_plastic),
+        M(p.n_matrices), G(p.n_matrices), columns(p.n_matrices), columns_bar(p.n_matrices), update_of(p.n_plastic), rebuilt(p.n_plastic), overlap(p.n_plastic),
         known(p.n_ahead), outers(p.n_plastic), dense(s, share, M, G) {
     std::vector<int> uses(p.n_matrices, 0);
     bool low_rank = true;
@@ -72,9 +73,11 @@ struct Lifetime {
     const bool few = examples < MANY_EXAMPLES;
     chunk = low_rank && few ? std::max(1, CHUNK_PRODUCTS / (widest * examples)) : 1;
     room = few ? chunk * widest * examples : 0;
-    inputs.resize(chunk * examples * stride(p.x_size));
+    s.columns = columns.data();
+    s.columns_bar = columns_bar.data();
+    inputs.resize(chunk > 1 ? chunk * examples * stride(p.x_size) : 0);
     for (int k = 0; k < p.n_ops; ++k)
-      if (p.ops[k].ahead >= 0) known[p.ops[k].ahead].resize(chunk * examples * stride(p.ops[k].n));
+      if (chunk > 1 && p.ops[k].ahead >= 0) known[p.ops[k].ahead].resize(chunk * examples * stride(p.ops[k].n));
     frames.assign((differentiate ? chunk : 1) * frame_size(), 0);
     bar.resize(differentiate ? frame_size() : 0);
     s.bar = bar.data();
@@ -89,10 +92,12 @@ struct Lifetime {
   void set_matrix(int k, T* matrix) {
     const bool deferred = k < p.n_plastic && is_low_rank(*update_of[k]);
     M[k].reset(matrix, p.rows[k], p.columns[k], deferred ? room : 0);
+    columns[k] = matrix;
   }
   void set_adjoint(int k, T* matrix) {
     const bool deferred = k >= p.n_plastic || is_low_rank(*update_of[k]);
     G[k].reset(matrix, p.rows[k], p.columns[k], deferred ? room : 0);
+    columns_bar[k] = matrix;
   }
 
   // -- forward --
@@ -100,16 +105,15 @@ struct Lifetime {
   // Run steps begin to end, at most a chunk; keep what backward needs of each in `stored`.
   template <class Source>
   void forward(const Source& source, int64_t begin, int64_t end, T* stored) {
-    multiply_inputs(source, begin, end);
+    if (chunk > 1) multiply_inputs(source, begin, end);
     for (int64_t t = begin; t < end; ++t) {
       s.y = frames.data();
-      s.fill(source, t);
-      for (const Run& run : schedule.runs) {
-        const Op& op = *run.first;
-        if (op.kind == MATVEC || op.kind == MATVEC_T) product_forward(op, t - begin);
-        else if (op.kind == UPDATE) update(op);
-        else if (op.kind == COLUMN) column(s, op);
-        else s.forward(run);
+      fill(source, t);
+      for (const Stretch& stretch : schedule.stretches) {
+        const Op& op = *stretch.first->first;
+        if (op.kind == UPDATE) update(op);
+        else if (is_of_matrix(op)) product_forward(op, t - begin);
+        else s.forward(stretch);
       }
       if (stored) std::memcpy(stored + (t - begin) * stored_size(), s.y, sizeof(T) * stored_size());
     }
@@ -143,13 +147,12 @@ struct Lifetime {
       split(frame_size() / 4, frame_size(), stride(2), [&](int64_t from, int64_t to) {
         std::fill(bar.data() + from, bar.data() + to, T(0));
       });
-      for (auto run = schedule.runs.rbegin(); run != schedule.runs.rend(); ++run) {
-        const Op& op = *run->first;
+      for (auto at = schedule.stretches.rbegin(); at != schedule.stretches.rend(); ++at) {
+        const Op& op = *at->first->first;
         if (op.kind == MATVEC) multiply_backward(op);
         else if (op.kind == MATVEC_T) multiply_transposed_backward(op);
         else if (op.kind == UPDATE) update_backward(op, t - begin, reverse);
-        else if (op.kind == COLUMN) column_backward(op);
-        else s.backward(*run);
+        else s.backward(*at);
       }
       for (int e = 0; source.wants_input() && e < examples; ++e)
         std::memcpy(source.input_adjoint(t, e), s.adjoint(p.x) + e * stride(p.x_size),
@@ -185,25 +188,12 @@ struct Lifetime {
     const int64_t so = stride(op.n), sa = stride(op.m);
     std::memset(out, 0, sizeof(T) * examples * so);
     Deferred<T>& matrix = M[op.matrix];
-    if (op.ahead >= 0)
+    if (op.ahead >= 0 && chunk > 1)
       matrix.multiply_ahead(known[op.ahead].data() + step * examples * so, a, sa, out, so, examples);
     else if (op.kind == MATVEC)
       matrix.multiply(a, sa, out, so, examples);
     else
       matrix.multiply_transposed(a, sa, out, so, examples);
-  }
-
-  // The column of a matrix that stays as it is, for every example.
-  void column(const Vectors<T>& to, const Op& op) const {
-    for (int e = 0; e < examples; ++e)
-      std::memcpy(to.value(op.out) + e * stride(op.n), M[op.matrix].base, sizeof(T) * op.n);
-  }
-  void column_backward(const Op& op) {
-    T* sum = G[op.matrix].base;
-    for (int e = 0; sum && e < examples; ++e) {
-      const T* g = s.adjoint(op.out) + e * stride(op.n);
-      for (int i = 0; i < op.n; ++i) sum[i] += g[i];
-    }
   }
 
   void update(const Op& op) {
@@ -228,18 +218,27 @@ struct Lifetime {
                  stride(op.m), examples, factor);
   }
 
-  // All vectors of a step, from what was stored; steps do not depend on each other.
+  template <class Source>
+  void fill(const Source& source, int64_t t) const {
+    split(int64_t(examples) * p.x_size, examples, 1, [&](int64_t first, int64_t last) {
+      s.fill(source, t, first, last);
+    });
+  }
+
+  // All vectors of a step, from what was stored; steps do not depend on each other, and neither do
+  // examples, once all products with matrices are there.
   template <class Source>
   void rebuild(const Source& source, int64_t t, int64_t step, const T* stored) {
     Vectors<T> to = s;
     to.y = frames.data() + step * frame_size();
-    std::memcpy(to.y, stored, sizeof(T) * stored_size());
-    to.fill(source, t);
-    for (const Run& run : schedule.runs) {
-      const Op& op = *run.first;
-      if (op.kind == COLUMN) column(to, op);
-      else if (op.kind != MATVEC && op.kind != MATVEC_T && op.kind != UPDATE) to.forward(run);
-    }
+    split(stored_size() / 4, stored_size(), stride(2), [&](int64_t from, int64_t end) {
+      std::copy(stored + from, stored + end, to.y + from);
+    });
+    split(VECTOR_WORK * frame_size(), examples, 1, [&](int64_t first, int64_t last) {
+      to.fill(source, t, first, last);
+      for (const Stretch& stretch : schedule.stretches)
+        if (!is_of_matrix(*stretch.first->first)) to.forward(stretch, first, last);
+    });
   }
 
   // Multiply G with all outer products of the chunk. The growth of later steps stands between

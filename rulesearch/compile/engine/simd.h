@@ -11,6 +11,11 @@
 
 namespace rulesearch {
 
+#ifdef __AVX512F__
+constexpr int kBytes = 64;
+#else
+constexpr int kBytes = 32;
+#endif
 #ifdef __AVX512VL__
 constexpr int kWide = 8;  // rows together; there are 32 registers
 #else
@@ -19,7 +24,7 @@ constexpr int kWide = 4;  // there are 16
 
 template <class T>
 struct Simd {
-  static constexpr int bytes = 32, lanes = bytes / sizeof(T);
+  static constexpr int bytes = kBytes, lanes = bytes / sizeof(T);
   typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
 
   static Vector load(const T* p) { return *reinterpret_cast<const Vector*>(p); }

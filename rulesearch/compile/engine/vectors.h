@@ -1,4 +1,5 @@
-// The operations of a tape on vectors and scalars, and their adjoints: all but the matrices.
+// The operations of a tape on vectors and scalars, and their adjoints: all but products with
+// matrices and updates.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -22,33 +23,44 @@ struct Vectors {
   T* y = nullptr;      // the frame of a step
   T* bar = nullptr;    // its adjoint
   T* theta_bar = nullptr;
+  T* const* columns = nullptr;      // the matrices, of which some are one column
+  T* const* columns_bar = nullptr;  // their adjoints, null where nobody wants them
 
   T* value(int32_t offset) const { return y + (int64_t)offset * examples; }
   T* adjoint(int32_t offset) const { return bar + (int64_t)offset * examples; }
 
-  // The examples of step t.
+  // Examples begin to end of step t.
   template <class Source>
-  void fill(const Source& source, int64_t t) const {
-    for (int e = 0; e < examples; ++e) {
+  void fill(const Source& source, int64_t t, int64_t begin, int64_t end) const {
+    for (int e = (int)begin; e < end; ++e) {
       std::memcpy(value(p.x) + e * stride(p.x_size), source.input(t, e), sizeof(T) * p.x_size);
       source.target(t, e, value(p.target) + e * stride(p.target_size), p.target_size);
     }
   }
 
-  void forward(const Run& run) const {
-    if (run.first->kind == COEFFICIENT) coefficient(*run.first, value(run.first->out));
-    else
-      by_blocks(run, [&](int e, int j, int n) {
+  void forward(const Stretch& stretch) const {
+    split(cost(stretch) * examples, examples, 1, [&](int64_t begin, int64_t end) {
+      forward(stretch, begin, end);
+    });
+  }
+
+  void forward(const Stretch& stretch, int64_t begin, int64_t end) const {
+    for (const Run& run : stretch)
+      by_blocks(run, begin, end, [&](int e, int j, int n) {
         for (const Op& op : run) forward(op, e, j, n);
       });
   }
 
-  void backward(const Run& run) const {
-    if (run.first->kind == COEFFICIENT) coefficient_backward(*run.first, adjoint(run.first->out));
-    else
-      by_blocks(run, [&](int e, int j, int n) {
-        for (const Op* op = run.last; op-- != run.first;) backward(*op, e, j, n);
-      });
+  void backward(const Stretch& stretch) const {
+    split(cost(stretch) * examples, examples, 1, [&](int64_t begin, int64_t end) {
+      for (const Run* run = stretch.last; run-- != stretch.first;)
+        by_blocks(*run, begin, end, [&](int e, int j, int n) {
+          for (const Op* op = run->last; op-- != run->first;) backward(*op, e, j, n);
+        });
+    });
+    for (const Run* run = stretch.last; run-- != stretch.first;)
+      if (run->first->kind == COEFFICIENT) coefficient_sums(*run->first);
+      else if (run->first->kind == COLUMN) column_sums(*run->first);
   }
 
   // What an update makes each row of its matrix grow by: rho = share sum_e (s_e + sum p_e)
@@ -65,19 +77,23 @@ struct Vectors {
   }
 
  private:
-  // Many examples are split over the team. A block begins where vector registers do: what the
-  // compiler makes of the last few numbers may differ in a bit from what it makes of the others.
+  // Multiplications that an example costs, or so.
+  static int64_t cost(const Stretch& stretch) {
+    int64_t sum = 0;
+    for (const Run& run : stretch)
+      for (const Op& op : run)
+        sum += int64_t(op.n) * (op.kind == APPLY ? 64 : op.kind == COMBINE ? 4 * op.count : 4);
+    return sum;
+  }
+
+  // A block begins where vector registers do: what the compiler makes of the last few numbers may
+  // differ in a bit from what it makes of the others.
   template <class F>
-  void by_blocks(const Run& run, const F& do_block) const {
+  void by_blocks(const Run& run, int64_t begin, int64_t end, const F& do_block) const {
     const Op& op = *run.first;
     const int size = (int)stride(op.n), block = is_elementwise(op) ? kBlock : size;
-    int64_t cost = 0;
-    for (const Op& each : run)
-      cost += each.kind == APPLY ? 64 : each.kind == COMBINE ? 4 * each.count : 4;
-    split(cost * examples * op.n, examples, op.n == 1 ? 16 : 1, [&](int64_t begin, int64_t end) {
-      for (int64_t e = begin; e < end; ++e)
-        for (int j = 0; j < size; j += block) do_block((int)e, j, std::min(block, size - j));
-    });
+    for (int64_t e = begin; e < end; ++e)
+      for (int j = 0; j < size; j += block) do_block((int)e, j, std::min(block, size - j));
   }
 
   // Numbers j to j + n of example e; of a whole vector, all but what fills it up.
@@ -89,6 +105,8 @@ struct Vectors {
       case MULTIPLY: for (int i = 0; i < n; ++i) out[i] = a[i] * b[i]; break;
       case SUBTRACT: for (int i = 0; i < n; ++i) out[i] = a[i] - b[i]; break;
       case DOT: value(op.out)[e] = op.b < 0 ? sum(a, op.n) : dot(a, b, op.n); break;
+      case COEFFICIENT: coefficient(op, e); break;
+      case COLUMN: std::copy_n(columns[op.matrix], op.n, out); break;
       case COMBINE: combine(op, e, j, n); break;
       case APPLY: apply(op.function, a, out, op.function == SOFTMAX ? op.n : n, T(p.beta)); break;
     }
@@ -115,6 +133,7 @@ struct Vectors {
         if (op.wants_b) for (int i = 0; i < op.n; ++i) gb[i] += s * a[i];
         break;
       }
+      case COEFFICIENT: coefficient_backward(op, e); break;
       case COMBINE: combine_backward(op, e, j, std::min(n, op.n - j)); break;
       case APPLY:
         if (op.wants_a)
@@ -125,27 +144,43 @@ struct Vectors {
 
   T number(const Entry& e) const { return T(e.number) * (e.term < 0 ? T(1) : theta[e.term]); }
 
-  void coefficient(const Op& op, T* out) const {
-    for (int e = 0; e < examples; ++e) out[e] = 0;
+  void coefficient(const Op& op, int e) const {
+    T sum = 0;
     for (int i = op.first; i < op.first + op.count; ++i) {
       const Entry& entry = p.entries[i];
-      const T k = number(entry);
-      for (int e = 0; e < examples; ++e)
-        out[e] += entry.scalar < 0 ? k : k * value(entry.scalar)[e];
+      sum += entry.scalar < 0 ? number(entry) : number(entry) * value(entry.scalar)[e];
+    }
+    value(op.out)[e] = sum;
+  }
+
+  void coefficient_backward(const Op& op, int e) const {
+    for (int i = op.first; i < op.first + op.count; ++i) {
+      const Entry& entry = p.entries[i];
+      if (entry.wants_scalar) adjoint(entry.scalar)[e] += adjoint(op.out)[e] * number(entry);
     }
   }
 
-  void coefficient_backward(const Op& op, const T* g) const {
+  // What all examples add to the coefficients of terms, and to a column that they share.
+  void coefficient_sums(const Op& op) const {
+    const T* g = adjoint(op.out);
     for (int i = op.first; i < op.first + op.count; ++i) {
       const Entry& entry = p.entries[i];
-      const T k = number(entry);
+      if (entry.term < 0) continue;
       T total = 0;
-      for (int e = 0; e < examples; ++e) {
+      for (int e = 0; e < examples; ++e)
         total += entry.scalar < 0 ? g[e] : g[e] * value(entry.scalar)[e];
-        if (entry.wants_scalar) adjoint(entry.scalar)[e] += g[e] * k;
-      }
-      if (entry.term >= 0) theta_bar[entry.term] += T(entry.number) * total;
+      theta_bar[entry.term] += T(entry.number) * total;
     }
+  }
+  void column_sums(const Op& op) const {
+    T* sum = columns_bar[op.matrix];
+    if (!sum) return;
+    split(int64_t(op.n) * examples, op.n, 2 * kWide, [&](int64_t begin, int64_t end) {
+      for (int e = 0; e < examples; ++e) {
+        const T* g = adjoint(op.out) + e * stride(op.n);
+        for (int64_t i = begin; i < end; ++i) sum[i] += g[i];
+      }
+    });
   }
 
   // Entries of a combination, a few at a time: what they share passes by less often.
