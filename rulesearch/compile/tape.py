@@ -239,7 +239,7 @@ class TapeBuilder:
         first = len(self.entries)
         for number, term, scalar in parts:
             self._entry(number, term, scalar)
-        return self._op("coefficient", self.value(1, varies), first=first, count=len(parts))
+        return self._op("coefficient", self.value(1, varies), first=first, count=len(parts), n=1)
 
     def combine(self, parts: Sequence[tuple[int, int]]) -> int:
         """``sum scalar * vector``."""
