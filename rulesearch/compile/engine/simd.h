@@ -11,20 +11,15 @@
 
 namespace rulesearch {
 
-#ifdef __AVX512F__
-constexpr int kBytes = 64;
-#else
-constexpr int kBytes = 32;
-#endif
 #ifdef __AVX512VL__
 constexpr int kWide = 8;  // rows together; there are 32 registers
 #else
 constexpr int kWide = 4;  // there are 16
 #endif
 
-template <class T>
+template <class T, int bytes = 32>
 struct Simd {
-  static constexpr int bytes = kBytes, lanes = bytes / sizeof(T);
+  static constexpr int lanes = bytes / sizeof(T);
   typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
 
   static Vector load(const T* p) { return *reinterpret_cast<const Vector*>(p); }

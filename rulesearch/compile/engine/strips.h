@@ -8,6 +8,14 @@
 
 namespace rulesearch {
 
+#ifdef __AVX512F__
+constexpr int kStripBytes = 64;  // the widest registers: rows are long, and begin at cache lines
+#else
+constexpr int kStripBytes = 32;
+#endif
+template <class T>
+using Broad = Simd<T, kStripBytes>;
+
 constexpr int kStrip = 3;      // vectors: with kWide rows of them, all registers but a few
 constexpr int kDeep = 96;      // rows of a strip
 
@@ -18,7 +26,7 @@ inline bool pays_in_strips(int rows, int products) { return rows >= 8 && product
 template <class T, int R, int V, class... Width>
 INLINE inline void add_strip(Panel<T> C, const T* growth, Left<T> a, const T* b, int rank,
                              Width... width) {
-  using S = Simd<T>;
+  using S = Broad<T>;
   typename S::Vector s[R][V];
   UNROLL
   for (int r = 0; r < R; ++r)
@@ -53,7 +61,7 @@ template <class T, int R, int V>
 void add_strip_to_rows(Panel<T> C, int n, int width, const T* growth, Left<T> a, int64_t next_rows,
                        const T* b, int rank) {
   for (; n >= R; n -= R, C = C.from(R, 0), a.p += R == kWide ? next_rows : R * a.row) {
-    if (width == V * Simd<T>::lanes) add_strip<T, R, V>(C, growth, a, b, rank);
+    if (width == V * Broad<T>::lanes) add_strip<T, R, V>(C, growth, a, b, rank);
     else add_strip<T, R, V>(C, growth, a, b, rank, width);
     if (growth) growth += R;
   }
@@ -64,9 +72,9 @@ void add_strip_to_rows(Panel<T> C, int n, int width, const T* growth, Left<T> a,
 template <class T, class Copy>
 void add_strip_of(Panel<T> C, int n, int width, const T* growth, Left<T> a, int64_t next_rows,
                   int rank, Copy copy) {
-  alignas(64) T strip[kDeep * kStrip * Simd<T>::lanes];
-  const int vectors = (width + Simd<T>::lanes - 1) / Simd<T>::lanes;
-  const int whole = vectors * Simd<T>::lanes;
+  alignas(64) T strip[kDeep * kStrip * Broad<T>::lanes];
+  const int vectors = (width + Broad<T>::lanes - 1) / Broad<T>::lanes;
+  const int whole = vectors * Broad<T>::lanes;
   for (int k = 0; k < rank; ++k) {
     copy(k, strip + k * whole);
     std::fill(strip + k * whole + width, strip + (k + 1) * whole, T(0));
@@ -91,7 +99,7 @@ void pack(Left<T> a, int n, int rank, T* to) {
 // C <- diag(growth) C + sum_k a_k b_k^T
 template <class T>
 void add_strips(Panel<T> C, int n, int m, const T* growth, Left<T> a, Panel<const T> b, int rank) {
-  constexpr int wide = kStrip * Simd<T>::lanes;
+  constexpr int wide = kStrip * Broad<T>::lanes;
   alignas(64) T packed[kRows * kDeep];
   for (; rank > 0; rank -= kDeep, a.p += kDeep * a.next, b = b.from(kDeep, 0), growth = nullptr) {
     const int deep = std::min(rank, kDeep);
@@ -116,7 +124,7 @@ void add_strips(Panel<T> C, int n, int m, const T* growth, Left<T> a, Panel<cons
 // turned into vectors again.
 template <class T>
 void multiply_strips(Panel<const T> W, int n, int m, Panel<const T> x, Panel<T> out, int count) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Broad<T>::lanes;
   alignas(64) T sums[kRows * kStrip * lanes];
   const int vectors = (count + lanes - 1) / lanes, strips = (vectors + kStrip - 1) / kStrip;
   const int wide = (vectors + strips - 1) / strips * lanes;  // all about as wide
