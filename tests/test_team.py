@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lives import OJA, lifetimes, terms
 from torch import Tensor
 
 from rulesearch.compile import native
@@ -60,6 +61,31 @@ def test_threads_change_no_bit(pool: TermPool, examples: int, dtype: torch.dtype
     assert all(w.isfinite().all() for w in one)
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("examples", [8, 32, 40])
+def test_threads_change_no_bit_of_learnt_feedback(examples: int) -> None:
+    """Nor of what its biases and mixing share: a column, which all examples add to."""
+    network = PlasticNetwork(
+        (40, 130, 90, 5), activation="relu", output="linear", feedback="flp", bias=True
+    )
+    state, x, label = lifetimes(network, steps=6, examples=examples, plastic_bias=False, count=1)
+    state = NetworkState(**{name: [t.float() for t in part] for name, part in state.parts()})
+    rated = NetworkState(**{**dict(state.parts()), "rate": [1e-3 * t for t in state.rate]})
+    learner = PlasticityLearner(network, terms(*OJA), engine="fused")
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        leaves = {n: [t.clone().requires_grad_() for t in part] for n, part in rated.parts()}
+        theta = torch.ones(learner.n_terms).requires_grad_()
+        final = learner.live(NetworkState(**leaves), theta, x.float(), label.float())
+        loss = torch.stack([w.square().sum() for w in final.W]).sum()
+        flat = [theta, *(t for part in leaves.values() for t in part)]
+        found.append([*final.detach().W, *torch.autograd.grad(loss, flat, allow_unused=True)])
+    assert all(w is not None and w.isfinite().all() and bool(w.any()) for w in found[0][:10])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
 
 
 def test_lifetimes_share_what_threads_there_are() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -346,10 +346,6 @@ class TapeBuilder:
         _ = tape.program  # made before threads share the tape: each would make its own
         return tape
 
-    def _entries_of(self, op: Mapping[str, int]) -> list[dict[str, float]]:
-        spans = [(op.get(first, 0), op.get(count, 0)) for first, count in _GROUPS]
-        return [entry for first, count in spans for entry in self.entries[first : first + count]]
-
     def _needed(self) -> tuple[list[dict[str, int]], set[int]]:
         """Return the operations that an update depends on, in order, and all that they read."""
         needed: list[dict[str, int]] = []
@@ -358,8 +354,8 @@ class TapeBuilder:
             if op["out"] == _NONE or op["out"] in read:
                 needed.append(op)
                 read |= {op[name] for name in ("a", "b", "scale") if name in op}
-                for entry in self._entries_of(op):
-                    read |= {int(entry["scalar"]), int(entry["vector"])}
+                for _, entries in self._groups(op):
+                    read |= {int(entry[side]) for entry in entries for side in ("scalar", "vector")}
         return needed[::-1], read - {_NONE}
 
     def _with_entries(
@@ -368,13 +364,18 @@ class TapeBuilder:
         """Return the operations with their entries alone, numbered anew."""
         numbered, entries = [], list[dict[str, float]]()
         for op in ops:
-            firsts = {}
-            for first, count in _GROUPS:
-                begin = op.get(first, 0)
-                firsts[first] = len(entries)
-                entries += self.entries[begin : begin + op.get(count, 0)]
-            numbered.append(op | firsts)
+            begins = {}
+            for first, group in self._groups(op):
+                begins[first] = len(entries)
+                entries += group
+            numbered.append(op | begins)
         return numbered, entries
+
+    def _groups(self, op: Mapping[str, int]) -> Iterator[tuple[str, list[dict[str, float]]]]:
+        """Give each group of entries of an operation, by the field that says where it begins."""
+        for first, count in _GROUPS:
+            begin = op.get(first, 0)
+            yield first, self.entries[begin : begin + op.get(count, 0)]
 
 
 def _table(
