@@ -231,7 +231,7 @@ struct Lifetime {
   void rebuild(const Source& source, int64_t t, int64_t step, const T* stored) {
     Vectors<T> to = s;
     to.y = frames.data() + step * frame_size();
-    split(stored_size() / 4, stored_size(), stride(2), [&](int64_t from, int64_t end) {
+    split(stored_size(), stored_size(), stride(2), [&](int64_t from, int64_t end) {
       std::copy(stored + from, stored + end, to.y + from);
     });
     split(VECTOR_WORK * frame_size(), examples, 1, [&](int64_t first, int64_t last) {

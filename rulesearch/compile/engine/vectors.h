@@ -196,7 +196,6 @@ struct Vectors {
   void combine(const Op& op, int e, int j, int n) const {
     const int64_t at = e * stride(op.n) + j;
     T* __restrict out = value(op.out) + at;
-    std::fill_n(out, n, T(0));
     by_entries(op, [&](const Entry* entry, auto count) {
       constexpr int K = count;
       using S = Simd<T>;
@@ -207,8 +206,9 @@ struct Vectors {
         k[i] = value(entry[i].scalar)[e];
         v[i] = value(entry[i].vector) + at;
       }
+      const bool more = entry != p.entries + op.first;
       const auto add = [&](int l, auto... width) INLINE {
-        auto s = S::load(out + l, width...);
+        auto s = more ? S::load(out + l, width...) : typename S::Vector{};
         UNROLL
         for (int i = 0; i < K; ++i) s += k[i] * S::load(v[i] + l, width...);
         S::store(out + l, s, width...);
