@@ -51,7 +51,8 @@ struct Lifetime {
   Lifetime(const Program& program, int step_examples, T example_share, const T* theta, bool differentiate)
       : p(program), examples(step_examples), share(example_share), schedule(program),
         s{program, step_examples, theta},
-        M(p.n_matrices), G(p.n_matrices), columns(p.n_matrices), columns_bar(p.n_matrices), update_of(p.n_plastic), rebuilt(p.n_plastic), overlap(p.n_plastic),
+        M(p.n_matrices), G(p.n_matrices), columns(p.n_matrices), columns_bar(p.n_matrices),
+        update_of(p.n_plastic), rebuilt(p.n_plastic), overlap(p.n_plastic),
         known(p.n_ahead), outers(p.n_plastic), dense(s, share, M, G) {
     std::vector<int> uses(p.n_matrices, 0);
     bool low_rank = true;
