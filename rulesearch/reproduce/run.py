@@ -35,7 +35,7 @@ __all__ = ["load_outcome", "reproduce", "resume_reproduction"]
 
 
 def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> Outcome:
-    """Run a plan in a run folder, or go on where the folder stands.
+    """Run a plan in a run folder, or go on where the folder stands, on the plan's device.
 
     Raises
     ------
@@ -58,11 +58,12 @@ def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> O
         raise RunError(f"{path} holds a search, no reproduction; choose another folder with --out")
     _check_same(plan, load_plan(path), path)
     with RunFolder.open(path) as folder:
+        folder.on(plan.settings.device)
         return _Run(plan, jobs, given, folder, tuple(sinks), folder.restore()).run()
 
 
 def resume_reproduction(run: str | Path, sinks: Sequence[EventSink] = ()) -> Outcome:
-    """Go on with a run; it ends in the same bits as one that was never interrupted."""
+    """Go on with a run where it last was; it ends in the bits of one never interrupted."""
     return reproduce(load_plan(Path(run)), run, sinks)
 
 

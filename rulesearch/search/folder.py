@@ -128,7 +128,7 @@ class RunFolder:
     def on(self, device: str | None) -> str:
         """Name the device that the run goes on on, by default that it was on, and write it down."""
         manifest = self.manifest
-        devices = manifest["machine"].setdefault("devices", ["cpu"])
+        devices = manifest.setdefault("machine", {}).setdefault("devices", ["cpu"])
         if device in (None, devices[-1]):
             return str(devices[-1])
         devices.append(device)
