@@ -17,6 +17,7 @@ from rulesearch.files import write_atomically
 from rulesearch.outer.fit import usable_device
 from rulesearch.outer.meta_training import UpdateRecord
 from rulesearch.reproduce.base import Job, Trained, Training
+from rulesearch.reproduce.figures import import_all
 from rulesearch.reproduce.outcome import (
     REJECTED,
     RESIDUAL,
@@ -112,6 +113,8 @@ class _Run:
             (path / "jobs").mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}") from None
+        if self.plan.reproduction.draw is not None:
+            import_all()
         finished = sum(self._file(job.name).is_file() for job in self.jobs)
         jobs = len(self.jobs)
         self._tell({"event": "run", "run": str(path), "jobs": jobs, "finished": finished})

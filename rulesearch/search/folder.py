@@ -17,6 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# What is else imported at the first checkpoint, where the engine is first asked for, and at some
+# first gradient. An interrupt within an import ends the process, without a word on how to go on.
+import numpy.ctypeslib  # noqa: F401
+import pooch  # noqa: F401
+import torch.fx.experimental.symbolic_shapes  # noqa: F401
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
