@@ -219,7 +219,7 @@ def evaluate(
     shots: Annotated[int, typer.Option(help="Training images of a class (with --tasks).")] = 50,
     queries: Annotated[int, typer.Option(help="Queries of a class (with --tasks).")] = 10,
     root: Annotated[str | None, typer.Option(help="Where the data lies (with --tasks).")] = None,
-    seed: Annotated[int, typer.Option(help="Of tasks and networks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of tasks and networks.")] = 0,
     vary: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=V,V", help="Also with one thing changed, as depth=2,10."),
