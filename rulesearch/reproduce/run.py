@@ -30,7 +30,7 @@ from rulesearch.reproduce.outcome import (
 from rulesearch.reproduce.plan import Plan, is_reproduction, load_plan
 from rulesearch.reproduce.trained import trained_elsewhere
 from rulesearch.search.events import EventSink
-from rulesearch.search.folder import Checkpoint, RunFolder
+from rulesearch.search.folder import Checkpoint, RunFolder, check_free
 
 __all__ = ["load_outcome", "reproduce", "resume_reproduction"]
 
@@ -50,15 +50,17 @@ def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> O
         After a checkpoint: the same call resumes where it was.
     """
     path = Path(out)
-    usable_device(plan.settings.device)  # before data is loaded
-    jobs, given = plan.jobs(), trained_elsewhere(plan)
+    usable_device(plan.settings.device)  # this and the folder before data is loaded
     if not (path / "manifest.json").is_file():
+        check_free(path)
+        jobs, given = plan.jobs(), trained_elsewhere(plan)
         with RunFolder.create(path, plan.to_yaml(), plan.manifest()) as folder:
             return _Run(plan, jobs, given, folder, tuple(sinks), None).run()
     if not is_reproduction(path):
         raise RunError(f"{path} holds a search, no reproduction; choose another folder with --out")
     _check_same(plan, load_plan(path), path)
     with RunFolder.open(path) as folder:
+        jobs, given = plan.jobs(), trained_elsewhere(plan)
         folder.on(plan.settings.device)
         return _Run(plan, jobs, given, folder, tuple(sinks), folder.restore()).run()
 
