@@ -303,7 +303,8 @@ class TapeBuilder:
 
     def build(self, n_plastic: int, target: int, ones: Sequence[int]) -> Tape:
         """Close the tape; x, target and ones are filled in at every step."""
-        last = [v for v in range(len(self.sizes)) if v not in {*self.products, *ones}]
+        first = {*self.products, *ones}
+        last = [v for v in range(len(self.sizes)) if v not in first]
         scalars = [v for v in last if self.sizes[v] == 1]
         vectors = [v for v in last if self.sizes[v] > 1]
         groups = (self.products, ones, vectors, scalars)
