@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.ext.autosummary.generate import find_autosummary_in_files
 
 import rulesearch
 from rulesearch.grammar.symbols import VOCABULARY
@@ -69,5 +70,16 @@ def write_tables(app: Sphinx) -> None:
         (folder / f"{name}.md").write_text(table(*rows), encoding="utf-8")
 
 
+def drop_unlisted(app: Sphinx) -> None:
+    """Remove what earlier builds generated for names that no page lists any more."""
+    source = Path(app.srcdir)
+    pages = [str(page) for page in source.glob("*.md")]
+    listed = {entry.name for entry in find_autosummary_in_files(pages)}
+    for page in source.glob("generated/*.rst"):
+        if page.stem not in listed:
+            page.unlink()
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", drop_unlisted, priority=100)
     app.connect("builder-inited", write_tables, priority=100)

@@ -180,13 +180,18 @@ def show(
     from rulesearch.search.sweep.command import follow_study, is_study, print_study
 
     _either(latex, as_json)
-    run, *more = runs
+    run, *more = runs = list(dict.fromkeys(runs))
     if follow:
         if more:
             raise ConfigError("--follow watches one run; give one RUN alone")
+        if latex or as_json:
+            form = "--latex" if latex else "--json"
+            raise ConfigError(
+                f"--follow and {form} cannot be combined: follow it, or show it with {form}"
+            )
         raise typer.Exit((follow_study if is_study(run) else follow_run)(run))
     if more or is_reproduction(run):
-        reproduction.print_runs(list(dict.fromkeys(runs)), latex, as_json)
+        reproduction.print_runs(runs, latex, as_json)
     else:
         (print_study if is_study(run) else print_run)(run, latex, as_json)
 
@@ -219,7 +224,7 @@ def evaluate(
     shots: Annotated[int, typer.Option(help="Training images of a class (with --tasks).")] = 50,
     queries: Annotated[int, typer.Option(help="Queries of a class (with --tasks).")] = 10,
     root: Annotated[str | None, typer.Option(help="Where the data lies (with --tasks).")] = None,
-    seed: Annotated[int, typer.Option(help="Of tasks and networks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of tasks and networks.")] = 0,
     vary: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=V,V", help="Also with one thing changed, as depth=2,10."),

@@ -104,6 +104,10 @@ def test_an_interrupt_that_a_library_would_swallow() -> None:
             "No such command 'serach'. Did you mean 'search'? Else see 'rulesearch --help'",
         ),
         (["reproduce", "lst"], "unknown reproduction 'lst'; did you mean 'list'?"),
+        (
+            ["evaluate", "x", "--seed", "-1"],
+            "Invalid value for '--seed': Input should be greater than or equal to 0; see ",
+        ),
         (["search", "x.yaml", "--out", ""], "Invalid value for '--out': name a folder; see 'ru"),
         (
             ["bench", "--out", "none/x.json"],

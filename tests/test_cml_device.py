@@ -13,11 +13,12 @@ from pretended_gpu import GPU, pretended_gpu
 from safetensors.torch import load_file, save
 from test_cml_images import FEW, FIVE, ONE, characters, table1, write_images
 
-from rulesearch.errors import ConfigError, GrammarError
+from rulesearch.errors import INTERRUPTED, ConfigError, GrammarError
 from rulesearch.networks import ConvNet
 from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.outer.fit import usable_device
-from rulesearch.reproduce import Plan, make_plan, reproduce
+from rulesearch.reproduce import Plan, load_plan, make_plan, reproduce
+from rulesearch.reproduce.progress import JobProgress
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -128,6 +129,12 @@ def jobs_of(run: Path) -> dict[str, torch.Tensor]:
     }
 
 
+def interrupt(event: Any) -> None:
+    """At the end of an update, which is lost by it."""
+    if event["event"] == "update":
+        raise KeyboardInterrupt
+
+
 def assert_alike(run: Path, other: Path) -> None:
     """The same meta-parameters, figures and records, to rounding."""
     mine, theirs = jobs_of(run), jobs_of(other)
@@ -220,6 +227,35 @@ def test_a_run_goes_on_on_another_device(
     status, out, _ = run_main("resume", run, "--device", "cpu")  # there is nothing left to do
     assert status == 0
     assert plan.reproduction.title in out
+
+
+@pytest.mark.usefixtures("pretend")
+def test_a_run_stays_on_the_device_it_was_last_resumed_on(
+    tiny: Callable[..., Plan], tmp_path: Path, run_main: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def resumed(*device: str) -> int:
+        status: int = run_main("resume", run, *device)[0]
+        return status
+
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(tiny("cml-table1", "updates=3", rows=("cml",)), run, [interrupt])
+    with monkeypatch.context() as patched:
+        patched.setattr(JobProgress, "__call__", lambda self, event: interrupt(event))
+        with pretended_gpu() as memory:
+            assert resumed("--device", "cuda") == INTERRUPTED
+            assert memory.most > 10_000
+    moved = (run / "manifest.json").read_bytes()
+    with pretended_gpu() as memory:
+        assert resumed() == 0
+        assert memory.most > 10_000
+    assert (run / "manifest.json").read_bytes() == moved
+    assert json.loads(moved)["machine"]["devices"] == ["cpu", "cuda"]
+    assert json.loads((run / "result.json").read_text())["settings"]["device"] == "cuda"
+    assert run_main("show", run)[0] == 0  # where there is no such device
+    assert resumed("--device", "cpu") == 0
+    assert load_plan(run).settings.device == "cpu"
 
 
 # -- a device is named, and is there --

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import rulesearch as rs
 from rulesearch import cli
 from rulesearch.analysis import bootstrap_interval, holm, mann_whitney
 from rulesearch.errors import ConfigError, DataError
+from rulesearch.learners import PlasticityLearner
+from rulesearch.learners.tape import build_tape
 from rulesearch.search.conditions import FACTORS, conditions
 from rulesearch.search.evaluation import Score, evaluate_rules
 from rulesearch.search.evidence import (
@@ -222,6 +225,37 @@ def test_the_table_of_two_rules_and_two_conditions() -> None:
     assert lines[0].endswith("p vs bad (Holm)")
     assert [line.split("  ")[0] for line in lines[2:]] == ["as given", "", "", "steps=12", "", ""]
     assert json.loads(json.dumps(found.to_json()))["rows"][0]["coefficients"] == {"F0": 0.03}
+
+
+@pytest.mark.parametrize(
+    ("vary", "told"),
+    [
+        (
+            "depth=1000000000",
+            "so many layers take 10,000.0 GB of memory, and this machine has 17.2",
+        ),
+        ("depth=1000000", "W, B and examples of 25 lifetimes at a time take "),
+        ("width=1000000", "W, B and examples of 25 lifetimes at a time take "),
+        ("steps=1000000000", "W, B and examples of 25 lifetimes at a time take "),
+        ("width=99999999999", "no machine holds so many; choose at most 1000000000"),
+    ],
+)
+def test_what_no_machine_holds_is_told_at_once(
+    vary: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rulesearch.machine.memory_bytes", lambda: 2**34)
+    teacher, rule = LinearTeacher(4, steps=10), rs.Rule(POOL, {"F0": 0.03})
+    network = rs.PlasticNetwork([4, 9, 8, 4], output="linear")
+    with pytest.raises(ConfigError, match=f"^vary {vary}: {told}"):
+        rs.evaluate({"one": rule}, network=network, tasks=teacher, vary=[vary], lifetimes=60)
+
+
+def test_a_deep_network_takes_time_in_proportion() -> None:
+    """A tape of many layers was made in the square of their number."""
+    learner = PlasticityLearner(rs.PlasticNetwork([2] * 20_000), rs.Rule(POOL, {"F0": 0.03}))
+    began = time.process_time()
+    build_tape(learner.network, learner.program)
+    assert time.process_time() - began < 20  # about 2, where it took 240
 
 
 def test_tables_that_cannot_be() -> None:

@@ -23,11 +23,11 @@ PACKAGE = ROOT / "rulesearch"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # From low to high; a module may import its own layer and those below. Layers on one line are
-# strangers to one another. Errors, arguments, torch_arguments, files, paths and cli are modules,
-# the others are folders.
+# strangers to one another. Errors, arguments, torch_arguments, files, machine, paths and cli are
+# modules, the others are folders.
 LAYERS = [
     {"errors"},
-    {"arguments", "files", "paths"},
+    {"arguments", "files", "machine", "paths"},
     {"torch_arguments"},
     {"grammar"},
     {"compile"},

@@ -22,6 +22,7 @@ from rulesearch.reproduce import (
     resume_reproduction,
     run_folder,
 )
+from rulesearch.search.folder import RunBusyError, RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -159,6 +160,24 @@ def test_another_plan_in_the_same_folder_is_refused(whole: Path, tmp_path: Path)
     (tmp_path / "config.yaml").write_text(tiny().to_yaml())
     with pytest.raises(RunError, match="no result yet"):
         load_outcome(tmp_path)
+
+
+def test_a_folder_is_refused_before_data_is_loaded(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_main: Any
+) -> None:
+    def loaded(*_: object) -> None:
+        raise AssertionError("data was loaded")
+
+    monkeypatch.setattr("rulesearch.reproduce.plan.Plan.jobs", loaded)
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    (occupied / "file").touch()
+    told = f"{occupied} exists and is not empty; choose another folder\n"
+    assert run_main("reproduce", "flp-table1", "--out", occupied) == (2, "", told)
+    status, _, err = run_main("reproduce", "flp-table1", "--out", whole)
+    assert (status, f"{whole} began with " in err) == (2, True)
+    with RunFolder.open(whole), pytest.raises(RunBusyError, match="is writing this run"):
+        resume_reproduction(whole)
 
 
 def test_the_default_folder_is_its_own_or_free(tmp_path: Path) -> None:

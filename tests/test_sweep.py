@@ -54,6 +54,17 @@ def test_ranges_are_whole_where_the_setting_counts(sweep_config: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("end", ["penalty.lam=[1, 2]", "penalty.lam.low=2", "tasks.ways=[2]"])
+def test_what_varies_is_set_as_a_whole(end: str, sweep_config: Any, run_main: Any) -> None:
+    path = sweep_config(GRID)
+    status, out, err = run_main("sweep", path, "--workers", 0, "--set", f"sweep.over.{end}")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    remedy = "sweep.over={penalty.lam: [1, 2]}"
+    assert err.startswith(f"--set sweep.over.{end.partition('=')[0]}: keys in 'sweep.over' have ")
+    assert f"give all of it, as --set '{remedy}', or" in err
+    assert load_sweep(path, [remedy]).spec.over == {"penalty.lam": [1, 2]}
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_the_same_seed_gives_the_same_trials(
     sampler: str, sweep_config: Any, tmp_path: Path

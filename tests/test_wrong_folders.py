@@ -1,4 +1,4 @@
-"""Searches, sweeps and reproductions, each given to a command that is for another."""
+"""Searches, sweeps and reproductions, given to commands or with options that are for others."""
 
 from __future__ import annotations
 
@@ -58,6 +58,23 @@ def test_a_search_is_no_reproduction(search: Path, run_main: Any) -> None:
     status, out, err = run_main("reproduce", "flp-figure2", "--trained", search)
     assert (status, out) == (2, "")
     assert err == f"--trained {search}: this is no run of flp-table1\n"
+
+
+def test_searches_make_no_table(search: Path, tmp_path: Path, run_main: Any) -> None:
+    with RunFolder.create(tmp_path / "other", TINY, {"name": "other"}) as folder:
+        other = folder.path
+    for form in ((), ("--json",)):
+        status, out, err = run_main("show", search, other, *form)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"{search} is a search, and only runs of one reproduction make one ")
+        assert f"'rulesearch show {search}' shows it alone, 'rulesearch evaluate' compares " in err
+    assert run_main("show", search, search) == run_main("show", search)
+
+
+@pytest.mark.parametrize("form", ["--json", "--latex"])
+def test_what_is_watched_has_no_other_form(form: str, search: Path, run_main: Any) -> None:
+    told = f"--follow and {form} cannot be combined: follow it, or show it with {form}\n"
+    assert run_main("show", search, "--follow", form) == (2, "", told)
 
 
 def test_a_search_is_no_sweep(tmp_path: Path, run_main: Any) -> None:

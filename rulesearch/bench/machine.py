@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 import torch
 
 from rulesearch import __version__
+from rulesearch.machine import memory_bytes
 
 __all__ = ["Rate", "copy_rates", "cores", "describe", "installed", "matrix_rate", "synchronise"]
 
@@ -60,11 +61,6 @@ def describe(device: str) -> dict[str, Any]:
             **{name: found for name in names if (found := installed(name))},
         },
     }
-
-
-def memory_bytes() -> int:
-    """Memory of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def copy_rates(device: str) -> list[Rate]:

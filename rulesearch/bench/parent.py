@@ -15,9 +15,10 @@ from typing import Any
 
 from rulesearch.bench.child import relative_error
 from rulesearch.bench.kinds import AnyProblem, content_of
-from rulesearch.bench.machine import installed, memory_bytes
+from rulesearch.bench.machine import installed
 from rulesearch.bench.peers.base import Peer
 from rulesearch.bench.problem import Problem
+from rulesearch.machine import memory_bytes
 
 __all__ = ["ChildError", "Limits", "ask", "first_use", "measure", "reference"]
 

@@ -314,7 +314,7 @@ class TapeBuilder:
         ones = [v for v in ones if v in read]
         products = [v for v in self.products if v in read]
         here = read | {self.x, target}
-        last = [v for v in range(len(self.sizes)) if v in here - {*products, *ones}]
+        last = sorted(here - {*products, *ones})
         scalars = [v for v in last if self.sizes[v] == 1]
         vectors = [v for v in last if self.sizes[v] > 1]
         groups = (products, ones, vectors, scalars)

@@ -14,7 +14,17 @@ from matplotlib.figure import Figure
 from rulesearch.files import make_folder, write_atomically
 from rulesearch.report.style import figure_bytes
 
-__all__ = ["plain", "write_figures"]
+__all__ = ["import_all", "plain", "write_figures"]
+
+FORMS = ("svg", "pdf")
+
+
+def import_all() -> None:
+    """Draw a first figure, for what libraries import then, before a run that ends in figures."""
+    figure = Figure()
+    figure.text(0, 0, "0")
+    for form in FORMS:
+        figure_bytes(figure, form)
 
 
 def write_figures(run: Path, figures: Mapping[str, Figure], numbers: Mapping[str, Any]) -> None:
@@ -28,7 +38,7 @@ def write_figures(run: Path, figures: Mapping[str, Figure], numbers: Mapping[str
     folder = make_folder(run / "figures")
     write_atomically(folder / "numbers.json", json.dumps(plain(numbers)) + "\n")
     for name, figure in figures.items():
-        for form in ("svg", "pdf"):
+        for form in FORMS:
             write_atomically(folder / f"{name}.{form}", figure_bytes(figure, form))
 
 

@@ -183,6 +183,7 @@ def rule_jobs(
     pool : TermPool
         Candidate terms. Those that begin off zero are what the search starts from.
     """
+    in_common_units(pool, torch.ones(len(pool)))  # before a run begins, for what SymPy imports
     search = _Search(condition, flp, tasks, run, pool)
     return [
         flp_job(("hebb", condition), replace(flp, rule="hebb"), tasks, run),

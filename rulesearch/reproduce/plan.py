@@ -13,6 +13,7 @@ import torch
 
 from rulesearch import __version__
 from rulesearch.errors import ConfigError, Place, RunError, did_you_mean
+from rulesearch.files import read_manifest
 from rulesearch.grammar.reader import Document, read_document
 from rulesearch.grammar.validation import validate
 from rulesearch.grammar.writer import yaml_text
@@ -93,7 +94,10 @@ class Plan:
             "scale": self.scale,
             "rulesearch": __version__,
             "torch": str(torch.__version__),
-            "threads": torch.get_num_threads(),
+            "machine": {
+                "threads": torch.get_num_threads(),
+                "devices": [self.settings.device],
+            },
             **self._origin,
         }
 
@@ -165,12 +169,12 @@ def _overridden(document: Document, override: str, settings: type[RunSettings]) 
 
 
 def load_plan(run: Path) -> Plan:
-    """Read the plan of a run.
+    """Read the plan of a run, with the device that the run was last on.
 
     Raises
     ------
     RunError, GrammarError, ConfigError
-        If the folder is no reproduction, or its ``config.yaml`` is damaged.
+        If the folder is no reproduction, or its ``config.yaml`` or manifest is damaged.
     """
     path = run / "config.yaml"
     try:
@@ -189,7 +193,15 @@ def load_plan(run: Path) -> Plan:
     _check_rows(reproduction, data["rows"])
     settings = validate(reproduction.settings, document.part("settings"), "settings are a mapping")
     origin = Path(str(data["trained"])) if "trained" in data else None
+    settings = settings.model_copy(update=_moved(run))
     return Plan(reproduction, str(data["scale"]), settings, tuple(data["rows"]), origin)
+
+
+def _moved(run: Path) -> dict[str, str]:
+    """The device that a run was last on, where its manifest names one."""
+    manifest = read_manifest(run) if (run / "manifest.json").is_file() else {}
+    devices = manifest.get("machine", {}).get("devices")
+    return {"device": devices[-1]} if devices else {}
 
 
 def is_reproduction(run: Path) -> bool:

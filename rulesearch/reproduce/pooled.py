@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rulesearch.errors import ConfigError
+from rulesearch.files import read_manifest
 from rulesearch.reproduce.outcome import Finished, Outcome
 from rulesearch.reproduce.plan import is_reproduction
 from rulesearch.reproduce.run import load_outcome
@@ -35,16 +36,17 @@ def pooled(runs: Sequence[Path]) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If the runs are not of one reproduction with the same settings, or if two of them, begun
-        with the same ``seed``, have run the same job.
+        If one is a search, if the runs are not of one reproduction with the same settings, or if
+        two of them, begun with the same ``seed``, have run the same job.
     RunError
-        If one is no reproduction, or no job of it is finished.
+        If one is no run, or no job of it is finished.
     """
     for run in runs:
         if not is_reproduction(run):
+            read_manifest(run)
             raise ConfigError(
-                f"{run} is no run of a reproduction, of which alone several make one table; show "
-                "it alone"
+                f"{run} is a search, and only runs of one reproduction make one table; 'rulesearch "
+                f"show {run}' shows it alone, 'rulesearch evaluate' compares rules of searches"
             )
     outcomes = {run: load_outcome(run) for run in runs}
     first, *others = outcomes

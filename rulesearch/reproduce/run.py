@@ -17,6 +17,7 @@ from rulesearch.files import write_atomically
 from rulesearch.outer.fit import usable_device
 from rulesearch.outer.meta_training import UpdateRecord
 from rulesearch.reproduce.base import Job, Trained, Training
+from rulesearch.reproduce.figures import import_all
 from rulesearch.reproduce.outcome import (
     REJECTED,
     RESIDUAL,
@@ -29,13 +30,13 @@ from rulesearch.reproduce.outcome import (
 from rulesearch.reproduce.plan import Plan, is_reproduction, load_plan
 from rulesearch.reproduce.trained import trained_elsewhere
 from rulesearch.search.events import EventSink
-from rulesearch.search.folder import Checkpoint, RunFolder
+from rulesearch.search.folder import Checkpoint, RunFolder, check_free
 
 __all__ = ["load_outcome", "reproduce", "resume_reproduction"]
 
 
 def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> Outcome:
-    """Run a plan in a run folder, or go on where the folder stands.
+    """Run a plan in a run folder, or go on where the folder stands, on the plan's device.
 
     Raises
     ------
@@ -49,20 +50,23 @@ def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> O
         After a checkpoint: the same call resumes where it was.
     """
     path = Path(out)
-    usable_device(plan.settings.device)  # before data is loaded
-    jobs, given = plan.jobs(), trained_elsewhere(plan)
+    usable_device(plan.settings.device)  # this and the folder before data is loaded
     if not (path / "manifest.json").is_file():
+        check_free(path)
+        jobs, given = plan.jobs(), trained_elsewhere(plan)
         with RunFolder.create(path, plan.to_yaml(), plan.manifest()) as folder:
             return _Run(plan, jobs, given, folder, tuple(sinks), None).run()
     if not is_reproduction(path):
         raise RunError(f"{path} holds a search, no reproduction; choose another folder with --out")
     _check_same(plan, load_plan(path), path)
     with RunFolder.open(path) as folder:
+        jobs, given = plan.jobs(), trained_elsewhere(plan)
+        folder.on(plan.settings.device)
         return _Run(plan, jobs, given, folder, tuple(sinks), folder.restore()).run()
 
 
 def resume_reproduction(run: str | Path, sinks: Sequence[EventSink] = ()) -> Outcome:
-    """Go on with a run; it ends in the same bits as one that was never interrupted."""
+    """Go on with a run where it last was; it ends in the bits of one never interrupted."""
     return reproduce(load_plan(Path(run)), run, sinks)
 
 
@@ -111,6 +115,8 @@ class _Run:
             (path / "jobs").mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}") from None
+        if self.plan.reproduction.draw is not None:
+            import_all()
         finished = sum(self._file(job.name).is_file() for job in self.jobs)
         jobs = len(self.jobs)
         self._tell({"event": "run", "run": str(path), "jobs": jobs, "finished": finished})

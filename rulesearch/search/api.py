@@ -16,7 +16,7 @@ from rulesearch.report.result import Result
 from rulesearch.rules import Rule
 from rulesearch.search.conditions import BASE, Condition, conditions
 from rulesearch.search.config import Experiment
-from rulesearch.search.evaluation import fitted
+from rulesearch.search.evaluation import fitted, side_by_side
 from rulesearch.search.events import EventSink
 from rulesearch.search.evidence import (
     Contender,
@@ -165,8 +165,10 @@ def evaluate(
     own = [Condition(name, fitted(network, family), family) for name, family in families.items()]
     if not own:
         raise ConfigError("tasks: there is none to evaluate rules on")
+    lifetimes, seed = whole("lifetimes", lifetimes, 1), whole("seed", seed, 0)
     with naming("vary"):
-        _, *varied = conditions(own[0].network, own[0].tasks, vary)
+        together = side_by_side(lifetimes, device)
+        _, *varied = conditions(own[0].network, own[0].tasks, vary, together)
     found = [Contender(name, rule) for name, rule in rules.items()]
     with naming("named"):
         found += map(contender_named, named)
@@ -174,7 +176,6 @@ def evaluate(
         check_kind("baseline", baseline, str, "the name of a rule")
     with naming("baseline"):
         baseline = baseline_among(found, baseline)
-    lifetimes, seed = whole("lifetimes", lifetimes, 1), whole("seed", seed, 0)
     return evidence(found, [*own, *varied], lifetimes, seed, baseline, device=device)
 
 

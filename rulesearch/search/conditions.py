@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.machine import check_memory
 from rulesearch.networks import PlasticNetwork
 from rulesearch.search.evaluation import fitted
 from rulesearch.tasks import FewShot, LinearTeacher, TaskFamily
@@ -17,6 +19,9 @@ from rulesearch.tasks import FewShot, LinearTeacher, TaskFamily
 __all__ = ["FACTORS", "Condition", "conditions"]
 
 BASE = "as given"
+FLOAT = 4  # bytes
+LAYER = 10_000  # bytes that a layer takes besides, however few its units; 12,000 were measured
+MOST = 1_000_000_000  # of anything that is counted
 CHOICES = ("ways", "shots", "queries", "hold_out", "held_out", "replacement", "fixed_images")
 
 
@@ -38,7 +43,7 @@ class Condition:
 
 
 def conditions(
-    network: PlasticNetwork, tasks: TaskFamily, vary: Sequence[str] = ()
+    network: PlasticNetwork, tasks: TaskFamily, vary: Sequence[str] = (), lifetimes: int = 1
 ) -> list[Condition]:
     """Return the network and tasks as they are, and with each single change.
 
@@ -49,11 +54,13 @@ def conditions(
     ----------
     vary : sequence of str
         ``factor=value,value``, see :data:`FACTORS`.
+    lifetimes : int
+        That are side by side in memory.
 
     Raises
     ------
     ConfigError, DataError, LearnerError
-        For an unknown factor, or a value that makes no sense.
+        For an unknown factor, or a value that makes no sense or more than the machine can hold.
     """
     found = [Condition(BASE, network, tasks)]
     for text in vary:
@@ -71,10 +78,29 @@ def conditions(
                     changed = FACTORS[factor](found[0], value)
                 except ValueError:
                     raise ConfigError(f"{value} is no number") from None
+                _check_memory(changed, lifetimes)
             same = changed.network == network and changed.tasks is tasks
             if not same:
                 found.append(replace(changed, name=f"{factor}={value}"))
     return found
+
+
+def _check_memory(condition: Condition, lifetimes: int) -> None:
+    """Refuse weights and examples that the machine cannot hold; others may take it all the same."""
+    network, tasks = condition.network, condition.tasks
+    numbers = sum(map(prod, (*network.connections, *network.feedback_shapes)))
+    if isinstance(tasks, FewShot | LinearTeacher):  # those of one's own may share a table
+        numbers += tasks.steps * tasks.n_in
+    whose = "a lifetime" if lifetimes == 1 else f"{lifetimes} lifetimes at a time"
+    layers = len(network.connections) * LAYER
+    check_memory(f"W, B and examples of {whose}", layers + numbers * lifetimes * FLOAT)
+
+
+def _whole(value: str) -> int:
+    count = int(value)
+    if abs(count) > MOST:
+        raise ConfigError(f"no machine holds so many; choose at most {MOST}")
+    return count
 
 
 # -- the network --
@@ -87,20 +113,21 @@ def _with_hidden(base: Condition, hidden: Sequence[int]) -> Condition:
 
 def _depth(base: Condition, value: str) -> Condition:
     """So many hidden layers; widths go geometrically from that of the first to that of the last."""
-    hidden, count = base.network.sizes[1:-1], int(value)
+    hidden, count = base.network.sizes[1:-1], _whole(value)
     if count < 0 or (count and not hidden):
         raise ConfigError("no such number of hidden layers can be made")
     if count == len(hidden):
         return base
     if not count:
         return _with_hidden(base, ())
+    check_memory("so many layers", count * LAYER)  # before they are written out
     widths = np.geomspace(hidden[0], hidden[-1], count)
     return _with_hidden(base, [round(float(width)) for width in widths])
 
 
 def _width(base: Condition, value: str) -> Condition:
     """So many units in every hidden layer."""
-    return _with_hidden(base, [int(value)] * len(base.network.sizes[1:-1]))
+    return _with_hidden(base, [_whole(value)] * len(base.network.sizes[1:-1]))
 
 
 def _field(name: str, kind: Callable[[str], Any] = str) -> Callable[[Condition, str], Condition]:
@@ -130,12 +157,12 @@ def _few_shot(base: Condition, factor: str, **changes: Any) -> Condition:
 
 
 def _count(factor: str) -> Callable[[Condition, str], Condition]:
-    return lambda base, value: _few_shot(base, factor, **{factor: int(value)})
+    return lambda base, value: _few_shot(base, factor, **{factor: _whole(value)})
 
 
 def _steps(base: Condition, value: str) -> Condition:
     """A lifetime of so many training examples, as many of each class."""
-    steps = int(value)
+    steps = _whole(value)
     if isinstance(base.tasks, LinearTeacher):
         return _on(base, replace(base.tasks, steps=steps))
     ways = base.tasks.describe().get("ways")

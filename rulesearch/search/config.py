@@ -277,6 +277,12 @@ def _overridden(document: Document, override: str) -> Document:
     if not separator or not all(steps):
         raise ConfigError(f"--set {override}: write key=value, as tasks.ways=3")
     here = f"--set {key.strip()}"
+    if "sweep" in document.data and steps[:2] == ("sweep", "over") and len(steps) > 3:
+        raise ConfigError(
+            f"{here}: keys in 'sweep.over' have dots of their own, as 'penalty.lam', and cannot be "
+            "set one by one; give all of it, as --set 'sweep.over={penalty.lam: [1, 2]}', or "
+            "change the file"
+        )
     read = read_document(value, here).data
     try:
         return with_value(document, steps, read, Place(here, 1, 1))

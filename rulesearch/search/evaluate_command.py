@@ -18,7 +18,7 @@ from rulesearch.report.result import Result
 from rulesearch.report.run_data import RunData
 from rulesearch.rules import Rule
 from rulesearch.search.conditions import Condition, conditions
-from rulesearch.search.evaluation import contenders, network_for, tasks_for
+from rulesearch.search.evaluation import contenders, network_for, side_by_side, tasks_for
 from rulesearch.search.evidence import Contender, baseline_among, contender_named, evidence
 
 __all__ = ["run_evaluate"]
@@ -57,7 +57,7 @@ def run_evaluate(
             found.setdefault(name, Contender(name, one, symmetric=its.feedback == "symmetric"))
     found |= {contender.name: contender for contender in named}
     with naming("--vary"):
-        where = conditions(network, tasks, vary)
+        where = conditions(network, tasks, vary, side_by_side(lifetimes, device))
     with naming("--baseline"):
         baseline = baseline_among(list(found.values()), baseline)
     if not as_json:

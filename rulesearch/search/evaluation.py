@@ -26,7 +26,15 @@ from rulesearch.search.workers import batches, fitting
 from rulesearch.tasks import FewShot, TaskFamily
 from rulesearch.tasks.family import check_batch
 
-__all__ = ["Score", "contenders", "evaluate_rules", "fitted", "network_for", "tasks_for"]
+__all__ = [
+    "Score",
+    "contenders",
+    "evaluate_rules",
+    "fitted",
+    "network_for",
+    "side_by_side",
+    "tasks_for",
+]
 
 STREAM = 3
 BATCH = 25
@@ -122,6 +130,11 @@ def contenders(
             replace(network, feedback=feedback),
         )
     return found
+
+
+def side_by_side(lifetimes: int, device: str) -> int:
+    """How many of so many lifetimes are in this machine's memory together, at the least."""
+    return min(lifetimes, BATCH) if device == "cpu" else 1
 
 
 def evaluate_rules(

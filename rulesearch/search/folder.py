@@ -17,15 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# What is else imported at the first checkpoint, where the engine is first asked for, and at some
+# first gradient. An interrupt within an import ends the process, without a word on how to go on.
+import numpy.ctypeslib  # noqa: F401
+import pooch  # noqa: F401
+import torch.fx.experimental.symbolic_shapes  # noqa: F401
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from rulesearch.errors import RunError
-from rulesearch.files import check_run, read_manifest, seal, sealed, write_atomically
+from rulesearch.files import (
+    check_run,
+    make_folder,
+    read_manifest,
+    seal,
+    sealed,
+    write_atomically,
+)
 from rulesearch.report.configuration import resuming
 
-__all__ = ["Checkpoint", "RunBusyError", "RunFolder"]
+__all__ = ["Checkpoint", "RunBusyError", "RunFolder", "check_free"]
 
 KEEP = 2  # checkpoints; the one before the last is there should the last be damaged
 BEGUN = ("config.yaml", "events.jsonl", ".lock")  # what a run has before its manifest
@@ -80,17 +92,11 @@ class RunFolder:
         Raises
         ------
         RunError
-            If the folder exists and is not empty: a run never overwrites another. What a process
-            left that was killed before the manifest was there is no run.
+            If the folder exists and is not empty: a run never overwrites another.
         """
         path = Path(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir()) and not _half_made(path)
-        except OSError as error:
-            raise RunError(f"{path} cannot be made: {error.strerror}") from None
-        if occupied:
-            raise _occupied(path)
+        check_free(path)
+        make_folder(path)
         folder = cls(path)
         try:
             if (path / "manifest.json").exists():  # of a process that began between the two looks
@@ -128,7 +134,7 @@ class RunFolder:
     def on(self, device: str | None) -> str:
         """Name the device that the run goes on on, by default that it was on, and write it down."""
         manifest = self.manifest
-        devices = manifest["machine"].setdefault("devices", ["cpu"])
+        devices = manifest.setdefault("machine", {}).setdefault("devices", ["cpu"])
         if device in (None, devices[-1]):
             return str(devices[-1])
         devices.append(device)
@@ -272,6 +278,19 @@ class RunFolder:
             return Checkpoint(**about, tensors=load(data))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             return None  # damaged: the checkpoint before it is taken
+
+
+def check_free(path: Path) -> None:
+    """Raise RunError where a folder holds anything, so that no run can begin in it.
+
+    What a process left that was killed before the manifest was there is no run.
+    """
+    try:
+        occupied = path.exists() and any(path.iterdir()) and not _half_made(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be made: {error.strerror}") from None
+    if occupied:
+        raise _occupied(path)
 
 
 def _half_made(path: Path) -> bool:
