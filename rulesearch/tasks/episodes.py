@@ -160,6 +160,11 @@ class Episodes:
         }
 
     @cached_property
+    def rows(self) -> Tensor:
+        """Rows of the data of all classes that episodes are drawn from."""
+        return torch.cat([self._rows[c] for c in self.classes])
+
+    @cached_property
     def _rows(self) -> tuple[Tensor, ...]:
         """Rows of the data of every class, in stored order."""
         order = torch.argsort(self.data.labels, stable=True)
@@ -174,7 +179,7 @@ def episodes(
     *,
     ways: int,
     shots: int,
-    queries: int,
+    queries: int | None,
     hold_out: HoldOut,
     held_out: bool,
     replacement: bool = False,
@@ -189,7 +194,7 @@ def episodes(
     loading : dict
         Arguments of `rulesearch.tasks.load`, `root` among them; with images, their defaults.
     ways, shots, queries, hold_out, held_out, replacement, fixed_images
-        As for `FewShot`.
+        As for `FewShot`; without `queries` all images that are drawn train.
 
     Raises
     ------
@@ -199,7 +204,8 @@ def episodes(
         If the data cannot be had, or has too few classes or images.
     """
     for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
-        whole(f"few-shot tasks: {name}", value, least=1)
+        if value is not None:
+            whole(f"few-shot tasks: {name}", value, least=1)
     for name, flag in (
         ("held_out", held_out),
         ("replacement", replacement),
@@ -221,7 +227,7 @@ def episodes(
         )
     reserved = _indices(hold_out, data)
     return Episodes(
-        data, ways, shots, queries, reserved, held_out, replacement, fixed_images, source
+        data, ways, shots, queries or 0, reserved, held_out, replacement, fixed_images, source
     )
 
 
