@@ -179,11 +179,12 @@ def episodes(
     *,
     ways: int,
     shots: int,
-    queries: int | None,
+    queries: int,
     hold_out: HoldOut,
     held_out: bool,
     replacement: bool = False,
     fixed_images: bool = False,
+    fewest_queries: int = 1,
 ) -> Episodes:
     """Return episodes of a data set by name, or of images of one's own.
 
@@ -194,7 +195,9 @@ def episodes(
     loading : dict
         Arguments of `rulesearch.tasks.load`, `root` among them; with images, their defaults.
     ways, shots, queries, hold_out, held_out, replacement, fixed_images
-        As for `FewShot`; without `queries` all images that are drawn train.
+        As for `FewShot`.
+    fewest_queries : int
+        0 where images that are learnt are asked about.
 
     Raises
     ------
@@ -203,9 +206,12 @@ def episodes(
     DataError
         If the data cannot be had, or has too few classes or images.
     """
-    for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
-        if value is not None:
-            whole(f"few-shot tasks: {name}", value, least=1)
+    for name, value, least in (
+        ("ways", ways, 1),
+        ("shots", shots, 1),
+        ("queries", queries, fewest_queries),
+    ):
+        whole(f"few-shot tasks: {name}", value, least)
     for name, flag in (
         ("held_out", held_out),
         ("replacement", replacement),
@@ -227,7 +233,7 @@ def episodes(
         )
     reserved = _indices(hold_out, data)
     return Episodes(
-        data, ways, shots, queries or 0, reserved, held_out, replacement, fixed_images, source
+        data, ways, shots, queries, reserved, held_out, replacement, fixed_images, source
     )
 
 

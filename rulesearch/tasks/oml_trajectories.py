@@ -73,7 +73,14 @@ class OMLTrajectories(Episodic):
         }
         super().__init__(
             episodes(
-                data, loading, ways=1, shots=shots, queries=None, hold_out=hold_out, held_out=False
+                data,
+                loading,
+                ways=1,
+                shots=shots,
+                queries=0,
+                hold_out=hold_out,
+                held_out=False,
+                fewest_queries=0,
             )
         )
 
