@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from rulesearch.networks import NetworkState
 from rulesearch.outer import MetaModel
 from rulesearch.reproduce import make_plan
-from rulesearch.tasks import ImageData, Normalisation
+from rulesearch.tasks import ImageData, Normalisation, TaskBatch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,7 +25,7 @@ CLASSES = {"background": range(6), "train": range(6)} | {
 FEW = (
     "updates=8", "seeds=2", "lifetimes=12", "ways=3", "shots=2", "size=8", "channels=[2, 3]",
     "strides=[2, 1]", "hidden=4", "outputs=6", "mini_channels=[2, 2]", "mini_hidden=3",
-    "mini_imagenet=photographs",
+    "mini_imagenet=photographs", "oml_shots=3", "oml_remember=7",
 )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def test_lifetimes_ask_about_images_not_learnt_and_tests_about_new_classes(
 ) -> None:
     trained: dict[str, Any] = {}
     plan = make_plan("flp-table2", "small", (*FEW, f"conditions=[{condition}]"))
-    for job in plan.jobs():
+    for job in (job for job in plan.jobs() if job.row != "oml-2"):
         training = job.begin(trained)
         seen.clear()
         for _ in range(job.updates):
@@ -93,4 +94,52 @@ def test_lifetimes_ask_about_images_not_learnt_and_tests_about_new_classes(
         assert sum(len(x) for x in seen[::2]) == 2 * 12
         check_lives(seen, condition, range(20, 24))
         trained[job.name] = training.model.state_dict()
-    assert len(trained) == 7  # rows
+    assert len(trained) == 6  # rows
+
+
+@pytest.mark.parametrize("conditions", [["iid", "continual"], ["continual"], ["mini-imagenet"]])
+def test_oml_learns_a_class_remembers_all_and_is_tested_as_the_others_are(
+    conditions: list[str], seen: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is trained once for the conditions that have the same images."""
+    born, live = list[NetworkState](), MetaModel.live
+
+    def watched(model: MetaModel, task: TaskBatch, state: NetworkState) -> NetworkState:
+        born.append(state)
+        return live(model, task, state)
+
+    told = (*FEW, f"conditions={conditions}", "oml_rate=0.25", "oml_test_rate=[0.5, 0.125]")
+    plan = make_plan("flp-table2", "small", told, ["oml-2"])
+    first, *others = plan.jobs()
+    training: Any = first.begin({})
+    assert training.fresh_readout
+    assert all(rate.eq(0.25).all() for rate in training.model.rate)
+    mini = conditions == ["mini-imagenet"]
+    mean, deviation = (0.485, 0.229) if mini else (0.0, 1.0)
+    seen.clear()
+    for _ in range(first.updates):
+        training.update()
+    numbers = [(255 * (deviation * x[..., 0] + mean)).round().int() for x in seen]
+    remembered = set[int]()
+    for learnt, asked in zip(numbers[::2], numbers[1::2], strict=True):
+        assert (learnt.shape, asked.shape) == ((2, 3), (2, 3 + 7))  # seeds, images
+        assert torch.equal(asked[:, :3], learnt)
+        assert all(len(set(kinds)) == 1 for kinds in (learnt // EACH).tolist())
+        remembered |= set((asked[:, 3:] // EACH).flatten().tolist())
+    assert remembered == set(range(6))
+    trained = {first.name: training.model.state_dict()}
+    monkeypatch.setattr(MetaModel, "live", watched)
+    assert [(job.condition, job.updates, job.needs) for job in others] == [
+        (condition, 0, (first.name,)) for condition in conditions[1:]
+    ]
+    for job in (first, *others):
+        tested = training if job is first else job.begin(trained)
+        seen.clear()
+        born.clear()
+        assert job.measure(tested)["error"].shape == (2, 12)
+        check_lives(seen, job.condition, range(20, 24))
+        rate = 0.125 if job.condition == "continual" else 0.5
+        assert all(r.eq(rate).all() for state in born for r in state.rate)
+        readouts = torch.cat([state.W[1] for state in born])
+        assert readouts.shape[:2] == (2 * 12, 6)  # outputs
+        assert len(readouts.flatten(1).unique(dim=0)) == 2 * 12

@@ -269,6 +269,7 @@ def characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 IMAGES = (
     "updates=2", "lifetimes=3", "ways=3", "shots=2", "size=12", "channels=[2, 3]",
     "strides=[2, 1]", "hidden=4", "outputs=6", "mini_channels=[2, 2]", "mini_hidden=3",
+    "oml_shots=3",
 )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from rulesearch.outer.curriculum import TASKS, Stage, stage_at
 from rulesearch.outer.fit import check_fit
 from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
-from rulesearch.outer.seeds import TASK, generators
+from rulesearch.outer.readout import draw_classes_anew
+from rulesearch.outer.seeds import READOUT, TASK, generators, members
 from rulesearch.tasks import TaskFamily
 from rulesearch.tasks.family import check_batch, check_family
 
@@ -119,6 +120,9 @@ class MetaTraining:
         On theta, for the discovery of rules.
     stages : sequence of Stage
         Easier tasks that come first.
+    fresh_readout : bool
+        Before each update, draw the readout's initial weights of the classes that lifetimes are
+        about to learn anew, as OML does on :class:`rulesearch.tasks.OMLTrajectories`.
 
     Raises
     ------
@@ -135,6 +139,7 @@ class MetaTraining:
     penalty: Penalty = field(default_factory=NoPenalty)
     stages: Sequence[Stage] = ()
     updates: int = 0
+    fresh_readout: bool = False
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -162,6 +167,7 @@ class MetaTraining:
             ("stages", Sequence, "a list of Stages"),
         ):
             check_kind(f"meta-training: {name}", getattr(self, name), kind, wanted)
+        check_kind("meta-training: fresh_readout", self.fresh_readout, bool, "True or False")
         check_family("meta-training: tasks", self.tasks, TASKS, "generators", "dtype")
         for i, stage in enumerate(self.stages):
             check_kind(f"meta-training: stages[{i}]", stage, Stage, "a Stage, as Stage(100, tasks)")
@@ -192,12 +198,15 @@ class MetaTraining:
     def update(self) -> UpdateRecord:
         """Live a meta-batch, differentiate, and take one step."""
         model, seeds = self.model, self.model.seeds
-        members = [(row, member) for row in range(seeds) for member in range(self.episodes)]
-        draws = generators(self.seed, 0, TASK, members, self.updates)
+        lifetimes = members(seeds, self.episodes)
+        draws = generators(self.seed, 0, TASK, lifetimes, self.updates)
         stage = stage_at(self.updates, self.stages)
         tasks, pace = (self.tasks, 1.0) if stage is None else (stage.tasks, stage.pace)
         task = check_batch("tasks", tasks, tasks.sample(draws, model.dtype), len(draws))
         task = task.to(model.device)
+        if self.fresh_readout:
+            anew = generators(self.seed, 0, READOUT, members(seeds), self.updates)
+            draw_classes_anew(model, task.label, anew)
         self._adam.zero_grad()
         loss = model(task).loss.reshape(seeds, self.episodes).mean(1)
         total = loss.sum()

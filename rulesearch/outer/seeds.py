@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-__all__ = ["NETWORK", "TASK", "TEST", "VALIDATION", "generators", "members"]
+__all__ = ["NETWORK", "READOUT", "TASK", "TEST", "VALIDATION", "generators", "members"]
 
-TASK, NETWORK, TEST, VALIDATION = 0, 1, 2, 4
+TASK, NETWORK, TEST, VALIDATION, READOUT = 0, 1, 2, 4, 5
 
 
 def members(seeds: int, count: int = 1, first: int = 0) -> list[tuple[int, int]]:
@@ -25,7 +25,7 @@ def generators(
     Parameters
     ----------
     seed, stream, what : int
-        Of the run; of the phase; TASK, NETWORK, TEST or VALIDATION.
+        Of the run; of the phase; TASK, NETWORK, TEST, VALIDATION or READOUT.
     lifetimes : sequence of (int, int)
         Seed and member of the meta-batch. Their draws depend neither on each other nor on lambda.
     update : int

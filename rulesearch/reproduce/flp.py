@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from rulesearch.networks import LearntFeedback
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, Stage, flp_model
 from rulesearch.outer.accuracy import share_right
-from rulesearch.outer.seeds import TEST, generators
+from rulesearch.outer.readout import fresh_readouts
+from rulesearch.outer.seeds import READOUT, TEST, generators
 from rulesearch.reproduce.base import (
     Job,
     RunSettings,
@@ -140,7 +142,14 @@ def restored(flp: FLPSettings, run: FLPRunSettings, trained: Mapping[str, Tensor
     return model
 
 
-def lifetime_errors(model: MetaModel, tasks: TaskFamily, lifetimes: int, seed: int) -> Tensor:
+def lifetime_errors(
+    model: MetaModel,
+    tasks: TaskFamily,
+    lifetimes: int,
+    seed: int,
+    *,
+    fresh_readout: bool = False,
+) -> Tensor:
     """Errors after fresh lifetimes.
 
     Parameters
@@ -149,6 +158,8 @@ def lifetime_errors(model: MetaModel, tasks: TaskFamily, lifetimes: int, seed: i
         Of each seed.
     seed : int
         Of the run.
+    fresh_readout : bool
+        Whether each lifetime begins with weights of the last layer of its own, drawn anew.
 
     Returns
     -------
@@ -160,7 +171,12 @@ def lifetime_errors(model: MetaModel, tasks: TaskFamily, lifetimes: int, seed: i
     for some in portions(model.seeds, lifetimes, max(1, AT_ONCE // model.seeds)):
         task = tasks.sample(generators(seed, 0, TEST, some), model.dtype).to(model.device)
         with torch.no_grad():
-            outcome = model(task)
+            born = model.born(len(some) // model.seeds)
+            if fresh_readout:
+                draws = generators(seed, 1, READOUT, some)
+                fresh = fresh_readouts(model.learner.network, draws, model.dtype)
+                born = replace(born, W=[*born.W[:-1], fresh.to(model.device)])
+            outcome = model.judge(model.live(task, born), task)
         if model.learner.network.output == "linear":
             error = outcome.loss
         else:

@@ -14,9 +14,10 @@ from rulesearch.outer.features import conv_size
 from rulesearch.outer.flp_presets import by_gradient, by_oml, with_plastic_layers
 from rulesearch.reproduce.base import Job, Published, Reproduction, Row
 from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job
+from rulesearch.reproduce.oml import oml_jobs
 from rulesearch.reproduce.photographs import check_photographs
 from rulesearch.search.settings import Count, Size
-from rulesearch.tasks import IMAGENET, ImageData, OnlineFewShot, data_sets, load
+from rulesearch.tasks import IMAGENET, ImageData, OMLTrajectories, OnlineFewShot, data_sets, load
 
 __all__ = ["FLP_TABLE2", "ImageSettings", "image_network", "image_tasks"]
 
@@ -45,6 +46,12 @@ class ImageSettings(FLPRunSettings):
         Adam's step of FLP's rates: of the fully connected layer, and of the readout.
     start : (float, float)
         Their first values; zero in the paper.
+    oml_rate : float
+        Fixed rate of OML in meta-training.
+    oml_test_rate : (float, float)
+        The same in tests: in random order, and class by class.
+    oml_shots, oml_remember : int
+        Images of a class that OML meta-trains on, and random ones among its queries.
     conditions : tuple of {'iid', 'continual', 'mini-imagenet'} or None
         Which to run. By default those whose images are there: mini-ImageNet's where its folder is
         named, and Omniglot's, without which there have to be the others.
@@ -66,6 +73,9 @@ class ImageSettings(FLPRunSettings):
     clamp_output: bool = True
     rate: tuple[Size, Size] = (1e-3, 1e-5)
     start: tuple[Size, Size] = (0.0, 0.0)
+    oml_shots: Count = 10
+    oml_remember: Count = 64
+    oml_test_rate: tuple[Size, Size] = (0.1, 0.03)
     gradient_start: Size = 1e-2
     oml_rate: Size = 1e-2
     conditions: (
@@ -219,14 +229,35 @@ def _jobs(settings: ImageSettings) -> Sequence[Job]:
             "gradient-2-first-order": (first_order, trained),
             "gradient-2-random": (exact, None),
             "gradient-2-random-first-order": (first_order, None),
-            "oml-2": (by_oml(flp, settings.oml_rate), None),
         }
 
-    return [
+    found = image_tasks(settings)
+    jobs = [
         flp_job((row, condition), network, tasks, settings, like)
-        for condition, tasks in image_tasks(settings).items()
+        for condition, tasks in found.items()
         for row, (network, like) in networks(condition).items()
     ]
+    for mini in (False, True):
+        same_images = {key: tasks for key, tasks in found.items() if (key == MINI) == mini}
+        jobs += _oml_jobs(settings, same_images) if same_images else []
+    return jobs
+
+
+def _oml_jobs(settings: ImageSettings, tasks: Mapping[str, Tasks]) -> Sequence[Job]:
+    """OML on the images of some conditions, with an output for each class of meta-training."""
+    condition, first = next(iter(tasks.items()))
+    assert isinstance(first.train, OnlineFewShot)
+    train = OMLTrajectories(
+        first.train.data, shots=settings.oml_shots, remember=settings.oml_remember
+    )
+    flp = image_network(settings, condition, 2)
+    wide = replace(flp, widths=(*flp.widths[:-1], train.n_out))
+    mixed, class_by_class = (by_oml(flp, rate) for rate in settings.oml_test_rate)
+    tests = {
+        condition: (class_by_class if condition == "continual" else mixed, each.test)
+        for condition, each in tasks.items()
+    }
+    return oml_jobs("oml-2", by_oml(wide, settings.oml_rate), train, tests, settings)
 
 
 SMALL: Mapping[str, Any] = {
@@ -245,6 +276,7 @@ SMALL: Mapping[str, Any] = {
     "start": [0.03, 0.0],
     "clip": 2,
     "gradient_rate": 1e-3,
+    "oml_rate": 0.03,
     "mini_channels": [32] * 3,
     "mini_hidden": 64,
     "mini_rate": [1e-4, 5e-3],
@@ -284,10 +316,10 @@ FLP_TABLE2 = Reproduction(
         "The number of plastic layers is in parentheses.",
         "Gradient (2) starts from the forward weights of FLP (2), unless it says random. The "
         "paper's text differentiates exactly, its released code to first order.",
-        "The paper's Original OML is as published by others: meta-training goes on from class to "
-        "class, and the readout's weights of the classes to be learnt are drawn anew. Ours is "
-        "OML's learning (one fixed rate for two layers, a first-order meta-gradient) on the same "
-        "tasks as the other rows, without either.",
+        "Original OML is meta-trained in its own way: a lifetime learns one class among all of "
+        "meta-training, at one fixed rate in two layers, and is judged by it and random others; "
+        "before, the readout's weights of that class are drawn anew. The meta-gradient is of "
+        "first order. In tests the readout is drawn anew, and learns as the layer below it does.",
     ),
 )
 """The reproduction of the paper's Table 2."""

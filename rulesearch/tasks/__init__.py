@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rulesearch.tasks.base import IMAGENET, ImageData, Normalisation, TaskBatch, TaskFamily
 from rulesearch.tasks.few_shot import FewShot
+from rulesearch.tasks.oml_trajectories import OMLTrajectories
 from rulesearch.tasks.online_few_shot import OnlineFewShot
 from rulesearch.tasks.planted import LinearTeacher
 from rulesearch.tasks.registry import DataSetInfo, data_sets, fetch, load
@@ -20,6 +21,7 @@ __all__ = [
     "IncrementalSines",
     "LinearTeacher",
     "Normalisation",
+    "OMLTrajectories",
     "OnlineFewShot",
     "SineLifetimes",
     "SpikingSines",

@@ -160,6 +160,11 @@ class Episodes:
         }
 
     @cached_property
+    def rows(self) -> Tensor:
+        """Rows of the data of all classes that episodes are drawn from."""
+        return torch.cat([self._rows[c] for c in self.classes])
+
+    @cached_property
     def _rows(self) -> tuple[Tensor, ...]:
         """Rows of the data of every class, in stored order."""
         order = torch.argsort(self.data.labels, stable=True)
@@ -179,6 +184,7 @@ def episodes(
     held_out: bool,
     replacement: bool = False,
     fixed_images: bool = False,
+    fewest_queries: int = 1,
 ) -> Episodes:
     """Return episodes of a data set by name, or of images of one's own.
 
@@ -190,6 +196,8 @@ def episodes(
         Arguments of `rulesearch.tasks.load`, `root` among them; with images, their defaults.
     ways, shots, queries, hold_out, held_out, replacement, fixed_images
         As for `FewShot`.
+    fewest_queries : int
+        0 where images that are learnt are asked about.
 
     Raises
     ------
@@ -198,8 +206,12 @@ def episodes(
     DataError
         If the data cannot be had, or has too few classes or images.
     """
-    for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
-        whole(f"few-shot tasks: {name}", value, least=1)
+    for name, value, least in (
+        ("ways", ways, 1),
+        ("shots", shots, 1),
+        ("queries", queries, fewest_queries),
+    ):
+        whole(f"few-shot tasks: {name}", value, least)
     for name, flag in (
         ("held_out", held_out),
         ("replacement", replacement),
