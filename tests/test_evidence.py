@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import rulesearch as rs
 from rulesearch import cli
 from rulesearch.analysis import bootstrap_interval, holm, mann_whitney
 from rulesearch.errors import ConfigError, DataError
-from rulesearch.learners import PlasticityLearner
-from rulesearch.learners.tape import build_tape
 from rulesearch.search.conditions import FACTORS, conditions
 from rulesearch.search.evaluation import Score, evaluate_rules
 from rulesearch.search.evidence import (
@@ -248,14 +245,6 @@ def test_what_no_machine_holds_is_told_at_once(
     network = rs.PlasticNetwork([4, 9, 8, 4], output="linear")
     with pytest.raises(ConfigError, match=f"^vary {vary}: {told}"):
         rs.evaluate({"one": rule}, network=network, tasks=teacher, vary=[vary], lifetimes=60)
-
-
-def test_a_deep_network_takes_time_in_proportion() -> None:
-    """A tape of many layers was made in the square of their number."""
-    learner = PlasticityLearner(rs.PlasticNetwork([2] * 20_000), rs.Rule(POOL, {"F0": 0.03}))
-    began = time.process_time()
-    build_tape(learner.network, learner.program)
-    assert time.process_time() - began < 20  # about 2, where it took 240
 
 
 def test_tables_that_cannot_be() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from lives import LOCAL, MIXED, NETWORKS, OJA, terms
 
 from rulesearch.compile.tape import KINDS, LANES, Tape, stride
 from rulesearch.learners import PlasticityLearner
-from rulesearch.learners.tape import Form, build_tape
+from rulesearch.learners.tape import Form, _Step, build_tape
 from rulesearch.networks import PlasticNetwork
 
 VALUES = {
@@ -68,3 +69,23 @@ def test_errors_below_the_first_layer_are_there_where_a_term_reads_them() -> Non
     _, _, _, _, _, ones = without.filled
     assert ones == LANES  # a single one, for biases
     assert with_them.frame - without.frame >= 2 * stride(70)
+
+
+class Counted(list[int]):
+    """A list that counts how often it is gone through."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.passes += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("depth", [3, 300])
+def test_products_are_gone_through_as_often_in_a_deep_network(depth: int) -> None:
+    """Or a tape of many layers would be made in the square of their number."""
+    network = PlasticNetwork([2] * depth)
+    step = _Step(network, PlasticityLearner(network, terms(*OJA)).program, Form())
+    step.builder.products = found = Counted(step.builder.products)
+    assert len(step.tape().ops) > depth
+    assert found.passes == 1
