@@ -325,7 +325,7 @@ def main() -> None:
         If it is interrupted where no command says how to go on, as while it starts.
     """
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="rulesearch", standalone_mode=False)
         if status == INTERRUPTED:
             raise KeyboardInterrupt
         sys.stdout.flush()
