@@ -12,6 +12,7 @@ from rulesearch.arguments import whole
 from rulesearch.outer.bilevel.named import under
 from rulesearch.outer.choice import Choice
 from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.outer_loop import ModelT
 
 __all__ = ["Averaged"]
 
@@ -19,7 +20,7 @@ MEAN = "averaged."
 
 
 @dataclass(eq=False)
-class Averaged(Choice):
+class Averaged(Choice[ModelT]):
     r"""A meta-training that ends with the mean of where it has been (Polyak & Juditsky 1992).
 
     .. math:: \bar{\theta} = \frac{1}{U - b} \sum_{u=b+1}^{U} \theta_u
@@ -29,7 +30,7 @@ class Averaged(Choice):
 
     Parameters
     ----------
-    training : BilevelTraining
+    training : BilevelTraining or MetaTraining
     begin : int
         Updates b before the first whose meta-parameters count; what comes before is passed over.
 
@@ -69,5 +70,7 @@ class Averaged(Choice):
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Go on from a checkpoint made after so many updates."""
         self.training.load(tensors, updates)
-        here = {k: t.to(self.model.device, copy=True) for k, t in tensors.items()}
-        self._mean = under(MEAN, here)
+        self._mean = {
+            name: mean.to(self.model.get_parameter(name).device, copy=True)
+            for name, mean in under(MEAN, tensors).items()
+        }

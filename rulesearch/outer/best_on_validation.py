@@ -20,7 +20,7 @@ ERROR, BEST = "validation.error", "validation.best."
 
 
 @dataclass(eq=False)
-class BestOnValidation(Choice):
+class BestOnValidation(Choice[MetaParameters]):
     """A meta-training that remembers what each seed's validation tasks liked best.
 
     Parameters

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic
 
-from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
+from rulesearch.outer.outer_loop import ModelT, OuterLoop
 
 __all__ = ["Choice"]
 
 
 @dataclass(eq=False)
-class Choice(ABC):
+class Choice(ABC, Generic[ModelT]):
     """What goes around a meta-training, and at its end chooses what the model shall be.
 
     Parameters
     ----------
-    training : BilevelTraining
+    training : BilevelTraining or MetaTraining
     """
 
-    training: BilevelTraining[Any]
+    training: OuterLoop[ModelT]
 
     @property
-    def model(self) -> MetaParameters:
+    def model(self) -> ModelT:
         """The meta-parameters, of the last update until :meth:`choose` is called."""
         return self.training.model
 

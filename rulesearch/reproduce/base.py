@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from rulesearch.outer.fit import usable_device
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.outer_loop import OuterLoop
 from rulesearch.outer.seeds import members
 from rulesearch.search.settings import Count, Device, Spec
 
@@ -30,6 +30,9 @@ __all__ = [
 
 Measured = Mapping[str, Tensor]
 """What a job measures: ``error`` (seeds, lifetimes), and whatever a figure is drawn from."""
+
+Training = OuterLoop[nn.Module]
+"""What a job trains by, of whatever model."""
 
 Trained = Mapping[str, Mapping[str, Tensor]]
 """Meta-parameters (``state_dict``) of finished jobs, by the names of these."""
@@ -77,27 +80,6 @@ class RunSettings(Spec):
             If it is not here.
         """
         return usable_device(self.device)
-
-
-class Training(Protocol):
-    """An outer loop under way: see :class:`rulesearch.outer.MetaTraining`."""
-
-    @property
-    def updates(self) -> int:
-        """Steps taken."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The meta-parameters."""
-
-    def update(self) -> UpdateRecord:
-        """Take one step."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that the next step needs."""
-
-    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Go on from what ``tensors`` gave after so many updates."""
 
 
 @dataclass(frozen=True)

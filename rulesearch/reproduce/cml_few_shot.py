@@ -161,7 +161,7 @@ class _Model:
         problem = classifier_problem(self.network, born, always(learn), always(judge))
         return ComplexSynapse(problem, fixed)
 
-    def training(self, family: TaskFamily, trained: object) -> Averaged:
+    def training(self, family: TaskFamily, trained: object) -> Averaged[MetaParameters]:
         """Contrast solutions nudged either way."""
         s, phase = self.settings, self.phase
         lifetimes = members(s.seeds, s.episodes)

@@ -14,6 +14,7 @@ from torch import Tensor
 from rulesearch.networks import LearntFeedback
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, Stage, flp_model
 from rulesearch.outer.accuracy import share_right
+from rulesearch.outer.averaged import Averaged
 from rulesearch.outer.readout import fresh_readouts
 from rulesearch.outer.seeds import READOUT, TEST, generators
 from rulesearch.reproduce.base import (
@@ -23,13 +24,14 @@ from rulesearch.reproduce.base import (
     Training,
     portions,
 )
-from rulesearch.search.settings import Size
+from rulesearch.search.settings import Count, Size
 from rulesearch.tasks import TaskFamily
 
 __all__ = [
     "AT_ONCE",
     "FLPRunSettings",
     "Tasks",
+    "chosen",
     "flp_job",
     "lengths",
     "lifetime_errors",
@@ -56,6 +58,8 @@ class FLPRunSettings(RunSettings):
         Adam's step of the rates of feedback that is plastic.
     clip : float or None
         Largest meta-gradient, as a multiple of its usual norm; the paper does not clip.
+    average : int
+        Last updates whose meta-parameters are averaged; the paper takes those of the last.
     betas : (float, float)
         Of Adam's running means, of a gradient and of its square.
     gradient_start, gradient_rate : float
@@ -74,10 +78,15 @@ class FLPRunSettings(RunSettings):
     plastic: bool = False
     feedback_rate: Size = 1e-10
     clip: Annotated[float, Field(gt=0)] | None = None
+    average: Count = 1
     betas: tuple[Share, Share] = (0.9, 0.999)
     gradient_start: Size
     gradient_rate: Size = 1e-4
     oml_rate: Size
+
+    def averaged(self, training: MetaTraining) -> Averaged[MetaModel]:
+        """A meta-training that ends with the mean of its last updates."""
+        return Averaged(training, max(0, self.updates - self.average))
 
     @property
     def learnt_feedback(self) -> LearntFeedback:
@@ -192,13 +201,22 @@ def _begin(
     run: FLPRunSettings,
     like: tuple[str, FLPSettings] | None,
     trained: Trained,
-) -> MetaTraining:
+) -> Averaged[MetaModel]:
     source = None if like is None else restored(like[1], run, trained[like[0]])
     model = flp_model(flp, run.seeds, run.seed, like=source, device=run.device)
-    return MetaTraining(model, tasks.train, flp.rates, run.seed, run.episodes, stages=tasks.stages)
+    return run.averaged(
+        MetaTraining(model, tasks.train, flp.rates, run.seed, run.episodes, stages=tasks.stages)
+    )
+
+
+def chosen(training: Training) -> MetaModel:
+    """The meta-model that a job ends with."""
+    assert isinstance(training, Averaged)
+    training.choose()
+    model = training.model
+    assert isinstance(model, MetaModel)
+    return model
 
 
 def _measure(tasks: TaskFamily, run: RunSettings, training: Training) -> dict[str, Tensor]:
-    model = training.model
-    assert isinstance(model, MetaModel)
-    return {"error": lifetime_errors(model, tasks, run.lifetimes, run.seed)}
+    return {"error": lifetime_errors(chosen(training), tasks, run.lifetimes, run.seed)}

@@ -17,11 +17,12 @@ from rulesearch.analysis.flp_readout import frozen_readout_error
 from rulesearch.analysis.flp_updates import follow_updates
 from rulesearch.errors import ConfigError
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
+from rulesearch.outer.averaged import Averaged
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
 from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, Trained, Training
 from rulesearch.reproduce.figures import write_figures
-from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job, restored
+from rulesearch.reproduce.flp import FLPRunSettings, Tasks, chosen, flp_job, restored
 from rulesearch.reproduce.flp_studied import PLASTIC, STUDIED, measured_on_tests, studied_networks
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_tasks
 from rulesearch.tasks import IncrementalSines
@@ -84,18 +85,18 @@ def _begin_control(
     tasks: Tasks,
     run: FLPRunSettings,
     trained: Trained,
-) -> MetaTraining:
+) -> Averaged[MetaModel]:
     before = restored(reuse, run, trained[f"{REUSE}-iid"])
     model = plastic_from_reuse(before, frozen, run.seed)
-    return MetaTraining(model, tasks.train, frozen.rates, run.seed, run.episodes)
+    return run.averaged(MetaTraining(model, tasks.train, frozen.rates, run.seed, run.episodes))
 
 
 def _train_on(
     reuse: FLPSettings, tasks: Tasks, run: FLPRunSettings, trained: Trained
-) -> MetaTraining:
+) -> Averaged[MetaModel]:
     """As the other control begins, and on the same tasks, but all that it had learns on."""
     model = restored(reuse, run, trained[f"{REUSE}-iid"])
-    return MetaTraining(model, tasks.train, reuse.rates, run.seed, run.episodes)
+    return run.averaged(MetaTraining(model, tasks.train, reuse.rates, run.seed, run.episodes))
 
 
 def _measure(
@@ -106,7 +107,7 @@ def _measure(
     In double precision, for updates are differences of weights that they hardly change.
     """
     model = flp_model(network, run.seeds, run.seed, dtype=torch.float64, device=run.device)
-    model.load_state_dict(training.model.state_dict())
+    model.load_state_dict(chosen(training).state_dict())
     found = measured_on_tests(partial(_analyses, model, tasks), run)
     count, depth = len(model.W), len(network.widths) - 1
     return {**found, "layers": torch.arange(depth - count + 1, depth + 1)}

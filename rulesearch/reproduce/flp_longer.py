@@ -21,7 +21,7 @@ from rulesearch.report.flp_figures import longer_lives
 from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Training
 from rulesearch.reproduce.figures import write_figures
-from rulesearch.reproduce.flp import flp_job
+from rulesearch.reproduce.flp import chosen, flp_job
 from rulesearch.reproduce.flp_studied import STUDIED, measured_on_tests, studied_networks
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_tasks
 from rulesearch.search.settings import Count
@@ -60,9 +60,9 @@ def _measure(
     tasks: IncrementalSines, settings: LongerSettings, training: Training
 ) -> dict[str, Tensor]:
     """Errors of the usual length, which are the table's, and of longer lifetimes."""
-    model = training.model
-    assert isinstance(model, MetaModel)
-    found = measured_on_tests(partial(_by_length, model, tasks, settings.times), settings)
+    found = measured_on_tests(
+        partial(_by_length, chosen(training), tasks, settings.times), settings
+    )
     return {**found, "times": torch.tensor(settings.times)}
 
 

@@ -82,6 +82,15 @@ class RuleSettings(FLPRunSettings):
             )
         return plastic
 
+    @field_validator("average")
+    @classmethod
+    def _terms_are_those_of_the_last_update(cls, average: int) -> int:
+        if average != 1:
+            raise PydanticCustomError(
+                "average", "should be 1: a mean over updates keeps every term that any of them had"
+            )
+        return average
+
 
 class SineRuleSettings(SineSettings, RuleSettings):
     """Of incremental sines.

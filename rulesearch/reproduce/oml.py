@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
-from rulesearch.reproduce.base import Job, RunSettings, Trained, Training
-from rulesearch.reproduce.flp import lifetime_errors
+from rulesearch.outer.averaged import Averaged
+from rulesearch.reproduce.base import Job, Trained, Training
+from rulesearch.reproduce.flp import FLPRunSettings, chosen, lifetime_errors
 from rulesearch.tasks import OMLTrajectories, TaskFamily
 
 __all__ = ["oml_jobs", "with_new_readout"]
@@ -21,7 +22,7 @@ def oml_jobs(
     flp: FLPSettings,
     train: OMLTrajectories,
     tests: Mapping[str, tuple[FLPSettings, TaskFamily]],
-    run: RunSettings,
+    run: FLPRunSettings,
 ) -> Sequence[Job]:
     """One row under several conditions, which tests alone tell apart: it is trained once.
 
@@ -52,17 +53,18 @@ def with_new_readout(model: MetaModel, flp: FLPSettings) -> MetaModel:
 
 
 def _begin(
-    flp: FLPSettings, tasks: OMLTrajectories, run: RunSettings, trained: Trained
-) -> MetaTraining:
+    flp: FLPSettings, tasks: OMLTrajectories, run: FLPRunSettings, trained: Trained
+) -> Averaged[MetaModel]:
     model = flp_model(flp, run.seeds, run.seed, device=run.device)
-    return MetaTraining(model, tasks, flp.rates, run.seed, run.episodes, fresh_readout=True)
+    return run.averaged(
+        MetaTraining(model, tasks, flp.rates, run.seed, run.episodes, fresh_readout=True)
+    )
 
 
 def _measure(
-    flp: FLPSettings, tasks: TaskFamily, run: RunSettings, training: Training
+    flp: FLPSettings, tasks: TaskFamily, run: FLPRunSettings, training: Training
 ) -> dict[str, Tensor]:
-    assert isinstance(training.model, MetaModel)
     with torch.no_grad():
-        model = with_new_readout(training.model, flp)
+        model = with_new_readout(chosen(training), flp)
     error = lifetime_errors(model, tasks, run.lifetimes, run.seed, fresh_readout=True)
     return {"error": error}
