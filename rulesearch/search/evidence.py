@@ -15,6 +15,7 @@ from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.grammar import Grammar, Term, TermPool
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.fit import usable_device
+from rulesearch.report.grid import grid
 from rulesearch.rules import Rule
 from rulesearch.search.conditions import Condition
 from rulesearch.search.evaluation import Score, evaluate_rules
@@ -201,12 +202,7 @@ class Evidence:
             last = row.condition
         if len({row.condition for row in self.rows}) == 1:
             cells = [row[1:] for row in cells]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        ]
-        return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+        return grid(cells)
 
 
 def _figures(interval: list[float] | None) -> list[str]:
