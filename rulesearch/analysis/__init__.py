@@ -5,6 +5,7 @@ from __future__ import annotations
 from rulesearch.analysis.alignment import alignment_angles, angle
 from rulesearch.analysis.orthonormality import orthonormality_error
 from rulesearch.analysis.statistics import (
+    Floats,
     Interval,
     RankTest,
     Statistic,
@@ -16,6 +17,7 @@ from rulesearch.analysis.statistics import (
 )
 
 __all__ = [
+    "Floats",
     "Interval",
     "RankTest",
     "Statistic",

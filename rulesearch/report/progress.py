@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.text import Text
 
+from rulesearch.analysis import Floats
 from rulesearch.report.bars import RECENT, Bars
+from rulesearch.report.run_data import PHASE_NAMES
 
 __all__ = ["TerminalProgress"]
 
-Floats = NDArray[np.float64]
-
-TITLES = {
-    "search": "pool with penalty",
-    "refit": "survivors, refitted",
-    "backprop": "backprop",
-    "feedback_alignment": "feedback alignment",
-}
 ALIVE = 0.05  # a term is alive whose scaled coefficient is above this share of the largest
 
 
@@ -47,13 +39,8 @@ class TerminalProgress:
         self._bars.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._bars.__exit__()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
@@ -67,7 +54,7 @@ class TerminalProgress:
         self._scales = np.array(event["scales"])
         self._accuracy.clear()
         self._loss.clear()
-        self._title = TITLES.get(event["phase"], event["phase"])
+        self._title = PHASE_NAMES.get(event["phase"], event["phase"])
         self._bars.begin(self._title, self._total, event["done"])
 
     def _update(self, event: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rulesearch.analysis import Statistic, bootstrap_interval, mann_whitney
 from rulesearch.report.grid import broken, grid
+from rulesearch.report.run_data import PHASE_NAMES
 
 __all__ = [
     "Achievement",
@@ -40,12 +41,6 @@ WORD = re.compile(r"\S+ ?")
 LATEX_PIECE = re.compile(r"[-+(]*\s*\\?(?:[^-+\\{}]|\{[^{}]*\})+|.")
 WIDE = 92
 
-PHASE_NAMES = {
-    "search": "pool with penalty",
-    "refit": "survivors, refitted",
-    "backprop": "backprop",
-    "feedback_alignment": "feedback alignment",
-}
 # Key of an entry of the front, and the heading above it.
 FRONT_COLUMNS = (
     ("accuracy", "accuracy"),

@@ -14,11 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from rulesearch.analysis import Floats
 from rulesearch.analysis.flp_longer import longer_errors, round_errors
 from rulesearch.files import write_atomically
 from rulesearch.outer import MetaModel
 from rulesearch.report.flp_figures import longer_lives
-from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Training
 from rulesearch.reproduce.figures import write_figures
 from rulesearch.reproduce.flp import flp_job

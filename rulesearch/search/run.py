@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rulesearch.analysis import Floats
 from rulesearch.analysis.stability import collinear_groups
 from rulesearch.files import sealed, write_atomically
 from rulesearch.grammar import Term, TermPool
@@ -28,7 +29,7 @@ from rulesearch.search.manifest import begun_with, check_same, correlations, man
 from rulesearch.search.outcome import CONTROLS, Outcome, search_phase
 from rulesearch.search.phase import Phase
 from rulesearch.search.ranks import ALONE, Ranks
-from rulesearch.search.selection import Floats, group_losses, kept_terms
+from rulesearch.search.selection import group_losses, kept_terms
 from rulesearch.search.settings import StabilitySpec
 from rulesearch.search.stability import Stability, halves
 

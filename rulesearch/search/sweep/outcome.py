@@ -12,9 +12,9 @@ from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
+from rulesearch.analysis import Floats
 from rulesearch.errors import RunError
 from rulesearch.files import read_sealed
 from rulesearch.report.grid import grid
@@ -59,9 +59,7 @@ class Score:
     rule: dict[str, Any]
 
     @classmethod
-    def of(
-        cls, rule: Rule, lam: float, loss: NDArray[np.float64], accuracy: NDArray[np.float64]
-    ) -> Score:
+    def of(cls, rule: Rule, lam: float, loss: Floats, accuracy: Floats) -> Score:
         """Sum up what a rule did in ``(lifetimes,)``."""
         known = accuracy[np.isfinite(accuracy)]
         return cls(
