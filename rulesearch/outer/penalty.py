@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import real
-from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.arguments import check_choice, real
+from rulesearch.errors import ConfigError
 
 __all__ = ["L1", "L2", "PENALTIES", "NoPenalty", "Penalty", "ProximalL1", "penalty_named"]
 
@@ -146,7 +146,5 @@ PENALTIES: dict[str, type[NoPenalty]] = {p.name: p for p in (NoPenalty, L1, L2, 
 
 def penalty_named(name: str, lam: float | Tensor) -> Penalty:
     """Return the penalty of a name with a lambda, or one a row as ``(rows, 1)``."""
-    if name not in PENALTIES:
-        hint = did_you_mean(name, PENALTIES)
-        raise ConfigError(f"penalty is one of {', '.join(PENALTIES)}, not '{name}'{hint}")
+    check_choice("penalty", name, PENALTIES)
     return PENALTIES[name](lam)
