@@ -59,6 +59,10 @@ class PlasticNetwork:
     detach_feedback : bool
         Keep the meta-gradient from flowing through W where it serves as symmetric feedback, as
         the paper's released code does. Off by default: the exact gradient.
+    bias : bool
+        Whether units have biases.
+    learnt_feedback : LearntFeedback
+        How learnt feedback acts.
 
     Raises
     ------

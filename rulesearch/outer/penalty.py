@@ -44,20 +44,21 @@ class Penalty(Protocol):
         ...
 
 
-def _checked(lam: float | Tensor) -> float | Tensor:
-    if isinstance(lam, Tensor):
-        return lam
-    if real("a penalty's lambda", lam) < 0:
-        raise ConfigError(f"a penalty's lambda is a number that is not negative, not {lam}")
-    return float(lam)
-
-
 @dataclass(frozen=True)
 class NoPenalty:
     """None: the meta-loss is the loss on the queries."""
 
     lam: float | Tensor = 0.0
     name: str = "none"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lam, Tensor):
+            return
+        if real("a penalty's lambda", self.lam) < 0:
+            raise ConfigError(
+                f"a penalty's lambda is a number that is not negative, not {self.lam}"
+            )
+        object.__setattr__(self, "lam", float(self.lam))
 
     def value(self, t: Tensor) -> Tensor:
         """Zero."""
@@ -76,14 +77,12 @@ class NoPenalty:
 class L1(NoPenalty):
     r""":math:`\lambda \|t\|_1` by its subgradient, zero at zero.
 
-    Eq. 6. Coefficients hover about zero without reaching it; :class:`ProximalL1` reaches it.
+    Eq. 6 of the rule-discovery paper. Coefficients hover about zero without reaching it;
+    :class:`ProximalL1` reaches it.
     """
 
     lam: float | Tensor = 10.0
     name: str = "l1"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lam", _checked(self.lam))
 
     def value(self, t: Tensor) -> Tensor:
         """``lam * sum |t|``."""
@@ -98,14 +97,11 @@ class L1(NoPenalty):
 class L2(NoPenalty):
     r""":math:`\lambda \|t\|_2`, which makes coefficients small, none of them zero.
 
-    Eq. S.3.
+    Eq. S.3 of the rule-discovery paper.
     """
 
     lam: float | Tensor = 10.0
     name: str = "l2"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lam", _checked(self.lam))
 
     def value(self, t: Tensor) -> Tensor:
         """``lam * sqrt(sum t^2)``."""
@@ -128,9 +124,6 @@ class ProximalL1(NoPenalty):
 
     lam: float | Tensor = 10.0
     name: str = "proximal-l1"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lam", _checked(self.lam))
 
     def value(self, t: Tensor) -> Tensor:
         """``lam * sum |t|``."""
