@@ -179,21 +179,13 @@ class _Run:
 
     def _train(self, job: Job, training: Training, started: float) -> None:
         every = self.plan.settings.checkpoint_every
-        reached: Checkpoint | None = None  # and not yet saved
-        try:
+        with self.folder.keeping(every, job.updates) as keep:
             while training.updates < job.updates:
                 self._note(job, training.updates, training.update())
                 # Copies, for an interrupt may come in the middle of the next update.
                 tensors = {k: v.clone() for k, v in training.tensors().items()}
                 tensors |= {SECONDS: _seconds_since(started), **self._tally()}
-                reached = Checkpoint(job.name, training.updates, self.folder.size, tensors)
-                if training.updates % every == 0 or training.updates == job.updates:
-                    self.folder.save(reached)
-                    reached = None
-        except KeyboardInterrupt:
-            if reached is not None:
-                self.folder.save(reached)
-            raise
+                keep(Checkpoint(job.name, training.updates, self.folder.size, tensors))
 
     def _tally(self) -> dict[str, Tensor]:
         """What is known of the job's updates besides what they learnt."""

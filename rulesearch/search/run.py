@@ -188,7 +188,6 @@ class _Search:
         state = start
         if self.checkpoint is not None and self.checkpoint.phase == phase.name:
             state = OptimiserState(**self.checkpoint.tensors)
-        reached: Checkpoint | None = None  # and not yet saved
         begun = {
             "event": "phase",
             "phase": phase.name,
@@ -206,19 +205,12 @@ class _Search:
             self.folder.append(event)
             self._tell(event)
 
-        def keep(update: int, state: OptimiserState) -> None:
-            nonlocal reached
-            reached = Checkpoint(phase.name, update, self.folder.size, state.tensors())
-            if update % every == 0 or update == last:
-                self.folder.save(reached)
-                reached = None
+        with self.folder.keeping(every, last) as keep:
 
-        try:
-            return phase.run(history, state, emit, keep)
-        except KeyboardInterrupt:
-            if reached is not None:
-                self.folder.save(reached)
-            raise
+            def checkpoint(update: int, state: OptimiserState) -> None:
+                keep(Checkpoint(phase.name, update, self.folder.size, state.tensors()))
+
+            return phase.run(history, state, emit, checkpoint)
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         for sink in self.sinks:
