@@ -18,6 +18,7 @@ __all__ = [
     "Achievement",
     "achievements",
     "coefficient_text",
+    "escaped",
     "exponent",
     "front_columns",
     "front_figure",
@@ -326,17 +327,17 @@ def _latex_rows(rows: Iterable[Mapping[str, Any]], seeds: int) -> list[str]:
         value = latex_coefficient(row["coefficient"], row["spread"])
         share = str(round(row["share"] * seeds)) if seeds else rf"{100 * row['share']:.0f}\%"
         cells = [
-            _escape(row["name"]),
+            escaped(row["name"]),
             f"${row['latex']}$",
             f"${value}$",
             share,
-            _escape(row["locality"]),
+            escaped(row["locality"]),
         ]
         written.append(" & ".join(cells) + r" \\")
     return written
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
     """Escape the characters that mean something to LaTeX."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return "".join(special.get(c, rf"\{c}" if c in "&%$#_{}" else c) for c in text)
