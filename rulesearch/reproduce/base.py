@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rulesearch.outer.fit import usable_device
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.record import UpdateRecord
 from rulesearch.outer.seeds import members
 from rulesearch.search.settings import Count, Device, Spec
 

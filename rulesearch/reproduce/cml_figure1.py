@@ -23,7 +23,7 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.networks import network_problem
 from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.record import UpdateRecord
 from rulesearch.outer.seeds import NETWORK, TASK, generators, members
 from rulesearch.report.cml_figures import Nudging, figure1
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training

@@ -15,7 +15,7 @@ from torch import Tensor
 from rulesearch.errors import RunError
 from rulesearch.files import write_atomically
 from rulesearch.outer.fit import usable_device
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.record import UpdateRecord
 from rulesearch.reproduce.base import Job, Trained, Training
 from rulesearch.reproduce.figures import import_all
 from rulesearch.reproduce.outcome import (

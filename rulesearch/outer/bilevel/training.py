@@ -16,7 +16,7 @@ from rulesearch.outer.bilevel.given import check_named
 from rulesearch.outer.bilevel.named import Named, copied, detached, spread, under
 from rulesearch.outer.bilevel.problem import BilevelGradient
 from rulesearch.outer.bilevel.synapse import allowed
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.record import UpdateRecord
 
 __all__ = ["BilevelTraining", "MetaParameters"]
 
