@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-__all__ = ["broken", "grid"]
+__all__ = ["broken", "grid", "markdown_grid"]
 
 ANYTHING = re.compile(".+")
 
@@ -42,6 +42,13 @@ def grid(
         if number == 0:
             lines.append("─" * min(width, offset + min(room, widths[-1])))
     return "\n".join(lines)
+
+
+def markdown_grid(rows: Sequence[Sequence[str]]) -> str:
+    """The same in Markdown, all columns but the first to the right."""
+    heading, *body = rows
+    rule = ["---", *["---:"] * (len(heading) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heading, rule, *body))
 
 
 def broken(text: str, room: int, token: re.Pattern[str]) -> list[str]:

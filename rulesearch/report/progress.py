@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console, Group
 from rich.text import Text
 
-from rulesearch.analysis import Floats
+from rulesearch.analysis import Floats, finite_mean
 from rulesearch.report.bars import RECENT, Bars
 from rulesearch.report.run_data import PHASE_NAMES
 
@@ -76,7 +76,7 @@ class TerminalProgress:
             self._bars.say(f"{line}{now.lost}")
 
     def _now(self, theta: Floats, rejected: int) -> _Now:
-        accuracy, loss = _row_means(self._accuracy), _row_means(self._loss)
+        accuracy, loss = finite_mean(self._accuracy), finite_mean(self._loss)
         size = np.abs(theta / self._scales)
         alive = (size > ALIVE * size.max(1, keepdims=True)).sum(1)
         low, high = int(alive.min()), int(alive.max())
@@ -102,13 +102,6 @@ class _Now(NamedTuple):
     alive: str
     lost: str
     rule: str
-
-
-def _row_means(recent: deque[list[float]]) -> Floats:
-    values = np.array(recent, dtype=np.float64)
-    count = np.isfinite(values).sum(0)
-    total = np.where(np.isfinite(values), values, 0).sum(0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _number(values: Floats) -> str:

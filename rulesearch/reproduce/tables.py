@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rulesearch.report.grid import markdown_grid
 from rulesearch.report.table import escaped
 
 __all__ = ["latex", "markdown", "print_outcome"]
@@ -32,9 +33,7 @@ def print_outcome(content: Content, console: Console) -> None:
 
 def markdown(content: Content) -> str:
     """The same as a Markdown page."""
-    headings = _headings(content, ": ")
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *_rows(content)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = markdown_grid([_headings(content, ": "), *_rows(content)])
     remarks = "\n".join(f"- {line}" for line in _remarks(content))
     return f"# {content['title']}\n\n{table}\n\n{remarks}\n"
 
