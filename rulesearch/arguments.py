@@ -37,9 +37,9 @@ def check_kind(
         raise error(f"{name} should be {wanted}, not of type {type(value).__name__}")
 
 
-def check_path(name: str, value: object, error: type[RuleSearchError] = ConfigError) -> None:
+def check_path(name: str, value: object) -> None:
     """Refuse what names no file and no folder; a number is none, nor is None."""
-    check_kind(name, value, (str, PathLike), "the name of a file or folder", error)
+    check_kind(name, value, (str, PathLike), "the name of a file or folder")
 
 
 def check_choice(name: str, value: object, known: Collection[str]) -> None:
@@ -96,9 +96,9 @@ def number(value: SupportsFloat) -> float:
         return math.nan
 
 
-def real(name: str, value: SupportsFloat, error: type[RuleSearchError] = ConfigError) -> float:
+def real(name: str, value: SupportsFloat) -> float:
     """Return a finite number; text is none."""
     found = number(value)
     if not math.isfinite(found):
-        raise error(f"{name} is {value!r}; give a finite number")
+        raise ConfigError(f"{name} is {value!r}; give a finite number")
     return found

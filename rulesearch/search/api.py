@@ -179,9 +179,9 @@ def evaluate(
     return evidence(found, [*own, *varied], lifetimes, seed, baseline, device=device)
 
 
-def free_folder(name: str, under: str | Path = "runs") -> Path:
-    """Return the first of ``name``, ``name-2``, ... that does not exist under a folder."""
-    return next(path for path in numbered(name, Path(under)) if not path.exists())
+def free_folder(name: str) -> Path:
+    """Return the first of ``runs/name``, ``runs/name-2``, ... that does not exist."""
+    return next(path for path in numbered(name, Path("runs")) if not path.exists())
 
 
 def load_run(path: str | Path) -> Result:

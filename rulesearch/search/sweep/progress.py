@@ -20,9 +20,9 @@ class StudyProgress:
     has ended.
     """
 
-    def __init__(self, trials: int, console: Console | None = None) -> None:
+    def __init__(self, trials: int) -> None:
         self._trials, self._most = trials, 1  # the most that ran at once: as one ends, fewer do
-        self._console = console or Console(stderr=True)
+        self._console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("[bold]trials"),
             BarColumn(bar_width=24),
