@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rulesearch.errors import RunError
-from rulesearch.files import write_atomically
+from rulesearch.files import make_folder, write_atomically
 from rulesearch.outer.fit import usable_device
 from rulesearch.outer.record import UpdateRecord
 from rulesearch.reproduce.base import Job, Trained, Training
@@ -111,10 +111,7 @@ class _Run:
 
     def run(self) -> Outcome:
         path = self.folder.path
-        try:
-            (path / "jobs").mkdir(exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{path} cannot be written: {error.strerror}") from None
+        make_folder(path / "jobs")
         if self.plan.reproduction.draw is not None:
             import_all()
         finished = sum(self._file(job.name).is_file() for job in self.jobs)
