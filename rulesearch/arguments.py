@@ -5,14 +5,24 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from typing import SupportsFloat, SupportsIndex
 
-from rulesearch.errors import ConfigError, RuleSearchError
+from rulesearch.errors import ConfigError, RuleSearchError, did_you_mean
 
-__all__ = ["check_kind", "check_path", "check_takes", "naming", "number", "real", "whole"]
+__all__ = [
+    "check_choice",
+    "check_kind",
+    "check_path",
+    "check_positive",
+    "check_takes",
+    "naming",
+    "number",
+    "real",
+    "whole",
+]
 
 
 def check_kind(
@@ -27,9 +37,22 @@ def check_kind(
         raise error(f"{name} should be {wanted}, not of type {type(value).__name__}")
 
 
-def check_path(name: str, value: object, error: type[RuleSearchError] = ConfigError) -> None:
+def check_path(name: str, value: object) -> None:
     """Refuse what names no file and no folder; a number is none, nor is None."""
-    check_kind(name, value, (str, PathLike), "the name of a file or folder", error)
+    check_kind(name, value, (str, PathLike), "the name of a file or folder")
+
+
+def check_choice(name: str, value: object, known: Collection[str]) -> None:
+    """Refuse what is none of a few names."""
+    if value not in tuple(known):
+        hint = did_you_mean(str(value), known)
+        raise ConfigError(f"{name} is one of {', '.join(known)}, not '{value}'{hint}")
+
+
+def check_positive(name: str, value: SupportsFloat) -> None:
+    """Refuse what is no finite number above zero."""
+    if not 0 < number(value) < math.inf:
+        raise ConfigError(f"{name} must be a positive number, not {value!r}")
 
 
 def check_takes(name: str, function: Callable[..., object], *arguments: str) -> None:
@@ -73,9 +96,9 @@ def number(value: SupportsFloat) -> float:
         return math.nan
 
 
-def real(name: str, value: SupportsFloat, error: type[RuleSearchError] = ConfigError) -> float:
+def real(name: str, value: SupportsFloat) -> float:
     """Return a finite number; text is none."""
     found = number(value)
     if not math.isfinite(found):
-        raise error(f"{name} is {value!r}; give a finite number")
+        raise ConfigError(f"{name} is {value!r}; give a finite number")
     return found

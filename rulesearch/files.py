@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_run",
     "check_search",
     "make_folder",
+    "numbered",
     "read_manifest",
     "read_sealed",
     "seal",
@@ -98,6 +100,11 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise RunError(f"{folder} cannot be made: {error.strerror}") from None
     return folder
+
+
+def numbered(name: str, under: Path) -> Iterator[Path]:
+    """Yield ``name``, ``name-2``, ``name-3``, ... under a folder, without end."""
+    return (under / (name if n == 1 else f"{name}-{n}") for n in count(1))
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:

@@ -12,12 +12,16 @@ from rulesearch.errors import ConfigError
 __all__ = ["check_floating", "check_generators", "device_named", "no_device"]
 
 
-def check_generators(generators: Sequence[torch.Generator], each: str) -> None:
-    """Refuse what are no generators; there is one for ``each``."""
+def check_generators(
+    generators: Sequence[torch.Generator], each: str, whose: str | None = None
+) -> None:
+    """Refuse what are no generators; one for ``each``, and ``whose`` needs one at least."""
     wanted = f"a list of torch.Generator, one a {each}"
     check_kind("generators", generators, Sequence, wanted)
     for i, generator in enumerate(generators):
         check_kind(f"generators[{i}]", generator, torch.Generator, "a torch.Generator")
+    if whose is not None and not generators:
+        raise ConfigError(f"{whose}: at least one generator is needed")
 
 
 def check_floating(dtype: torch.dtype) -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from rulesearch.errors import ConfigError
 from rulesearch.outer.averaged import Averaged
 from rulesearch.outer.bilevel import BilevelTraining, MetaParameters
-from rulesearch.outer.bilevel.named import Named
+from rulesearch.outer.bilevel.named import Named, under
 from rulesearch.outer.bilevel.problem import Estimate
+from rulesearch.reproduce.base import Job
+from rulesearch.reproduce.flp import lifetime_errors, restored
+from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
+from rulesearch.reproduce.plan import Plan
+from rulesearch.reproduce.run import reproduce
 
 
 def down(problem: int, theta: Named) -> Estimate:
@@ -19,13 +29,13 @@ def down(problem: int, theta: Named) -> Estimate:
     return Estimate(gradient, torch.zeros(2), {}, torch.ones(2, dtype=torch.bool))
 
 
-def training(begin: int, milestones: tuple[int, ...] = ()) -> Averaged:
+def training(begin: int, milestones: tuple[int, ...] = ()) -> Averaged[MetaParameters]:
     model = MetaParameters({"w": torch.zeros(2, 3), "b": torch.zeros(2)})
     steps = BilevelTraining(model, lambda update: update, down, 0.25, milestones=milestones)
     return Averaged(steps, begin)
 
 
-def bias(of: Averaged) -> torch.Tensor:
+def bias(of: Averaged[MetaParameters]) -> torch.Tensor:
     return of.model.theta()["b"].detach()
 
 
@@ -85,3 +95,44 @@ def test_bad_milestones(settings: dict[str, float], message: str) -> None:
 def test_fewer_than_no_updates() -> None:
     with pytest.raises(ConfigError, match="averaged"):
         training(-1)
+
+
+# -- networks of FLP, and rows of its tables --
+
+TINY = SineSettings(
+    updates=4, average=3, seeds=2, lifetimes=2, hidden=(6, 6, 6), functions=2, batches=2, examples=3,
+    forward=1e-2, rate=1e-4, gradient_start=1e-2, oml_rate=1e-3,
+)  # fmt: skip
+
+
+def way(job: Job, updates: int) -> list[dict[str, Tensor]]:
+    """Meta-parameters after each update."""
+    training, found = job.begin({}), []
+    for _ in range(updates):
+        training.update()
+        found.append({k: p.detach().clone() for k, p in training.model.named_parameters()})
+    return found
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("row", ["flp-2", "feature-reuse-1"])
+def test_a_row_is_tested_with_the_mean_of_its_last_updates(row: str, tmp_path: Path) -> None:
+    job = next(job for job in FLP_TABLE1.jobs(TINY) if job.name == f"{row}-iid")
+    last = way(job, 4)[1:]
+    plan = Plan(FLP_TABLE1, "small", TINY.model_copy(update={"conditions": ("iid",)}), (row,))
+    reproduce(plan, tmp_path / "run")
+    kept = load_file(tmp_path / "run" / "jobs" / f"{row}-iid.safetensors")
+    for name in last[0]:
+        mean = torch.stack([each[name] for each in last]).double().mean(0)
+        torch.testing.assert_close(kept[f"model.{name}"].double(), mean, rtol=1e-5, atol=1e-7)
+    layers = {"flp-2": 2, "feature-reuse-1": 1}
+    model = restored(sine_network(TINY, layers[row]), TINY, under("model.", kept))
+    error = lifetime_errors(model, sine_tasks(TINY)["iid"].test, TINY.lifetimes, TINY.seed)
+    torch.testing.assert_close(kept["measured.error"], error)
+
+
+def test_a_search_for_rules_averages_nothing(run_main: Any) -> None:
+    status, _, err = run_main("reproduce", "flp-rules", "--set", "average=2")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "average" in err
+    assert "should be 1" in err

@@ -280,6 +280,14 @@ def test_tables_of_a_stored_file(
     assert "skipped: would take about 72 GB" in capsys.readouterr().out
 
 
+def test_a_file_in_the_place_of_the_figures_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stored().save(tmp_path / "machine.json")
+    assert run_main(monkeypatch, "bench", "--show", path, "--figures", path) == 2
+    assert capsys.readouterr().err == f"{path} cannot be made: File exists\n"
+
+
 def test_tables_of_episodes_say_how_long_a_meta_training_is() -> None:
     results = Results(stored().machine)
     common = {"suite": "flp", "axis": "steps", "value": 400, "problem": content_of(Episode())}

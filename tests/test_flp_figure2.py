@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
-from rulesearch.outer import MetaModel, MetaTraining, flp_model
+from rulesearch.outer import MetaModel, flp_model
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
 from rulesearch.reproduce import flp_figure2
 from rulesearch.reproduce.figures import plain
@@ -99,7 +99,7 @@ def test_its_control_goes_on_from_feature_reuse() -> None:
     assert control.needs == ("feature-reuse-1-iid",)
     reuse = learning_reuse()
     training = control.begin({"feature-reuse-1-iid": reuse.state_dict()})
-    assert isinstance(training, MetaTraining)
+    assert isinstance(training.model, MetaModel)
     task = sine_tasks(TINY)["iid"].test.sample(
         [torch.Generator().manual_seed(i) for i in range(TINY.seeds)]
     )
@@ -115,7 +115,7 @@ def test_its_other_control_is_feature_reuse_that_is_trained_on() -> None:
     assert (control.needs, control.updates) == (("feature-reuse-1-iid",), TINY.updates)
     reuse = learning_reuse()
     training = control.begin({"feature-reuse-1-iid": reuse.state_dict()})
-    assert isinstance(training, MetaTraining)
+    assert isinstance(training.model, MetaModel)
     assert len(training.model.W) == 1
     before = {k: v.clone() for k, v in training.model.state_dict().items()}
     assert all(v.equal(reuse.state_dict()[k]) for k, v in before.items())

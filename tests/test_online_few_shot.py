@@ -171,7 +171,7 @@ def test_held_out_classes_never_leak() -> None:
         ({"ways": 0}, ConfigError, "ways must be at least 1, not 0"),
         ({"shots": 0}, ConfigError, "shots must be at least 1"),
         ({"queries": -1}, ConfigError, "queries must be at least 1"),
-        ({"order": "idd"}, ConfigError, "must be continual or iid, not 'idd'; did you mean 'iid'"),
+        ({"order": "idd"}, ConfigError, "continual, iid, not 'idd'; did you mean 'iid'"),
         ({"outputs": 4}, ConfigError, "5 ways need 5 outputs, not 4"),
         ({"held_out": True}, ConfigError, "needs classes in hold_out"),
         ({"ways": 11}, DataError, "11-way tasks need 11 classes but there are 10"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from rulesearch.analysis.alignment import alignment_angles, angle
 from rulesearch.analysis.orthonormality import orthonormality_error
 from rulesearch.analysis.statistics import (
+    Floats,
     Interval,
     RankTest,
     Statistic,
     bootstrap_interval,
+    finite_mean,
     holm,
     mann_whitney,
     running_mean,
@@ -16,12 +18,14 @@ from rulesearch.analysis.statistics import (
 )
 
 __all__ = [
+    "Floats",
     "Interval",
     "RankTest",
     "Statistic",
     "alignment_angles",
     "angle",
     "bootstrap_interval",
+    "finite_mean",
     "holm",
     "mann_whitney",
     "orthonormality_error",

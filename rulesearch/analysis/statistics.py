@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "Floats",
     "Interval",
     "RankTest",
     "Statistic",
     "bootstrap_interval",
+    "finite_mean",
     "holm",
     "mann_whitney",
     "running_mean",
@@ -119,6 +121,14 @@ def _median(values: Floats) -> Floats:
     middle = (np.maximum(known - 1, 0) // 2, np.minimum(known // 2, values.shape[-2] - 1))
     below, above = (np.take_along_axis(ordered, place, axis=-2) for place in middle)
     return np.asarray(0.5 * (below + above)).squeeze(-2)
+
+
+def finite_mean(values: ArrayLike) -> Floats:
+    """Mean over the first axis of what is finite; NaN where nothing is."""
+    data = np.asarray(values, dtype=np.float64)
+    known = np.isfinite(data)
+    total, count = np.where(known, data, 0).sum(0), known.sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def running_mean(values: ArrayLike, window: int) -> Floats:

@@ -58,7 +58,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from rulesearch.arguments import check_kind, number, whole
+from rulesearch.arguments import check_choice, check_kind, number, whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.grammar import Grammar
 from rulesearch.rules import Rule
@@ -118,8 +118,7 @@ class UniversalNetwork:
     def __post_init__(self) -> None:
         for name in ("cells", "classes"):
             whole(name, getattr(self, name), least=1)
-        if self.term not in ("oja_single", "hebb"):
-            raise ConfigError(f"term is one of oja_single, hebb, not {self.term!r}")
+        check_choice("term", self.term, ("oja_single", "hebb"))
         tiny, huge = sys.float_info.min, sys.float_info.max
         for name, most in (("alpha", 1.0), ("epsilon", huge)):
             value = getattr(self, name)

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from rulesearch.bench.peers.registry import OURS, PEERS
 from rulesearch.bench.results import FLOORS, Results, median
 from rulesearch.bench.suites import SUITES
-from rulesearch.files import write_atomically
+from rulesearch.files import make_folder, write_atomically
 from rulesearch.report.style import GREY, LINES, STYLE, figure_bytes, label_ends, panels
 
 __all__ = ["draw_suite", "write_figures"]
@@ -22,7 +22,7 @@ BLACK = "#3c4048"
 
 def write_figures(results: Results, folder: Path) -> list[Path]:
     """Write ``bench-SUITE.svg`` for each suite of two points or more."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return [
         write_atomically(
             folder / f"bench-{suite}.svg", figure_bytes(draw_suite(results, suite), "svg")

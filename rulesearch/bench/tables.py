@@ -15,6 +15,7 @@ from rulesearch.bench.kinds import problem_of
 from rulesearch.bench.peers.registry import OURS
 from rulesearch.bench.results import Results, median
 from rulesearch.bench.suites import SUITES
+from rulesearch.report.grid import markdown_grid
 
 __all__ = ["print_tables", "tables_in_markdown"]
 
@@ -60,9 +61,7 @@ def tables_in_markdown(results: Results) -> str:
         if section.suite != suite:
             suite = section.suite
             parts.append(f"### {SUITES[suite].title if suite in SUITES else suite}")
-        lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *section.rows]
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        parts.append(f"**{section.title}**\n\n{table}")
+        parts.append(f"**{section.title}**\n\n{markdown_grid([COLUMNS, *section.rows])}")
         parts += [section.note] * bool(section.note)
     lines_of_first_use = list(_first_use(results))
     if lines_of_first_use:

@@ -13,7 +13,7 @@ them all: three for the ten terms of the rule-discovery paper, two for the rule 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain
@@ -335,26 +335,20 @@ def _without_dead_code(program: Program) -> Program:
     number = {old: new for new, old in enumerate(sorted(needed))}
 
     def renumbered(i: Instruction) -> Instruction:
-        return Instruction(
-            i.kind,
-            i.side,
-            i.name,
-            tuple(number[a] for a in i.arguments),
-            i.matrix,
-            i.transposed,
-            i.numbers,
-            i.terms,
-            tuple(tuple(number[v] for v in group) for group in i.groups),
+        return replace(
+            i,
+            arguments=tuple(number[a] for a in i.arguments),
+            groups=tuple(tuple(number[v] for v in group) for group in i.groups),
         )
 
     def moved(group: tuple[Product, ...]) -> tuple[Product, ...]:
-        return tuple(Product(number[p.left], number[p.right], p.core) for p in group)
+        return tuple(replace(p, left=number[p.left], right=number[p.right]) for p in group)
 
-    return Program(
-        program.terms,
-        tuple(renumbered(program.instructions[old]) for old in sorted(needed)),
-        None if program.scale is None else number[program.scale],
-        moved(program.masks),
-        moved(program.outers),
-        moved(program.others),
+    return replace(
+        program,
+        instructions=tuple(renumbered(program.instructions[old]) for old in sorted(needed)),
+        scale=None if program.scale is None else number[program.scale],
+        masks=moved(program.masks),
+        outers=moved(program.outers),
+        others=moved(program.others),
     )

@@ -33,14 +33,14 @@ class Factored:
     outers: tuple[tuple[Tensor, Tensor], ...]
     others: tuple[tuple[Tensor, Tensor, Tensor], ...]
 
-    def growth(self, like: Tensor) -> Tensor | float:
+    def growth(self) -> Tensor | float:
         """What W is multiplied with by the update, less one: ``s + P Q^T``."""
         growth: Tensor | float = 0.0 if self.scale is None else self.scale.unsqueeze(-1)
         for p, q in self.masks:
             growth = growth + _outer(p, q)
         return growth
 
-    def shift(self, like: Tensor) -> Tensor | float:
+    def shift(self) -> Tensor | float:
         """What is added to W besides: ``U V^T + sum (p q^T) o E``."""
         shift: Tensor | float = 0.0
         for u, v in self.outers:
@@ -51,7 +51,7 @@ class Factored:
 
     def delta(self, weight: Tensor) -> Tensor:
         """The change of ``weight``."""
-        return self.growth(weight) * weight + self.shift(weight)
+        return self.growth() * weight + self.shift()
 
 
 def _outer(u: Tensor, v: Tensor) -> Tensor:
@@ -85,7 +85,16 @@ def torch_source(program: Program) -> str:
 
 
 _FUNCTIONS = {"tanh": "torch.tanh", "exp": "torch.exp", "abs": "torch.abs", "sign": "torch.sign"}
-_PREFIX = {"matvec": "m", "multiply": "h", "apply": "f", "dot": "s", "sum": "s", "size": "n"}
+_PREFIX = {
+    "matvec": "m",
+    "multiply": "h",
+    "apply": "f",
+    "dot": "s",
+    "sum": "s",
+    "size": "n",
+    "coefficient": "k",
+    "combine": "v",
+}
 
 
 class _Writer:
@@ -101,7 +110,7 @@ class _Writer:
             elif i.kind == "ones":
                 self.names[value] = f"ones_{i.side}"
             else:
-                prefix = _PREFIX.get(i.kind, {"coefficient": "k"}.get(i.kind, "v"))
+                prefix = _PREFIX[i.kind]
                 counts[prefix] = counts.get(prefix, 0) + 1
                 self.names[value] = f"{prefix}{counts[prefix]}"
 

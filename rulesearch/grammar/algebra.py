@@ -243,9 +243,8 @@ class NormalForm:
 
     def __matmul__(self, other: NormalForm) -> NormalForm:
         rows, inner = self.shape
-        columns = other.shape[1]
-        shape = (rows, columns)
-        return self._combined(other, shape, lambda a, b: _matmul(a, b, rows, inner, columns))
+        shape = (rows, other.shape[1])
+        return self._combined(other, shape, lambda a, b: _matmul(a, b, inner))
 
 
 def _bits(c: Fraction) -> int:
@@ -281,7 +280,7 @@ def _hadamard(a: Monomial, b: Monomial) -> Monomial:
     )
 
 
-def _matmul(a: Monomial, b: Monomial, rows: str, inner: str, columns: str) -> Monomial:
+def _matmul(a: Monomial, b: Monomial, inner: str) -> Monomial:
     scalars = multiply(a.scalars, b.scalars)
     if a.diagonal:
         post = multiply(a.post, b.post)

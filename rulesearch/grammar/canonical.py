@@ -11,32 +11,10 @@ from sympy.matrices.expressions.diagonal import DiagMatrix
 from sympy.matrices.expressions.matexpr import MatrixElement
 
 from rulesearch.errors import GrammarError, Place
-from rulesearch.grammar.algebra import (
-    Applied,
-    Atom,
-    Base,
-    Contraction,
-    Factors,
-    Image,
-    Monomial,
-    NormalForm,
-    Shape,
-    equal_contractions,
-)
+from rulesearch.grammar.algebra import Applied, Base, Factors, Monomial, NormalForm, Shape
 from rulesearch.grammar.symbols import N_POST, N_PRE, VOCABULARY
 
-__all__ = [
-    "Applied",
-    "Atom",
-    "Base",
-    "Contraction",
-    "Factors",
-    "Image",
-    "Monomial",
-    "NormalForm",
-    "equal_contractions",
-    "normal_form",
-]
+__all__ = ["normal_form"]
 
 _SIDES = {N_POST: "post", N_PRE: "pre", sympy.Integer(1): "one"}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rulesearch.grammar.canonical import Applied, Base, Factors, Image, Monomial, NormalForm
+from rulesearch.grammar.algebra import Applied, Base, Factors, Image, Monomial, NormalForm
 
 __all__ = ["LOCALITIES", "Locality", "locality"]
 

@@ -11,7 +11,8 @@ import sympy
 
 from rulesearch.arguments import check_kind, real
 from rulesearch.errors import GrammarError, Place
-from rulesearch.grammar.canonical import NormalForm, normal_form
+from rulesearch.grammar.algebra import NormalForm
+from rulesearch.grammar.canonical import normal_form
 from rulesearch.grammar.locality import Locality, locality
 from rulesearch.grammar.parser import FUNCTIONS, TextPlace, parse_term
 from rulesearch.grammar.printing import latex, text

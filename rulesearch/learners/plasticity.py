@@ -9,7 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind, whole
+from rulesearch.arguments import check_choice, check_kind, whole
 from rulesearch.compile import native
 from rulesearch.compile.program import Program, lower
 from rulesearch.errors import ConfigError, LearnerError
@@ -90,12 +90,9 @@ class PlasticityLearner:
     ) -> None:
         check_kind("network", network, PlasticNetwork, "a PlasticNetwork")
         check_kind("rule", rule, (Rule, TermPool), "a Rule or a TermPool, as grammar.enumerate()")
-        if method not in METHODS:
-            raise ConfigError(f"method is one of {', '.join(METHODS)}, not '{method}'")
-        if engine not in ENGINES:
-            raise ConfigError(f"engine is one of {', '.join(ENGINES)}, not '{engine}'")
-        if reduction not in REDUCTIONS:
-            raise ConfigError(f"reduction is one of {', '.join(REDUCTIONS)}, not '{reduction}'")
+        check_choice("method", method, METHODS)
+        check_choice("engine", engine, ENGINES)
+        check_choice("reduction", reduction, REDUCTIONS)
         if checkpoint_every is not None:
             checkpoint_every = whole("checkpoint_every", checkpoint_every, least=1)
         if drift_tolerance is not None:

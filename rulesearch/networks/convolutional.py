@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rulesearch.arguments import check_choice
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks.drawing import draw_each
 from rulesearch.networks.layout import channels_last
@@ -72,8 +73,7 @@ class ConvNet:
     born: str = "kaiming"
 
     def __post_init__(self) -> None:
-        if self.born not in BORN:
-            raise ConfigError(f"born is one of {', '.join(BORN)}, not '{self.born}'")
+        check_choice("born", self.born, BORN)
         if min(self._extent) < 1:
             _, height, width = self.image
             raise ConfigError(

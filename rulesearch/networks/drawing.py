@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rulesearch.errors import ConfigError
 from rulesearch.torch_arguments import check_generators, device_named
 
 __all__ = ["INITIALISATIONS", "draw_each", "draw_into"]
@@ -55,9 +54,7 @@ def draw_each(
     ConfigError
         If there is no generator, or no such device.
     """
-    check_generators(generators, "network")
+    check_generators(generators, "network", kind)
     device = device_named(device)
-    if not generators:
-        raise ConfigError(f"{kind}: at least one generator is needed")
     drawn = [draw(generator) for generator in generators]
     return {name: torch.stack([each[name] for each in drawn]).to(device) for name in drawn[0]}

@@ -29,8 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind
-from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.arguments import check_choice, check_kind
 from rulesearch.networks.state import NetworkState
 
 __all__ = ["LearntFeedback"]
@@ -79,12 +78,7 @@ class LearntFeedback:
         for name in ("clamp_output", "plastic"):
             check_kind(f"learnt feedback: {name}", getattr(self, name), bool, "True or False")
         for name, known in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in known:
-                hint = did_you_mean(str(value), known)
-                raise ConfigError(
-                    f"learnt feedback: {name} is one of {', '.join(known)}, not '{value}'{hint}"
-                )
+            check_choice(f"learnt feedback: {name}", getattr(self, name), known)
 
     def carried(self, state: NetworkState, output: Tensor, target: Tensor) -> list[Tensor]:
         """What arrives at each layer but the input.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind, whole
+from rulesearch.arguments import check_choice, check_kind, whole
 from rulesearch.errors import ConfigError
 from rulesearch.networks.drawing import draw_each
 
@@ -48,8 +48,7 @@ class ModulatedNetwork:
     unit: str = "linear-threshold"
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise ConfigError(f"unit is one of {', '.join(UNITS)}, not '{self.unit}'")
+        check_choice("unit", self.unit, UNITS)
         check_kind("sizes", self.sizes, Sequence, "units per layer, as [784, 100, 10]")
         for i, size in enumerate(self.sizes):
             whole(f"sizes[{i}]", size, least=1)

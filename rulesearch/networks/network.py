@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rulesearch.arguments import check_kind, real, whole
-from rulesearch.errors import ConfigError, LearnerError, did_you_mean
+from rulesearch.arguments import check_choice, check_kind, real, whole
+from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks.activations import ACTIVATIONS, Activation
 from rulesearch.networks.drawing import INITIALISATIONS, draw_into
 from rulesearch.networks.fit import check_state
@@ -59,6 +59,10 @@ class PlasticNetwork:
     detach_feedback : bool
         Keep the meta-gradient from flowing through W where it serves as symmetric feedback, as
         the paper's released code does. Off by default: the exact gradient.
+    bias : bool
+        Whether units have biases.
+    learnt_feedback : LearntFeedback
+        How learnt feedback acts.
 
     Raises
     ------
@@ -96,10 +100,7 @@ class PlasticNetwork:
             ("feedback_init", INITIALISATIONS),
             ("weight_init", INITIALISATIONS),
         ):
-            value = getattr(self, name)
-            if value not in known:
-                hint = did_you_mean(str(value), known)
-                raise ConfigError(f"{name} is one of {', '.join(known)}, not '{value}'{hint}")
+            check_choice(name, getattr(self, name), known)
 
     @property
     def connections(self) -> list[tuple[int, int]]:
@@ -332,8 +333,7 @@ class PlasticNetwork:
         check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
         check_kind("activations", activations, Sequence, "a list of tensors", LearnerError)
         pathway = feedback or self.feedback
-        if pathway not in FEEDBACKS:
-            raise ConfigError(f"feedback is one of {', '.join(FEEDBACKS)}, not {pathway!r}")
+        check_choice("feedback", pathway, FEEDBACKS)
         if pathway == "flp":
             target = self.target(label, activations[-1].dtype)
             arrived = self.learnt_feedback.carried(state, activations[-1], target)

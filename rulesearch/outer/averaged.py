@@ -11,8 +11,8 @@ from torch import Tensor
 from rulesearch.arguments import whole
 from rulesearch.outer.bilevel.named import under
 from rulesearch.outer.choice import Choice
-from rulesearch.outer.meta_training import UpdateRecord
 from rulesearch.outer.outer_loop import ModelT
+from rulesearch.outer.record import UpdateRecord
 
 __all__ = ["Averaged"]
 

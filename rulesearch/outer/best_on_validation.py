@@ -12,7 +12,7 @@ from rulesearch.arguments import whole
 from rulesearch.outer.bilevel.named import spread, under
 from rulesearch.outer.bilevel.training import MetaParameters
 from rulesearch.outer.choice import Choice
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.record import UpdateRecord
 
 __all__ = ["BestOnValidation"]
 

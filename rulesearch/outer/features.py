@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from rulesearch.errors import ConfigError
 from rulesearch.networks.layout import channels_last
-from rulesearch.outer.relu_layers import ReluLayers
+from rulesearch.outer.relu_layers import ROWS, ReluLayers
 
 __all__ = ["conv_features", "conv_size", "extract", "mlp_features"]
-
-ROWS = 800  # examples whose activations are held at once: about what stays in cache
 
 
 def extract(module: nn.Module, x: Tensor, image: Sequence[int] | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from rulesearch.arguments import check_kind, number, whole
+from rulesearch.arguments import check_choice, check_kind, number, whole
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Grammar, TermPool
 from rulesearch.learners import PlasticityLearner
@@ -86,10 +86,7 @@ class FLPSettings:
     strides: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.learning not in LEARNING:
-            raise ConfigError(
-                f"FLP: learning is one of {', '.join(LEARNING)}, not '{self.learning}'"
-            )
+        check_choice("FLP: learning", self.learning, LEARNING)
         for name in ("widths", "image", "channels", "strides"):
             sizes = getattr(self, name)
             if name == "image" and sizes is None:

@@ -58,26 +58,25 @@ class Unrolled:
     ) -> Evaluation:
         """Live, lose on the queries, and differentiate."""
         theta = theta.detach().requires_grad_()
-        final = learner.live(state, theta, task.x, task.label)
-        output = learner.network(final, task.x_query)
-        loss = learner.network.loss(output, task.label_query)
+        final, loss, accuracy = _lived(learner, state, theta, task)
         (gradient,) = torch.autograd.grad(loss.sum(), theta)
-        return Evaluation(
-            loss.detach(), _accuracy(output.detach(), task.label_query), gradient, final.detach()
-        )
+        return Evaluation(loss.detach(), accuracy, gradient, final.detach())
 
 
 def evaluate(learner: Learner, state: NetworkState, theta: Tensor, task: TaskBatch) -> Evaluation:
     """Live without a gradient."""
     with torch.no_grad():
-        final = learner.live(state, theta, task.x, task.label)
-        output = learner.network(final, task.x_query)
-        loss = learner.network.loss(output, task.label_query)
-    empty = loss.new_zeros(loss.shape[0], 0)
-    return Evaluation(loss, _accuracy(output, task.label_query), empty, final)
+        final, loss, accuracy = _lived(learner, state, theta, task)
+    return Evaluation(loss, accuracy, loss.new_zeros(loss.shape[0], 0), final)
 
 
-def _accuracy(output: Tensor, label: Tensor) -> Tensor:
+def _lived(
+    learner: Learner, state: NetworkState, theta: Tensor, task: TaskBatch
+) -> tuple[NetworkState, Tensor, Tensor]:
+    """Networks at the end of life, and their loss and accuracy on the queries."""
+    final = learner.live(state, theta, task.x, task.label)
+    output, label = learner.network(final, task.x_query), task.label_query
+    loss = learner.network.loss(output, label)
     if label.is_floating_point():
-        return torch.full_like(output[:, 0, 0], float("nan"))
-    return (output.argmax(-1) == label).to(output.dtype).mean(-1)
+        return final, loss, torch.full_like(loss, torch.nan)
+    return final, loss, (output.argmax(-1) == label).to(output.dtype).mean(-1)

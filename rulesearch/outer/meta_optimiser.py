@@ -74,6 +74,8 @@ class MetaOptimiser:
         than ``keep`` of its largest. A refit uses it: under a penalty a term can live off
         another's shrinkage, and come to nothing once the other is free to grow.
     keep : float
+    betas, epsilon
+        Of Adam.
     """
 
     rate: float

@@ -18,12 +18,12 @@ from rulesearch.outer.fit import check_fit
 from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
 from rulesearch.outer.readout import draw_classes_anew
+from rulesearch.outer.record import UpdateRecord
 from rulesearch.outer.seeds import READOUT, TASK, generators, members
 from rulesearch.tasks import TaskFamily
 from rulesearch.tasks.family import check_batch, check_family
 
-__all__ = ["MetaRates", "MetaTraining", "UpdateRecord"]
-
+__all__ = ["MetaRates", "MetaTraining"]
 
 CALMER = 0.9  # what is left of a seed's rates after a lifetime that diverged
 
@@ -78,33 +78,12 @@ class MetaRates:
             raise ConfigError("meta-training: clip is 0, and nothing would be learnt")
 
 
-@dataclass(frozen=True)
-class UpdateRecord:
-    """What a meta-update saw.
-
-    Attributes
-    ----------
-    loss : Tensor (seeds,)
-        On the queries, the mean over a seed's lifetimes.
-    rejected : Tensor (seeds,) bool
-        Whose loss or squared gradient was not finite: they stay as they were, but with a tenth
-        off the rates that are learnt, for they would diverge again.
-    diverged : Tensor (seeds,) int64, optional
-        How many of a seed's lifetimes were left out, where they are judged one by one.
-    residual : mapping to Tensor (seeds,)
-        By what was to be solved, the median over a seed's lifetimes of what was left of it: see
-        :class:`rulesearch.outer.bilevel.Estimate`.
-    """
-
-    loss: Tensor
-    rejected: Tensor
-    diverged: Tensor | None = None
-    residual: Mapping[str, Tensor] = field(default_factory=dict)
-
-
 @dataclass(eq=False)
 class MetaTraining:
     """A meta-model and its optimiser; resumable after any update.
+
+    A seed whose loss or squared gradient is not finite stays as it was, but with a tenth off the
+    rates that are learnt, for it would diverge again.
 
     Parameters
     ----------

@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import real
-from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.arguments import check_choice, real
+from rulesearch.errors import ConfigError
 
 __all__ = ["L1", "L2", "PENALTIES", "NoPenalty", "Penalty", "ProximalL1", "penalty_named"]
 
@@ -44,20 +44,21 @@ class Penalty(Protocol):
         ...
 
 
-def _checked(lam: float | Tensor) -> float | Tensor:
-    if isinstance(lam, Tensor):
-        return lam
-    if real("a penalty's lambda", lam) < 0:
-        raise ConfigError(f"a penalty's lambda is a number that is not negative, not {lam}")
-    return float(lam)
-
-
 @dataclass(frozen=True)
 class NoPenalty:
     """None: the meta-loss is the loss on the queries."""
 
     lam: float | Tensor = 0.0
     name: str = "none"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lam, Tensor):
+            return
+        if real("a penalty's lambda", self.lam) < 0:
+            raise ConfigError(
+                f"a penalty's lambda is a number that is not negative, not {self.lam}"
+            )
+        object.__setattr__(self, "lam", float(self.lam))
 
     def value(self, t: Tensor) -> Tensor:
         """Zero."""
@@ -76,14 +77,12 @@ class NoPenalty:
 class L1(NoPenalty):
     r""":math:`\lambda \|t\|_1` by its subgradient, zero at zero.
 
-    Eq. 6. Coefficients hover about zero without reaching it; :class:`ProximalL1` reaches it.
+    Eq. 6 of the rule-discovery paper. Coefficients hover about zero without reaching it;
+    :class:`ProximalL1` reaches it.
     """
 
     lam: float | Tensor = 10.0
     name: str = "l1"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lam", _checked(self.lam))
 
     def value(self, t: Tensor) -> Tensor:
         """``lam * sum |t|``."""
@@ -98,14 +97,11 @@ class L1(NoPenalty):
 class L2(NoPenalty):
     r""":math:`\lambda \|t\|_2`, which makes coefficients small, none of them zero.
 
-    Eq. S.3.
+    Eq. S.3 of the rule-discovery paper.
     """
 
     lam: float | Tensor = 10.0
     name: str = "l2"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lam", _checked(self.lam))
 
     def value(self, t: Tensor) -> Tensor:
         """``lam * sqrt(sum t^2)``."""
@@ -129,9 +125,6 @@ class ProximalL1(NoPenalty):
     lam: float | Tensor = 10.0
     name: str = "proximal-l1"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lam", _checked(self.lam))
-
     def value(self, t: Tensor) -> Tensor:
         """``lam * sum |t|``."""
         return (self.lam * t.abs()).sum(-1)
@@ -146,7 +139,5 @@ PENALTIES: dict[str, type[NoPenalty]] = {p.name: p for p in (NoPenalty, L1, L2, 
 
 def penalty_named(name: str, lam: float | Tensor) -> Penalty:
     """Return the penalty of a name with a lambda, or one a row as ``(rows, 1)``."""
-    if name not in PENALTIES:
-        hint = did_you_mean(name, PENALTIES)
-        raise ConfigError(f"penalty is one of {', '.join(PENALTIES)}, not '{name}'{hint}")
+    check_choice("penalty", name, PENALTIES)
     return PENALTIES[name](lam)

@@ -19,7 +19,8 @@ from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.outer.meta_model import MetaModel
-from rulesearch.outer.meta_training import MetaTraining, UpdateRecord
+from rulesearch.outer.meta_training import MetaTraining
+from rulesearch.outer.record import UpdateRecord
 
 __all__ = ["ShapeTraining", "in_common_units"]
 

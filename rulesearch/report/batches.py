@@ -7,11 +7,10 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+
+from rulesearch.analysis import Floats
 
 __all__ = ["join_batches", "search_phases"]
-
-Floats = NDArray[np.float64]
 
 
 Logged = TypeVar("Logged", bound=Any)

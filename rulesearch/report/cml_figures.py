@@ -11,8 +11,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rulesearch.analysis import Floats
 from rulesearch.outer.bilevel import error_bound
-from rulesearch.report.run_data import Floats
 from rulesearch.report.style import STYLE, label_ends, layer_colours, panels
 
 __all__ = ["Nudging", "figure1"]

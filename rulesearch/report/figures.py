@@ -12,15 +12,8 @@ from matplotlib.figure import Figure
 from rulesearch.analysis import running_mean, running_median
 from rulesearch.report.lines import draw_band, draw_layers, label_lines, set_limits
 from rulesearch.report.path_figure import has_path, penalty_path
-from rulesearch.report.run_data import RunData
-from rulesearch.report.style import (
-    GREY,
-    LINES,
-    PHASE_COLOURS,
-    STYLE,
-    panels,
-)
-from rulesearch.report.table import PHASE_NAMES
+from rulesearch.report.run_data import PHASE_NAMES, RunData
+from rulesearch.report.style import GREY, LINES, PHASE_COLOURS, STYLE, panels
 from rulesearch.report.typeset import math_label
 
 __all__ = [

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from rulesearch.report.run_data import Floats
+from rulesearch.analysis import Floats
 from rulesearch.report.style import GREY, LINES, STYLE, WIDTH, label_ends, layer_colours
 
 __all__ = ["Anatomy", "InnerCurves", "figure2", "learning_curves", "longer_lives"]

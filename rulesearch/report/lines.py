@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from rulesearch.analysis import Interval, bootstrap_interval
-from rulesearch.report.run_data import Floats
+from rulesearch.analysis import Floats, Interval, bootstrap_interval
 from rulesearch.report.style import label_ends, layer_colours
 
 __all__ = ["Line", "draw_band", "draw_layers", "label_lines", "set_limits"]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from rulesearch.errors import RunError
-from rulesearch.files import read_manifest
+from rulesearch.files import make_folder, read_manifest, write_atomically
 from rulesearch.report.configuration import check_configuration
 from rulesearch.report.figures import PLATES
 from rulesearch.report.run_data import RunData
@@ -62,21 +59,16 @@ def write_report(run: str | Path) -> Path:
     check_configuration(Path(run), read_manifest(Path(run)))
     data = RunData.load(run)
     drawings: dict[str, bytes] = {}
-    try:
-        (data.path / "figures").mkdir(exist_ok=True)
-        for plate in PLATES:
-            if not plate.available(data):
-                continue
-            figure = plate.draw(data)
-            for form in ("pdf", "svg"):
-                drawing = figure_bytes(figure, form)
-                _write(data.path / "figures" / f"{plate.name}.{form}", drawing)
-            drawings[plate.name] = drawing
-        page = data.path / "report.html"
-        _write(page, render_page(data, drawings).encode())
-    except OSError as error:
-        raise RunError(f"{data.path}: cannot write the report: {error.strerror}") from error
-    return page
+    folder = make_folder(data.path / "figures")
+    for plate in PLATES:
+        if not plate.available(data):
+            continue
+        figure = plate.draw(data)
+        for form in ("pdf", "svg"):
+            drawing = figure_bytes(figure, form)
+            write_atomically(folder / f"{plate.name}.{form}", drawing)
+        drawings[plate.name] = drawing
+    return write_atomically(data.path / "report.html", render_page(data, drawings))
 
 
 def render_page(run: RunData, drawings: Mapping[str, bytes]) -> str:
@@ -184,16 +176,3 @@ def _size(svg: bytes) -> dict[str, int]:
 
 def _pretty(content: Any) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

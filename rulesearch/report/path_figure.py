@@ -10,7 +10,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rulesearch.report.run_data import Floats, RunData
+from rulesearch.analysis import Floats
+from rulesearch.report.run_data import RunData
 from rulesearch.report.style import GREY, LINES, PHASE_COLOURS, STYLE, label_ends, panels
 from rulesearch.report.typeset import math_label
 

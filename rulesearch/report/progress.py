@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.text import Text
 
+from rulesearch.analysis import Floats, finite_mean
 from rulesearch.report.bars import RECENT, Bars
+from rulesearch.report.run_data import PHASE_NAMES
 
 __all__ = ["TerminalProgress"]
 
-Floats = NDArray[np.float64]
-
-TITLES = {
-    "search": "pool with penalty",
-    "refit": "survivors, refitted",
-    "backprop": "backprop",
-    "feedback_alignment": "feedback alignment",
-}
 ALIVE = 0.05  # a term is alive whose scaled coefficient is above this share of the largest
 
 
@@ -47,13 +39,8 @@ class TerminalProgress:
         self._bars.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._bars.__exit__()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
@@ -67,7 +54,7 @@ class TerminalProgress:
         self._scales = np.array(event["scales"])
         self._accuracy.clear()
         self._loss.clear()
-        self._title = TITLES.get(event["phase"], event["phase"])
+        self._title = PHASE_NAMES.get(event["phase"], event["phase"])
         self._bars.begin(self._title, self._total, event["done"])
 
     def _update(self, event: Mapping[str, Any]) -> None:
@@ -89,7 +76,7 @@ class TerminalProgress:
             self._bars.say(f"{line}{now.lost}")
 
     def _now(self, theta: Floats, rejected: int) -> _Now:
-        accuracy, loss = _row_means(self._accuracy), _row_means(self._loss)
+        accuracy, loss = finite_mean(self._accuracy), finite_mean(self._loss)
         size = np.abs(theta / self._scales)
         alive = (size > ALIVE * size.max(1, keepdims=True)).sum(1)
         low, high = int(alive.min()), int(alive.max())
@@ -115,13 +102,6 @@ class _Now(NamedTuple):
     alive: str
     lost: str
     rule: str
-
-
-def _row_means(recent: deque[list[float]]) -> Floats:
-    values = np.array(recent, dtype=np.float64)
-    count = np.isfinite(values).sum(0)
-    total = np.where(np.isfinite(values), values, 0).sum(0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _number(values: Floats) -> str:

@@ -10,19 +10,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rulesearch.analysis import Floats
 from rulesearch.errors import RunError
 from rulesearch.files import read_manifest, read_sealed
 from rulesearch.report.batches import join_batches, search_phases
 from rulesearch.report.configuration import resuming
 from rulesearch.report.events import read_event
 
-__all__ = ["PHASES", "Curves", "Probes", "RunData", "RunTerm", "read_result"]
+__all__ = ["PHASE_NAMES", "Curves", "Probes", "RunData", "RunTerm", "read_result"]
 
-PHASES = ("search", "refit", "backprop", "feedback_alignment")
+PHASE_NAMES = {
+    "search": "pool with penalty",
+    "refit": "survivors, refitted",
+    "backprop": "backprop",
+    "feedback_alignment": "feedback alignment",
+}
+"""What the phases of a search are called in tables and figures, in their order."""
 
-Floats = NDArray[np.float64]
 Logged = TypeVar("Logged")
 
 
@@ -257,7 +262,7 @@ def _gather(
     gathered = {}
     mine = [event for event in events if event["event"] == kind]
     logged = {event["phase"]: None for event in mine}
-    for phase in [*PHASES, *(name for name in search_phases(logged) if name != "search")]:
+    for phase in [*PHASE_NAMES, *(name for name in search_phases(logged) if name != "search")]:
         own = [event for event in mine if event["phase"] == phase]
         if not own:
             continue

@@ -11,7 +11,8 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+
+from rulesearch.analysis import Floats
 
 __all__ = [
     "GREY",
@@ -112,7 +113,7 @@ def label_ends(ax: Axes, ends: Sequence[End]) -> None:
         )
 
 
-def _apart(wanted: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
+def _apart(wanted: Floats, gap: float) -> Floats:
     """Move sorted places as little as possible (least squares) to be `gap` apart.
 
     With the gaps subtracted the places need only not decrease: pool adjacent violators.

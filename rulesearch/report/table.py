@@ -11,11 +11,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from rulesearch.analysis import Statistic, bootstrap_interval, mann_whitney
+from rulesearch.report.grid import broken, grid
+from rulesearch.report.run_data import PHASE_NAMES
 
 __all__ = [
     "Achievement",
     "achievements",
     "coefficient_text",
+    "escaped",
     "exponent",
     "front_columns",
     "front_figure",
@@ -34,17 +37,11 @@ __all__ = [
 Result = Mapping[str, Any]
 
 NONE = "-"
-ANYTHING, WORD = re.compile(".+"), re.compile(r"\S+ ?")
+WORD = re.compile(r"\S+ ?")
 # LaTeX may be broken before a command or a sign, never inside a command's argument.
 LATEX_PIECE = re.compile(r"[-+(]*\s*\\?(?:[^-+\\{}]|\{[^{}]*\})+|.")
 WIDE = 92
 
-PHASE_NAMES = {
-    "search": "pool with penalty",
-    "refit": "survivors, refitted",
-    "backprop": "backprop",
-    "feedback_alignment": "feedback alignment",
-}
 # Key of an entry of the front, and the heading above it.
 FRONT_COLUMNS = (
     ("accuracy", "accuracy"),
@@ -191,7 +188,7 @@ def _front(result: Result, width: int) -> str:
         figures = [front_figure(entry, key) for key, _ in columns]
         terms = " -> ".join(" ".join(names) or "none" for names in front_terms(entry))
         rows.append([mark, number(entry["lam"], "g"), *figures, terms])
-    return _grid(rows, "<" + ">" * (len(columns) + 1) + "<", width, WORD)
+    return grid(rows, "<" + ">" * (len(columns) + 1) + "<", width, WORD)
 
 
 def _terms(result: Result, width: int) -> str:
@@ -208,11 +205,11 @@ def _terms(result: Result, width: int) -> str:
         rows.append([mark, row["name"], value, *cells, row["locality"], row["latex"]])
     align = "<<<" + ">" * len(told) + "<"
     if width >= WIDE:
-        return _grid(rows, align + "<", width, LATEX_PIECE) + _dropped(result, width)
+        return grid(rows, align + "<", width, LATEX_PIECE) + _dropped(result, width)
     # A narrow terminal gets the formula under its row instead of in a slim column.
-    head, line, *body = _grid([row[:-1] for row in rows], align, width, ANYTHING).split("\n")
+    head, line, *body = grid([row[:-1] for row in rows], align, width).split("\n")
     for row, (_, *_, latex) in zip(body, rows[1:], strict=True):
-        line += "\n" + ("\n" + " " * 9).join([row, *_broken(latex, width - 9, LATEX_PIECE)])
+        line += "\n" + ("\n" + " " * 9).join([row, *broken(latex, width - 9, LATEX_PIECE)])
     return f"{head}\n{line}{_dropped(result, width)}"
 
 
@@ -220,7 +217,7 @@ def _dropped(result: Result, width: int) -> str:
     """Name the terms that no seed kept: there is nothing to say of them but that."""
     names = [row["name"] for row in result["table"] if not (row["kept"] or row["share"])]
     title = "   kept by no seed:  "
-    lines = _broken(" ".join(names), max(width - len(title), 20), WORD)
+    lines = broken(" ".join(names), max(width - len(title), 20), WORD)
     return f"\n{title}" + ("\n" + " " * len(title)).join(lines) if names else ""
 
 
@@ -272,7 +269,7 @@ def _stability(result: Result) -> str:
     if "stability" not in result:
         return ""
     heading = ["", "term", "halves", "group", "collinear with", "98% interval of coefficient"]
-    table = _grid([heading, *stability_rows(result)], "<<>><<", 96, ANYTHING)
+    table = grid([heading, *stability_rows(result)], "<<>><<", 96)
     return table + "\n" + fill(stability_note(result), 96, subsequent_indent="  ")
 
 
@@ -288,7 +285,7 @@ def _achievements(result: Result) -> str:
         chances = ["" if row.p is None else f"{row.p:.2g}" for row in found]
         for cells, cell in zip(rows, ["p vs feedback alignment", *chances], strict=True):
             cells.append(cell)
-    return _grid(rows, "<<><<" if tested else "<<><", 96, ANYTHING) if found else ""
+    return grid(rows, "<<><<" if tested else "<<><", 96) if found else ""
 
 
 def number(value: float | None, form: str = "") -> str:
@@ -298,31 +295,6 @@ def number(value: float | None, form: str = "") -> str:
     size = abs(value)
     plain = ".3f" if size >= 0.1 or size == 0 else "#.3g"
     return format(value, plain if size == 0 or 1e-4 <= size < 1e4 else ".2e")
-
-
-def _grid(rows: Sequence[Sequence[str]], align: str, width: int, token: re.Pattern[str]) -> str:
-    """Columns two blanks apart under a ruled heading; the last one is broken to fit `width`."""
-    widths = [max(1, *(len(row[column]) for row in rows)) for column in range(len(align))]
-    offset = sum(widths[:-1]) + 2 * (len(widths) - 1)
-    room = max(width - offset, 20)
-    lines = []
-    for number, row in enumerate(rows):
-        first, *more = _broken(row[-1], room, token)
-        cells = [f"{c:{a}{w}}" for c, a, w in zip(row[:-1], align[:-1], widths[:-1], strict=True)]
-        lines.append("  ".join([*cells, first]).rstrip())
-        lines.extend(" " * offset + rest for rest in more)
-        if number == 0:
-            lines.append("─" * min(width, offset + min(room, widths[-1])))
-    return "\n".join(lines)
-
-
-def _broken(text: str, room: int, token: re.Pattern[str]) -> list[str]:
-    lines = [""]
-    for piece in token.findall(text) or [""]:
-        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > room:
-            lines.append("")
-        lines[-1] += piece
-    return [line.rstrip() for line in lines]
 
 
 def latex_table(result: Result) -> str:
@@ -355,17 +327,17 @@ def _latex_rows(rows: Iterable[Mapping[str, Any]], seeds: int) -> list[str]:
         value = latex_coefficient(row["coefficient"], row["spread"])
         share = str(round(row["share"] * seeds)) if seeds else rf"{100 * row['share']:.0f}\%"
         cells = [
-            _escape(row["name"]),
+            escaped(row["name"]),
             f"${row['latex']}$",
             f"${value}$",
             share,
-            _escape(row["locality"]),
+            escaped(row["locality"]),
         ]
         written.append(" & ".join(cells) + r" \\")
     return written
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
     """Escape the characters that mean something to LaTeX."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return "".join(special.get(c, rf"\{c}" if c in "&%$#_{}" else c) for c in text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -20,24 +20,15 @@ from rulesearch.outer.bilevel import (
     ContrastiveChain,
     Descent,
     LossProblem,
-    MetaParameters,
     Named,
     Newton,
     always,
 )
-from rulesearch.outer.bilevel.named import copied, detached
+from rulesearch.outer.bilevel.named import copied
 from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights, network_state
-from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
-from rulesearch.reproduce.base import (
-    Job,
-    Measured,
-    Reproduction,
-    Row,
-    RunSettings,
-    Training,
-    portions,
-)
+from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
+from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests, synapses
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IncrementalSines, TaskFamily
 
@@ -116,19 +107,13 @@ class _Model:
     @cached_property
     def born(self) -> Named:
         """Weights and biases of all seeds."""
-        s = self.settings
-        draws = generators(s.seed, 0, NETWORK, members(s.seeds))
-        return named_weights(self.network.init(draws, device=s.torch_device))
+        draws, device = births(self.settings), self.settings.torch_device
+        return named_weights(self.network.init(draws, device=device))
 
     @property
     def theta(self) -> dict[str, Tensor]:
-        """Meta-parameters at first: states at birth, one strength for all."""
-        made: Mapping[str, Callable[[Tensor], Tensor]] = {
-            "omega": torch.clone,
-            "lambda": lambda w: torch.full_like(w, self.settings.strength),
-        }
-        parts = self.learnt or ("omega",)
-        return {f"{part}.{name}": made[part](w) for part in parts for name, w in self.born.items()}
+        """Meta-parameters at first."""
+        return synapses(self.born, self.learnt, self.settings.strength)
 
     @property
     def life(self) -> Descent:
@@ -136,7 +121,7 @@ class _Model:
         s = self.settings
         return Descent(s.functions * s.batches * s.repeats, SGD(s.rate, s.momentum))
 
-    def problem(self, draws: Sequence[torch.Generator]) -> ComplexSynapse[LossProblem]:
+    def problem(self, draws: Draws) -> ComplexSynapse[LossProblem]:
         """Lifetimes side by side, those of a seed together; without meta-learning unanchored."""
         device = self.settings.torch_device
         batch = self.family.sample(draws).to(device)
@@ -157,22 +142,18 @@ class _Model:
         )
         return ComplexSynapse(task, {f"lambda.{name}": strength for name in born})
 
-    def live(self, draws: Sequence[torch.Generator], theta: Named) -> Tensor:
+    def judge(self, draws: Draws, theta: Named) -> Tensor:
         """Loss on the queries after a lifetime each."""
         problem = self.problem(draws)
         return problem.eval_loss(self.life(problem, theta, problem.start(theta)), theta)
 
     def training(self, trained: object) -> BilevelTraining[ComplexSynapse[LossProblem]]:
         """Contrast a lifetime lived once more with one that is nudged meanwhile."""
-        s = self.settings
-        lifetimes = members(s.seeds, s.episodes)
-        return BilevelTraining(
-            MetaParameters(self.theta),
-            lambda update: self.problem(generators(s.seed, 0, TASK, lifetimes, update)),
-            Contrastive(self.life, self.life, s.beta, continued=True, tolerance=s.tolerance),
-            s.meta_rate,
-            s.episodes,
+        s, life = self.settings, self.life
+        contrast: Contrastive[ComplexSynapse[LossProblem]] = Contrastive(
+            life, life, s.beta, continued=True, tolerance=s.tolerance
         )
+        return meta_training(s, self.theta, self.problem, contrast, s.meta_rate)
 
 
 @dataclass(frozen=True)
@@ -215,7 +196,7 @@ class _Readout:
             found |= {f"lambda.{k}": torch.full_like(born[k], strength) for k in self.top}
         return found
 
-    def problem(self, draws: Sequence[torch.Generator]) -> Chain[LossProblem]:
+    def problem(self, draws: Draws) -> Chain[LossProblem]:
         """A stage for each batch of the lifetime."""
         whole = self.whole
         device = whole.settings.torch_device
@@ -233,7 +214,7 @@ class _Readout:
             stages.append(ComplexSynapse(LossProblem(learn, judge, lambda theta: born), fixed))
         return Chain(stages)
 
-    def live(self, draws: Sequence[torch.Generator], theta: Named) -> Tensor:
+    def judge(self, draws: Draws, theta: Named) -> Tensor:
         """Loss on the queries after a lifetime each."""
         chain = self.problem(draws)
         return chain.stages[-1].eval_loss(chain.live(Newton(), theta)[-1], theta)
@@ -241,29 +222,15 @@ class _Readout:
     def training(self, trained: object) -> BilevelTraining[Chain[LossProblem]]:
         """Contrast the solutions of every batch, from the last to the first."""
         s = self.whole.settings
-        lifetimes = members(s.seeds, s.episodes)
-        return BilevelTraining(
-            MetaParameters(self.theta),
-            lambda update: self.problem(generators(s.seed, 0, TASK, lifetimes, update)),
-            ContrastiveChain(Newton(), Newton(), s.beta, s.tolerance),
-            s.meta_rate,
-            s.episodes,
+        contrast: ContrastiveChain[LossProblem] = ContrastiveChain(
+            Newton(), Newton(), s.beta, s.tolerance
         )
+        return meta_training(s, self.theta, self.problem, contrast, s.meta_rate)
 
 
-Live = Callable[[Sequence[torch.Generator], Named], Tensor]
-
-
-@torch.no_grad()
-def _measure(settings: ContinualSettings, live: Live, training: Training) -> Measured:
+def _measure(settings: ContinualSettings, model: _Model | _Readout, training: Training) -> Measured:
     """Mean squared error on the queries after new lifetimes, ``(seeds, lifetimes)``."""
-    assert isinstance(training.model, MetaParameters)
-    s, found = settings, []
-    for some in portions(s.seeds, s.lifetimes, AT_ONCE):
-        theta = copied(detached(training.model.theta()), len(some) // s.seeds)
-        lost = live(generators(s.seed, 0, TEST, some), theta)
-        found.append(2 * lost.reshape(s.seeds, -1).cpu())
-    return {"error": torch.cat(found, 1)}
+    return {"error": 2 * on_tests(settings, training.model, model.judge, AT_ONCE).cpu()}
 
 
 def _jobs(settings: ContinualSettings) -> Sequence[Job]:
@@ -282,7 +249,7 @@ def _jobs(settings: ContinualSettings) -> Sequence[Job]:
         }
         for row, model in rows.items():
             updates = settings.updates if {**ROWS, **READOUTS}[row] else 0
-            measure = partial(_measure, settings, model.live)
+            measure = partial(_measure, settings, model)
             jobs.append(Job(row, order, updates, model.training, measure))
     return jobs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Annotated, NamedTuple
@@ -15,7 +15,6 @@ from rulesearch.networks import ConvNet
 from rulesearch.outer.averaged import Averaged
 from rulesearch.outer.bilevel import (
     SGD,
-    BilevelTraining,
     ComplexSynapse,
     Contrastive,
     CrossEntropy,
@@ -28,11 +27,11 @@ from rulesearch.outer.bilevel import (
     classifier_problem,
     fast_and_slow,
 )
-from rulesearch.outer.bilevel.named import copied, detached
+from rulesearch.outer.bilevel.named import copied
 from rulesearch.outer.bilevel.networks import Examples
-from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
-from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training, portions
+from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
+from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
 
@@ -130,9 +129,7 @@ class _Model:
     @cached_property
     def born(self) -> tuple[Named, Named]:
         """Weights of every seed at birth: those that learn, and those that do not."""
-        s = self.settings
-        draws = generators(s.seed, 0, NETWORK, members(s.seeds))
-        weights = self.network.init(draws, s.torch_device)
+        weights = self.network.init(births(self.settings), self.settings.torch_device)
         return fast_and_slow(weights, self.fast) if self.fast else (weights, {})
 
     @property
@@ -145,9 +142,7 @@ class _Model:
         """Learn for so many steps."""
         return Descent(steps, SGD(self.settings.rate, self.settings.momentum, nesterov=True))
 
-    def problem(
-        self, family: TaskFamily, draws: Sequence[torch.Generator]
-    ) -> ComplexSynapse[LossProblem]:
+    def problem(self, family: TaskFamily, draws: Draws) -> ComplexSynapse[LossProblem]:
         """Tasks side by side, those of a seed together."""
         device = self.settings.torch_device
         batch = family.sample(draws).to(device)
@@ -164,33 +159,30 @@ class _Model:
     def training(self, family: TaskFamily, trained: object) -> Averaged[MetaParameters]:
         """Contrast solutions nudged either way."""
         s, phase = self.settings, self.phase
-        lifetimes = members(s.seeds, s.episodes)
         free, nudged = self.descent(phase.steps), self.descent(phase.nudged_steps)
-        training = BilevelTraining(
-            MetaParameters(self.theta),
-            lambda update: self.problem(family, generators(s.seed, 0, TASK, lifetimes, update)),
-            Contrastive(free, nudged, phase.beta, "symmetric", tolerance=s.tolerance),
-            phase.meta_rate,
-            s.episodes,
-            milestones=phase.milestones,
+        contrast: Contrastive[ComplexSynapse[LossProblem]] = Contrastive(
+            free, nudged, phase.beta, "symmetric", tolerance=s.tolerance
+        )
+        problem = partial(self.problem, family)
+        training = meta_training(
+            s, self.theta, problem, contrast, phase.meta_rate, phase.milestones
         )
         return Averaged(training, max(0, s.updates - s.average))
 
-    @torch.no_grad()
+    def judge(self, family: TaskFamily, draws: Draws, theta: Named) -> Tensor:
+        """Share of a new task's queries that are classified rightly; NaN where one diverged."""
+        problem = self.problem(family, draws)
+        phi = self.descent(self.phase.steps)(problem, theta, problem.start(theta))
+        judged = problem.inner.evaluate
+        assert isinstance(judged, CrossEntropy)
+        return accuracy(self.network, {**theta, **phi}, judged.source)
+
     def measure(self, family: TaskFamily, training: Training) -> Measured:
-        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``; NaN where one diverged."""
+        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""
         assert isinstance(training, Averaged)
         training.choose()
-        s, found = self.settings, []
-        for some in portions(s.seeds, s.lifetimes, AT_ONCE):
-            problem = self.problem(family, generators(s.seed, 0, TEST, some))
-            theta = copied(detached(training.model.theta()), len(some) // s.seeds)
-            phi = self.descent(self.phase.steps)(problem, theta, problem.start(theta))
-            judge = problem.inner.evaluate
-            assert isinstance(judge, CrossEntropy)
-            right = accuracy(self.network, {**theta, **phi}, judge.source)
-            found.append(100 * right.reshape(s.seeds, -1).cpu())
-        return {"error": torch.cat(found, 1)}
+        right = on_tests(self.settings, training.model, partial(self.judge, family), AT_ONCE)
+        return {"error": 100 * right.cpu()}
 
 
 def few_shot_jobs(

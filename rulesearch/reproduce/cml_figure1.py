@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rulesearch.analysis import Floats
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.bilevel import (
     SGD,
@@ -22,10 +23,9 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.networks import network_problem
 from rulesearch.outer.bilevel.training import BilevelTraining, MetaParameters
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.record import UpdateRecord
 from rulesearch.outer.seeds import NETWORK, TASK, generators, members
 from rulesearch.report.cml_figures import Nudging, figure1
-from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_digits import check_digits, draw_digits
 from rulesearch.reproduce.cml_figure1_cifar import CIFAR, CifarPanel, cifar_jobs, judged

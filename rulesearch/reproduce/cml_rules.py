@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, NamedTuple, Self
 
-import torch
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
@@ -21,24 +20,15 @@ from rulesearch.outer.bilevel import (
     ComplexSynapse,
     Contrastive,
     Descent,
-    MetaParameters,
+    Named,
     RuleProblem,
     always,
     rule_problem,
 )
-from rulesearch.outer.bilevel.named import copied, detached
-from rulesearch.outer.bilevel.networks import Examples
-from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
-from rulesearch.reproduce.base import (
-    Job,
-    Measured,
-    Reproduction,
-    Row,
-    RunSettings,
-    Training,
-    portions,
-)
+from rulesearch.outer.bilevel.networks import Examples, named_weights
+from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance
+from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests, synapses
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import FewShot, ImageData, TaskFamily, load
@@ -133,26 +123,18 @@ class _Model:
     @cached_property
     def born(self) -> NetworkState:
         """Networks of all seeds at birth."""
-        s = self.settings
-        draws = generators(s.seed, 0, NETWORK, members(s.seeds))
-        return self.network.init(draws, device=s.torch_device)
+        return self.network.init(births(self.settings), device=self.settings.torch_device)
 
     @property
     def theta(self) -> dict[str, Tensor]:
-        """Meta-parameters at first: states at birth, one strength for all."""
-        made: Mapping[str, Callable[[Tensor], Tensor]] = {
-            "omega": torch.clone,
-            "lambda": lambda w: torch.full_like(w, self.settings.strength),
-        }
-        return {f"{n}.W{k}": made[n](w) for n in self.parts for k, w in enumerate(self.born.W)}
+        """Meta-parameters at first."""
+        return synapses(named_weights(self.born), self.parts, self.settings.strength)
 
     def descent(self, steps: int) -> Descent:
         """The rule itself, so many times."""
         return Descent(steps, SGD(1.0))
 
-    def problem(
-        self, family: TaskFamily, draws: Sequence[torch.Generator]
-    ) -> ComplexSynapse[RuleProblem]:
+    def problem(self, family: TaskFamily, draws: Draws) -> ComplexSynapse[RuleProblem]:
         """Tasks side by side, those of a seed together."""
         s, each = self.settings, len(draws) // self.settings.seeds
         batch = family.sample(draws).to(s.torch_device)
@@ -167,35 +149,28 @@ class _Model:
     ) -> BilevelTraining[ComplexSynapse[RuleProblem]]:
         """Contrast what the rule makes of a task with what it makes of it nudged either way."""
         s = self.settings
-        lifetimes = members(s.seeds, s.episodes)
-        return BilevelTraining(
-            MetaParameters(self.theta),
-            lambda update: self.problem(family, generators(s.seed, 0, TASK, lifetimes, update)),
-            Contrastive(
-                self.descent(s.steps),
-                self.descent(s.nudged_steps),
-                s.beta,
-                continued=True,
-                tolerance=s.tolerance,
-            ),
-            s.meta_rate,
-            s.episodes,
+        contrast: Contrastive[ComplexSynapse[RuleProblem]] = Contrastive(
+            self.descent(s.steps),
+            self.descent(s.nudged_steps),
+            s.beta,
+            continued=True,
+            tolerance=s.tolerance,
         )
+        problem = partial(self.problem, family)
+        return meta_training(s, self.theta, problem, contrast, s.meta_rate)
 
-    @torch.no_grad()
+    def judge(self, family: TaskFamily, draws: Draws, theta: Named) -> Tensor:
+        """Share of a new task's queries that are classified rightly; NaN where one diverged."""
+        problem = self.problem(family, draws)
+        phi = self.descent(self.settings.steps)(problem, theta, problem.start(theta))
+        x, label = problem.inner.evaluate(None)
+        logits = self.network(replace(problem.inner.born, W=list(phi.values())), x)
+        return share_right(logits, label, *phi.values())
+
     def measure(self, family: TaskFamily, training: Training) -> Measured:
-        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``; NaN where one diverged."""
-        assert isinstance(training.model, MetaParameters)
-        s, found = self.settings, []
-        for some in portions(s.seeds, s.lifetimes, AT_ONCE):
-            problem = self.problem(family, generators(s.seed, 0, TEST, some))
-            theta = copied(detached(training.model.theta()), len(some) // s.seeds)
-            phi = self.descent(s.steps)(problem, theta, problem.start(theta))
-            x, label = problem.inner.evaluate(None)
-            logits = self.network(replace(problem.inner.born, W=list(phi.values())), x)
-            right = share_right(logits, label, *phi.values())
-            found.append(100 * right.reshape(s.seeds, -1).cpu())
-        return {"error": torch.cat(found, 1)}
+        """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""
+        right = on_tests(self.settings, training.model, partial(self.judge, family), AT_ONCE)
+        return {"error": 100 * right.cpu()}
 
 
 def _rule(settings: RuleSettings) -> Rule:

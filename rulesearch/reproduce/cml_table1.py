@@ -24,7 +24,7 @@ from rulesearch.outer.bilevel import (
     UnrolledDescent,
 )
 from rulesearch.outer.bilevel.named import detached, spread
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.record import UpdateRecord
 from rulesearch.reproduce.base import Job, Measured, Published, Reproduction, Row, Training
 from rulesearch.reproduce.cml_cifar import (
     REFERENCE,

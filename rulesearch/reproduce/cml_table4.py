@@ -19,15 +19,14 @@ from rulesearch.outer.bilevel import (
     SGD,
     Adam,
     BilevelGradient,
-    BilevelTraining,
     ComplexSynapse,
     Contrastive,
     Descent,
     MetaParameters,
+    Named,
     UnrolledDescent,
 )
-from rulesearch.outer.bilevel.named import copied, detached
-from rulesearch.outer.seeds import NETWORK, TASK, TEST, VALIDATION, generators, members
+from rulesearch.outer.seeds import TEST, VALIDATION
 from rulesearch.outer.spiking import LastWindow, SpikingProblem
 from rulesearch.reproduce.base import (
     Job,
@@ -37,9 +36,9 @@ from rulesearch.reproduce.base import (
     Row,
     RunSettings,
     Training,
-    portions,
 )
 from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance
+from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests
 from rulesearch.search.settings import Count
 from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
 
@@ -186,39 +185,33 @@ def _by_bptt(settings: SpikingSettings, method: Method) -> Method:
 
 def _begin(method: Method, settings: SpikingSettings, trained: object) -> Training:
     network = SpikingNetwork(hidden=settings.hidden)
-    draws = generators(settings.seed, 0, NETWORK, members(settings.seeds))
-    born = network.init(draws, device=settings.torch_device)
-    model = MetaParameters({method.prefix + name: w for name, w in born.items()})
-    lifetimes = members(settings.seeds, settings.episodes)
-
-    def problems(update: int) -> Problem:
-        tasks = SpikingSines().sample(generators(settings.seed, 0, TASK, lifetimes, update))
-        return method.problem(tasks.to(settings.torch_device))
-
-    training = BilevelTraining(
-        model, problems, method.meta_gradient, method.rate, settings.episodes
-    )
+    born = network.init(births(settings), device=settings.torch_device)
+    theta = {method.prefix + name: w for name, w in born.items()}
+    problem = partial(_problem, method, settings)
+    training = meta_training(settings, theta, problem, method.meta_gradient, method.rate)
     judge = partial(_validation_error, method, settings)
     return BestOnValidation(training, judge, settings.validate_every)
+
+
+def _problem(method: Method, settings: SpikingSettings, draws: Draws) -> Problem:
+    return method.problem(SpikingSines().sample(draws).to(settings.torch_device))
 
 
 def _validation_error(method: Method, settings: SpikingSettings, model: MetaParameters) -> Tensor:
     return _errors(method, settings, model, VALIDATION, settings.validation).mean(1)
 
 
-@torch.no_grad()
 def _errors(
     method: Method, settings: SpikingSettings, model: MetaParameters, stream: int, tasks: int
 ) -> Tensor:
     """Mean squared error after learning each of so many tasks a seed, ``(seeds, tasks)``."""
-    found = []
-    for some in portions(settings.seeds, tasks, max(1, AT_ONCE // settings.seeds)):
-        drawn = SpikingSines().sample(generators(settings.seed, 0, stream, some))
-        problem = method.problem(drawn.to(settings.torch_device))
-        theta = copied(detached(model.theta()), len(some) // settings.seeds)
-        phi = method.learner(problem, theta, problem.start(theta))
-        found.append(problem.eval_loss(phi, theta).reshape(settings.seeds, -1))
-    return torch.cat(found, 1)
+
+    def judge(draws: Draws, theta: Named) -> Tensor:
+        problem = _problem(method, settings, draws)
+        return problem.eval_loss(method.learner(problem, theta, problem.start(theta)), theta)
+
+    each = max(1, AT_ONCE // settings.seeds)
+    return on_tests(settings, model, judge, each, tasks, stream)
 
 
 def _measure(

@@ -27,9 +27,9 @@ from rulesearch.outer.bilevel import (
     fast_and_slow,
 )
 from rulesearch.outer.bilevel.named import copied
-from rulesearch.outer.seeds import NETWORK, generators, members
 from rulesearch.reproduce.base import RunSettings
 from rulesearch.reproduce.cml_settings import Tolerance
+from rulesearch.reproduce.cml_tasks import births
 from rulesearch.search.settings import Count
 from rulesearch.tasks.wheel import ARMS, Experience
 
@@ -119,8 +119,8 @@ class Method:
 
     def born(self, settings: WheelSettings) -> tuple[Named, Named]:
         """Draw weights of all seeds: those that learn, and those that do not."""
-        draws = generators(settings.seed, 0, NETWORK, members(settings.seeds))
-        return fast_and_slow(self.network(settings).init(draws, settings.torch_device), self.fast)
+        born = self.network(settings).init(births(settings), settings.torch_device)
+        return fast_and_slow(born, self.fast)
 
     def theta(self, settings: WheelSettings) -> Named:
         """Meta-parameters at first: anchors, slow weights, or where learning starts."""

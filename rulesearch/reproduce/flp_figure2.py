@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rulesearch.analysis import Floats
 from rulesearch.analysis.flp_control import plastic_from_reuse
 from rulesearch.analysis.flp_interference import interference
 from rulesearch.analysis.flp_life import query_curve
@@ -19,7 +20,6 @@ from rulesearch.errors import ConfigError
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
 from rulesearch.outer.averaged import Averaged
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
-from rulesearch.report.run_data import Floats
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, Trained, Training
 from rulesearch.reproduce.figures import write_figures
 from rulesearch.reproduce.flp import FLPRunSettings, Tasks, chosen, flp_job, restored

@@ -14,11 +14,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from rulesearch.analysis import Floats
 from rulesearch.analysis.flp_longer import longer_errors, round_errors
 from rulesearch.files import write_atomically
 from rulesearch.outer import MetaModel
 from rulesearch.report.flp_figures import longer_lives
-from rulesearch.report.run_data import Floats
+from rulesearch.report.grid import markdown_grid
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Training
 from rulesearch.reproduce.figures import write_figures
 from rulesearch.reproduce.flp import chosen, flp_job
@@ -103,15 +104,14 @@ def _draw(measured: Mapping[str, Measured], run: Path) -> None:
 
 def _markdown(times: Sequence[int], lives: Mapping[str, Mapping[str, Floats]]) -> str:
     """Median errors by length, the mean over seeds, a table for each way of living longer."""
-    lines = []
-    for panel, networks in lives.items():
-        lines += [f"# {panel}", ""]
-        lines += [f"| {' | '.join(['', *(f'{n}x' for n in times)])} |"]
-        lines += [f"| {' | '.join(['---', *['---:'] * len(times)])} |"]
-        for title, rows in networks.items():
-            lines += [f"| {' | '.join([title, *map(_cell, rows.mean(0))])} |"]
-        lines += [""]
-    return "\n".join(lines)
+    heading = ["", *(f"{n}x" for n in times)]
+    tables = {
+        panel: [[title, *map(_cell, rows.mean(0))] for title, rows in networks.items()]
+        for panel, networks in lives.items()
+    }
+    return "\n".join(
+        f"# {panel}\n\n{markdown_grid([heading, *rows])}\n" for panel, rows in tables.items()
+    )
 
 
 def _cell(error: float) -> str:

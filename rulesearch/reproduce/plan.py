@@ -5,27 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rulesearch import __version__
+from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError, Place, RunError, did_you_mean
-from rulesearch.files import read_manifest
+from rulesearch.files import numbered, read_manifest
 from rulesearch.grammar.reader import Document, read_document
 from rulesearch.grammar.validation import validate
 from rulesearch.grammar.writer import yaml_text
 from rulesearch.outer.fit import usable_device
+from rulesearch.report.configuration import REMEDY
 from rulesearch.reproduce.base import Job, Reproduction, RunSettings
 from rulesearch.reproduce.registry import find_reproduction
-from rulesearch.search.config import with_value
+from rulesearch.search.config import parsed_override, with_value
 from rulesearch.search.settings import Spec
 
 __all__ = ["Plan", "is_reproduction", "load_plan", "make_plan", "run_folder"]
-
-REMEDY = "give the file back as it was, or begin a new run"
 
 
 @dataclass(frozen=True)
@@ -153,19 +152,14 @@ def _overridden(document: Document, override: str, settings: type[RunSettings]) 
 
     Those beside it on its level are what they are otherwise, of the scale or by default.
     """
-    key, separator, value = (part.strip() for part in override.partition("="))
-    first, *rest = steps = tuple(key.split("."))
-    if not separator or not all(steps):
-        raise ConfigError(f"--set {override}: write key=value, as updates=1000")
-    here = f"--set {key}"
+    steps, value, here = parsed_override(override, "updates=1000")
+    first, *rest = steps
     known = settings.model_fields.get(first)
     if rest and known is not None and isinstance(known.default, Spec):
         beside = document.data.get(first, known.default.model_dump())
         document = replace(document, data={**document.data, first: beside})
-    try:
-        return with_value(document, steps, read_document(value, here).data, Place(here, 1, 1))
-    except ConfigError as error:
-        raise ConfigError(f"{here}: {error}") from None
+    with naming(f"{here}:"):
+        return with_value(document, steps, value, Place(here, 1, 1))
 
 
 def load_plan(run: Path) -> Plan:
@@ -216,8 +210,7 @@ def is_reproduction(run: Path) -> bool:
 def run_folder(plan: Plan, under: Path = Path("runs")) -> Path:
     """Return the first of ``NAME-SCALE``, ``NAME-SCALE-2``, ... that is this plan's or free."""
     name = f"{plan.reproduction.name}-{plan.scale}"
-    paths = (under / (name if n == 1 else f"{name}-{n}") for n in count(1))
-    return next(path for path in paths if not path.exists() or _is_of(path, plan))
+    return next(path for path in numbered(name, under) if not path.exists() or _is_of(path, plan))
 
 
 def _is_of(run: Path, plan: Plan) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -40,13 +39,8 @@ class JobProgress:
         self._bars.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._bars.__exit__()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Take one event."""

@@ -13,9 +13,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rulesearch.errors import RunError
-from rulesearch.files import write_atomically
+from rulesearch.files import make_folder, write_atomically
 from rulesearch.outer.fit import usable_device
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.record import UpdateRecord
 from rulesearch.reproduce.base import Job, Trained, Training
 from rulesearch.reproduce.figures import import_all
 from rulesearch.reproduce.outcome import (
@@ -111,10 +111,7 @@ class _Run:
 
     def run(self) -> Outcome:
         path = self.folder.path
-        try:
-            (path / "jobs").mkdir(exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{path} cannot be written: {error.strerror}") from None
+        make_folder(path / "jobs")
         if self.plan.reproduction.draw is not None:
             import_all()
         finished = sum(self._file(job.name).is_file() for job in self.jobs)
@@ -179,21 +176,13 @@ class _Run:
 
     def _train(self, job: Job, training: Training, started: float) -> None:
         every = self.plan.settings.checkpoint_every
-        reached: Checkpoint | None = None  # and not yet saved
-        try:
+        with self.folder.keeping(every, job.updates) as keep:
             while training.updates < job.updates:
                 self._note(job, training.updates, training.update())
                 # Copies, for an interrupt may come in the middle of the next update.
                 tensors = {k: v.clone() for k, v in training.tensors().items()}
                 tensors |= {SECONDS: _seconds_since(started), **self._tally()}
-                reached = Checkpoint(job.name, training.updates, self.folder.size, tensors)
-                if training.updates % every == 0 or training.updates == job.updates:
-                    self.folder.save(reached)
-                    reached = None
-        except KeyboardInterrupt:
-            if reached is not None:
-                self.folder.save(reached)
-            raise
+                keep(Checkpoint(job.name, training.updates, self.folder.size, tensors))
 
     def _tally(self) -> dict[str, Tensor]:
         """What is known of the job's updates besides what they learnt."""

@@ -9,6 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rulesearch.report.grid import markdown_grid
+from rulesearch.report.table import escaped
+
 __all__ = ["latex", "markdown", "print_outcome"]
 
 Content = Mapping[str, Any]
@@ -30,9 +33,7 @@ def print_outcome(content: Content, console: Console) -> None:
 
 def markdown(content: Content) -> str:
     """The same as a Markdown page."""
-    headings = _headings(content, ": ")
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *_rows(content)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = markdown_grid([_headings(content, ": "), *_rows(content)])
     remarks = "\n".join(f"- {line}" for line in _remarks(content))
     return f"# {content['title']}\n\n{table}\n\n{remarks}\n"
 
@@ -41,10 +42,10 @@ def latex(content: Content) -> str:
     """The same as a LaTeX ``tabular`` that needs only the booktabs package."""
     columns = _columns(content)
     spans = [
-        (_escaped(title), sum(c == condition for c, _ in columns))
+        (escaped(title), sum(c == condition for c, _ in columns))
         for condition, title in content["conditions"].items()
     ]
-    unit = _escaped(content["unit"])
+    unit = escaped(content["unit"])
     lines = [
         r"% needs \usepackage{booktabs}",
         *(f"% {line}" for line in _remarks(content)),
@@ -53,7 +54,7 @@ def latex(content: Content) -> str:
         "".join(rf" & \multicolumn{{{n}}}{{c}}{{{title}}}" for title, n in spans) + r" & \\",
         " & ".join([unit, *(whose for _, whose in columns), r"minutes \\"]),
         r"\midrule",
-        *(" & ".join(map(_escaped, row)) + r" \\" for row in _rows(content)),
+        *(" & ".join(map(escaped, row)) + r" \\" for row in _rows(content)),
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -137,7 +138,3 @@ def _residuals(content: Content) -> Iterable[str]:
     for kind, rows in worst.items():
         told = ", ".join(f"{title} {_short(left, 2)}" for title, left in rows.items())
         yield f"Residual of {UNSOLVED[kind]} at the last update, largest of a row's: {told}."
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")

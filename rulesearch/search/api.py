@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from rulesearch.arguments import check_kind, check_path, naming, whole
 from rulesearch.errors import ConfigError, RunError
+from rulesearch.files import numbered
 from rulesearch.grammar import TermPool
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer import Penalty
@@ -179,11 +179,9 @@ def evaluate(
     return evidence(found, [*own, *varied], lifetimes, seed, baseline, device=device)
 
 
-def free_folder(name: str, under: str | Path = "runs") -> Path:
-    """Return the first of ``name``, ``name-2``, ... that does not exist under a folder."""
-    under = Path(under)
-    names = (under / (name if n == 1 else f"{name}-{n}") for n in count(1))
-    return next(path for path in names if not path.exists())
+def free_folder(name: str) -> Path:
+    """Return the first of ``runs/name``, ``runs/name-2``, ... that does not exist."""
+    return next(path for path in numbered(name, Path("runs")) if not path.exists())
 
 
 def load_run(path: str | Path) -> Result:

@@ -145,7 +145,7 @@ def _on(base: Condition, tasks: TaskFamily) -> Condition:
     return replace(base, network=fitted(base.network, tasks), tasks=tasks)
 
 
-def _few_shot(base: Condition, factor: str, **changes: Any) -> Condition:
+def _few_shot(base: Condition, **changes: Any) -> Condition:
     if not isinstance(base.tasks, FewShot):
         raise ConfigError("only few-shot tasks have it")
     described = base.tasks.describe()
@@ -157,7 +157,7 @@ def _few_shot(base: Condition, factor: str, **changes: Any) -> Condition:
 
 
 def _count(factor: str) -> Callable[[Condition, str], Condition]:
-    return lambda base, value: _few_shot(base, factor, **{factor: _whole(value)})
+    return lambda base, value: _few_shot(base, **{factor: _whole(value)})
 
 
 def _steps(base: Condition, value: str) -> Condition:
@@ -168,21 +168,21 @@ def _steps(base: Condition, value: str) -> Condition:
     ways = base.tasks.describe().get("ways")
     if isinstance(ways, int) and steps % ways:
         raise ConfigError(f"{steps} is no multiple of {ways} ways")
-    return _few_shot(base, "steps", shots=steps // ways if isinstance(ways, int) else 0)
+    return _few_shot(base, shots=steps // ways if isinstance(ways, int) else 0)
 
 
 def _data(base: Condition, value: str) -> Condition:
     """Another data set, all of its classes; what was held out of the one given stays so."""
     if isinstance(base.tasks, FewShot) and base.tasks.data.name == value:
         return base
-    return _few_shot(base, "data", data=value, hold_out=0, held_out=False)
+    return _few_shot(base, data=value, hold_out=0, held_out=False)
 
 
 def _classes(base: Condition, value: str) -> Condition:
     """Those that the search drew from, or those that it held out."""
     if value not in ("searched", "held-out"):
         raise ConfigError("write searched or held-out")
-    return _few_shot(base, "classes", held_out=value == "held-out")
+    return _few_shot(base, held_out=value == "held-out")
 
 
 FACTORS: Mapping[str, Callable[[Condition, str], Condition]] = {

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from rulesearch.arguments import check_kind
+from rulesearch.arguments import check_kind, naming
 from rulesearch.errors import ConfigError, DataError, GrammarError, Place
 from rulesearch.grammar import Grammar, TermPool
 from rulesearch.grammar.parser import TextPlace
@@ -42,6 +42,7 @@ __all__ = [
     "grammar_content",
     "grammar_of",
     "load_config",
+    "parsed_override",
     "placed",
     "read_config",
     "with_value",
@@ -270,21 +271,24 @@ def with_value(
     return replace(document, data=data, values=places, keys=keys)
 
 
-def _overridden(document: Document, override: str) -> Document:
-    """Return the document with one value changed, whose place is then ``--set key``."""
+def parsed_override(override: str, example: str) -> tuple[tuple[str, ...], Any, str]:
+    """Return the keys and the value of ``--set key=value``, and what the option is called."""
     key, separator, value = override.partition("=")
     steps = tuple(key.strip().split("."))
     if not separator or not all(steps):
-        raise ConfigError(f"--set {override}: write key=value, as tasks.ways=3")
+        raise ConfigError(f"--set {override}: write key=value, as {example}")
     here = f"--set {key.strip()}"
+    return steps, read_document(value, here).data, here
+
+
+def _overridden(document: Document, override: str) -> Document:
+    """Return the document with one value changed, whose place is then ``--set key``."""
+    steps, value, here = parsed_override(override, "tasks.ways=3")
     if "sweep" in document.data and steps[:2] == ("sweep", "over") and len(steps) > 3:
         raise ConfigError(
             f"{here}: keys in 'sweep.over' have dots of their own, as 'penalty.lam', and cannot be "
             "set one by one; give all of it, as --set 'sweep.over={penalty.lam: [1, 2]}', or "
             "change the file"
         )
-    read = read_document(value, here).data
-    try:
-        return with_value(document, steps, read, Place(here, 1, 1))
-    except ConfigError as error:
-        raise ConfigError(f"{here}: {error}") from None
+    with naming(f"{here}:"):
+        return with_value(document, steps, value, Place(here, 1, 1))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rulesearch.analysis import Floats
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
@@ -52,8 +52,8 @@ class Score:
     """
 
     name: str
-    accuracy: NDArray[np.float64]
-    loss: NDArray[np.float64]
+    accuracy: Floats
+    loss: Floats
 
     @property
     def diverged(self) -> int:

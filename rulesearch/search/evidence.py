@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rulesearch.analysis import bootstrap_interval, holm, mann_whitney
+from rulesearch.analysis import Floats, bootstrap_interval, holm, mann_whitney
 from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.grammar import Grammar, Term, TermPool
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.fit import usable_device
+from rulesearch.report.grid import grid
 from rulesearch.rules import Rule
 from rulesearch.search.conditions import Condition
 from rulesearch.search.evaluation import Score, evaluate_rules
@@ -201,12 +201,7 @@ class Evidence:
             last = row.condition
         if len({row.condition for row in self.rows}) == 1:
             cells = [row[1:] for row in cells]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        ]
-        return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+        return grid(cells)
 
 
 def _figures(interval: list[float] | None) -> list[str]:
@@ -293,7 +288,7 @@ def _chance(score: Score, baseline: Score) -> float:
     """One-sided p-value in accuracy or, where targets are no labels, in loss."""
     labelled = any(np.isfinite(s.accuracy).any() for s in (score, baseline))
 
-    def good(s: Score) -> NDArray[np.float64]:
+    def good(s: Score) -> Floats:
         return np.where(np.isfinite(s.loss), s.accuracy if labelled else -s.loss, -np.inf)
 
     return mann_whitney(good(score), good(baseline)).p
@@ -314,7 +309,7 @@ def _row(condition: Condition, rule: Rule, score: Score, p: float | None) -> Row
     )
 
 
-def _interval(values: NDArray[np.float64], statistic: Any) -> list[float] | None:
+def _interval(values: Floats, statistic: Any) -> list[float] | None:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return None

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,6 +239,31 @@ class RunFolder:
             for old in self._descriptions()[:-KEEP]:
                 old.unlink()
                 old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    @contextmanager
+    def keeping(self, every: int, last: int) -> Iterator[Callable[[Checkpoint], None]]:
+        """Take a checkpoint of every update: some are saved, and the newest on an interrupt.
+
+        Parameters
+        ----------
+        every, last : int
+            Updates between checkpoints that are saved, and the update that is saved in any case.
+        """
+        unsaved: Checkpoint | None = None
+
+        def keep(checkpoint: Checkpoint) -> None:
+            nonlocal unsaved
+            unsaved = checkpoint
+            if checkpoint.update % every == 0 or checkpoint.update == last:
+                self.save(checkpoint)
+                unsaved = None
+
+        try:
+            yield keep
+        except KeyboardInterrupt:
+            if unsaved is not None:
+                self.save(unsaved)
+            raise
 
     def _events_sha256(self, size: int) -> str:
         """A checksum of the first events, read anew: what counts is what the disk holds."""

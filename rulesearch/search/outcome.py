@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from rulesearch.analysis import bootstrap_interval
+from rulesearch.analysis import Floats, bootstrap_interval
 from rulesearch.grammar import TermPool
 from rulesearch.rules import Rule
 from rulesearch.search.phase import History
-from rulesearch.search.selection import Candidate, Floats, candidates, pick, standard_error
+from rulesearch.search.selection import Candidate, candidates, pick, standard_error
 from rulesearch.search.settings import Settings
 
 __all__ = ["CONTROLS", "Outcome", "search_phase"]

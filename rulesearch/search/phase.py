@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rulesearch.analysis import alignment_angles, orthonormality_error
+from rulesearch.analysis import Floats, alignment_angles, finite_mean, orthonormality_error
 from rulesearch.errors import DivergedError
 from rulesearch.grammar import TermPool
 from rulesearch.learners import PlasticityLearner
@@ -45,7 +44,7 @@ class History:
         self.theta.append(event["theta"])
         self.rejected.append(event["rejected"])
 
-    def end(self, name: str, window: int) -> NDArray[np.float64]:
+    def end(self, name: str, window: int) -> Floats:
         """The mean over the last ``window`` updates, rejected ones left out; of loss the median.
 
         A lifetime on the edge of stability can lose millions, and one would outweigh the rest.
@@ -54,10 +53,7 @@ class History:
         if name == "loss":
             some = np.isfinite(values).any(0)
             return np.where(some, np.nanmedian(np.where(some, values, 0), axis=0), np.nan)
-        weight = np.isfinite(values)
-        total = np.where(weight, values, 0).sum(0)
-        count = weight.sum(0)
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        return finite_mean(values)
 
 
 @dataclass(frozen=True)

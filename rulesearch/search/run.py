@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rulesearch.analysis import Floats
 from rulesearch.analysis.stability import collinear_groups
 from rulesearch.files import sealed, write_atomically
 from rulesearch.grammar import Term, TermPool
@@ -28,7 +29,7 @@ from rulesearch.search.manifest import begun_with, check_same, correlations, man
 from rulesearch.search.outcome import CONTROLS, Outcome, search_phase
 from rulesearch.search.phase import Phase
 from rulesearch.search.ranks import ALONE, Ranks
-from rulesearch.search.selection import Floats, group_losses, kept_terms
+from rulesearch.search.selection import group_losses, kept_terms
 from rulesearch.search.settings import StabilitySpec
 from rulesearch.search.stability import Stability, halves
 
@@ -187,7 +188,6 @@ class _Search:
         state = start
         if self.checkpoint is not None and self.checkpoint.phase == phase.name:
             state = OptimiserState(**self.checkpoint.tensors)
-        reached: Checkpoint | None = None  # and not yet saved
         begun = {
             "event": "phase",
             "phase": phase.name,
@@ -205,19 +205,12 @@ class _Search:
             self.folder.append(event)
             self._tell(event)
 
-        def keep(update: int, state: OptimiserState) -> None:
-            nonlocal reached
-            reached = Checkpoint(phase.name, update, self.folder.size, state.tensors())
-            if update % every == 0 or update == last:
-                self.folder.save(reached)
-                reached = None
+        with self.folder.keeping(every, last) as keep:
 
-        try:
-            return phase.run(history, state, emit, keep)
-        except KeyboardInterrupt:
-            if reached is not None:
-                self.folder.save(reached)
-            raise
+            def checkpoint(update: int, state: OptimiserState) -> None:
+                keep(Checkpoint(phase.name, update, self.folder.size, state.tensors()))
+
+            return phase.run(history, state, emit, checkpoint)
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         for sink in self.sinks:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rulesearch.analysis import Floats
+
 __all__ = [
     "Candidate",
-    "Floats",
     "candidates",
     "group_losses",
     "kept_terms",
@@ -19,8 +20,6 @@ __all__ = [
 ]
 
 GROUPS = 20
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rulesearch.errors import ConfigError
 from rulesearch.tasks.base import ImageData, TaskBatch
 from rulesearch.tasks.episodes import Episodes
 from rulesearch.torch_arguments import check_floating, check_generators
@@ -68,10 +67,8 @@ class Episodic(ABC):
         ConfigError
             If there is no generator.
         """
-        check_generators(generators, "lifetime")
+        check_generators(generators, "lifetime", "few-shot tasks")
         check_floating(dtype)
-        if not generators:
-            raise ConfigError("few-shot tasks: sample needs at least one generator")
         drawn = zip(*(self._draw(generator) for generator in generators), strict=True)
         train, label, query, label_query = drawn
         return TaskBatch(

@@ -9,7 +9,8 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.arguments import check_choice
+from rulesearch.errors import ConfigError
 from rulesearch.tasks.base import ImageData
 from rulesearch.tasks.episodes import HoldOut, episodes
 from rulesearch.tasks.episodic import Episodic
@@ -74,11 +75,7 @@ class OnlineFewShot(Episodic):
         hold_out: HoldOut = 0,
         held_out: bool = False,
     ) -> None:
-        if order not in _ORDERS:
-            raise ConfigError(
-                f"few-shot tasks: order must be {' or '.join(_ORDERS)}, not '{order}'"
-                f"{did_you_mean(order, _ORDERS)}"
-            )
+        check_choice("few-shot tasks: order", order, _ORDERS)
         if outputs is not None and outputs < ways:
             raise ConfigError(f"few-shot tasks: {ways} ways need {ways} outputs, not {outputs}")
         self._order, self._outputs = order, outputs

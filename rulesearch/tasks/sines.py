@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import whole
-from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.arguments import check_choice, whole
+from rulesearch.errors import ConfigError
 from rulesearch.tasks.base import TaskBatch
 from rulesearch.torch_arguments import check_floating, check_generators
 
@@ -150,11 +150,7 @@ class IncrementalSines:
     def __post_init__(self) -> None:
         for name in ("functions", "batches", "examples", "queries"):
             whole(f"sines: {name}", getattr(self, name), least=1)
-        if self.order not in _ORDERS:
-            raise ConfigError(
-                f"sines: order must be one of {', '.join(_ORDERS)}, not '{self.order}'"
-                f"{did_you_mean(self.order, _ORDERS)}"
-            )
+        check_choice("sines: order", self.order, _ORDERS)
         if self.pool is not None and whole("sines: pool", self.pool, least=1) < self.functions:
             raise ConfigError(
                 f"sines: a lifetime has {self.functions} sines, but the pool {self.pool};"
@@ -220,10 +216,8 @@ class IncrementalSines:
         ConfigError
             If there is no generator.
         """
-        check_generators(generators, "lifetime")
+        check_generators(generators, "lifetime", "sines")
         check_floating(dtype)
-        if not generators:
-            raise ConfigError("sines: at least one generator is needed")
         drawn = zip(*(self._draw(generator) for generator in generators), strict=True)
         amplitude, phase, slot, points = drawn
         return SineLifetimes(

@@ -110,10 +110,8 @@ class SpikingSines:
         ConfigError
             If there is no generator.
         """
-        check_generators(generators, "task")
+        check_generators(generators, "task", "spiking sines")
         check_floating(dtype)
-        if not generators:
-            raise ConfigError("spiking sines: at least one generator is needed")
         drawn = [self._draw(generator) for generator in generators]
         x = torch.stack([spikes for spikes, _ in drawn]).to(dtype)
         target = torch.stack([values for _, values in drawn]).to(dtype)

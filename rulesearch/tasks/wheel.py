@@ -161,10 +161,8 @@ class WheelLogs:
         ConfigError
             If there is no generator.
         """
-        check_generators(generators, "lifetime")
+        check_generators(generators, "lifetime", "wheel")
         check_floating(dtype)
-        if not generators:
-            raise ConfigError("wheel: at least one generator is needed")
         delta = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
         wheel = Wheel(delta.to(dtype))
         context = wheel.contexts(generators, self.steps)

@@ -12,7 +12,7 @@ from torch import Tensor
 from rulesearch.outer.bandit.online import Life
 from rulesearch.outer.bilevel import BilevelTraining, MetaParameters
 from rulesearch.outer.bilevel.named import under
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.record import UpdateRecord
 
 __all__ = ["TrainedLife"]
 

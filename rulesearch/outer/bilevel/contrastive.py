@@ -21,8 +21,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind, number
-from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.arguments import check_choice, check_kind, number
+from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.given import check_given, check_learner
 from rulesearch.outer.bilevel.named import Named, detached
@@ -93,9 +93,7 @@ class Contrastive(Generic[P]):
         check_kind("continued", self.continued, bool, "True or False")
         check_bound(self.bound)
         check_tolerance(self.tolerance)
-        if self.scheme not in SCHEMES:
-            hint = did_you_mean(str(self.scheme), SCHEMES)
-            raise ConfigError(f"scheme is one of {', '.join(SCHEMES)}, not '{self.scheme}'{hint}")
+        check_choice("scheme", self.scheme, SCHEMES)
 
     @torch.no_grad()
     def __call__(self, problem: P, theta: Named) -> Estimate:

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind, number, whole
+from rulesearch.arguments import check_kind, check_positive, number, whole
 from rulesearch.errors import ConfigError
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.problem import Bilevel
@@ -45,7 +45,7 @@ class SGD:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        _positive("rate", self.rate)
+        check_positive("rate", self.rate)
         if not 0 <= number(self.momentum) < 1:
             raise ConfigError(f"momentum is from 0 to below 1, not {self.momentum!r}")
         check_kind("nesterov", self.nesterov, bool, "True or False")
@@ -77,7 +77,7 @@ class Adam:
     eps_root: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive("rate", self.rate)
+        check_positive("rate", self.rate)
         check_kind("betas", self.betas, Sequence, "two numbers, as (0.9, 0.999)")
         if len(self.betas) != 2 or not all(0 <= number(beta) < 1 for beta in self.betas):
             raise ConfigError(f"betas are from 0 to below 1, two of them, not {self.betas!r}")
@@ -149,8 +149,3 @@ def _known(decay: float, step: int | Tensor, like: Tensor) -> float | Tensor:
         weight: Tensor = 1 - decay ** (step.double() + 1)
         return weight.to(like.dtype)
     return 1.0 - decay ** (step + 1)
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0 < number(value) < math.inf:
-        raise ConfigError(f"{name} must be a positive number, not {value!r}")

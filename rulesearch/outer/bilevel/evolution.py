@@ -14,15 +14,13 @@ for a loss that is even, whose slope at zero is none: what was clamped there wou
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind, number, whole
-from rulesearch.errors import ConfigError
+from rulesearch.arguments import check_kind, check_positive, whole
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.given import check_given, check_learner
 from rulesearch.outer.bilevel.named import Named, detached, spread
@@ -76,8 +74,7 @@ class Evolution(Generic[P]):
     def __post_init__(self) -> None:
         check_learner("learner", self.learner)
         whole("pairs", self.pairs, least=1)
-        if not 0 < number(self.sigma) < math.inf:
-            raise ConfigError(f"sigma must be a positive number, not {self.sigma!r}")
+        check_positive("sigma", self.sigma)
         check_kind("generator", self.generator, torch.Generator, "a torch.Generator")
         check_bound(self.bound)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import number
-from rulesearch.errors import ConfigError
+from rulesearch.arguments import check_positive
 from rulesearch.outer.bilevel.implicit import Product, Solution
 
 __all__ = ["Identity"]
@@ -28,8 +26,7 @@ class Identity:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < number(self.scale) < math.inf:
-            raise ConfigError(f"scale must be a positive number, not {self.scale!r}")
+        check_positive("scale", self.scale)
 
     def __call__(self, product: Product, g: Tensor) -> Solution:
         """Return the scaled vector, which relies on nothing."""

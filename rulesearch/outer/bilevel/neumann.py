@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind, number, whole
-from rulesearch.errors import ConfigError
+from rulesearch.arguments import check_kind, check_positive, whole
 from rulesearch.outer.bilevel.implicit import Product, Solution
 
 __all__ = ["Neumann"]
@@ -46,8 +44,7 @@ class Neumann:
 
     def __post_init__(self) -> None:
         whole("terms", self.terms, least=0)
-        if not 0 < number(self.alpha) < math.inf:
-            raise ConfigError(f"alpha must be a positive number, not {self.alpha!r}")
+        check_positive("alpha", self.alpha)
         check_kind("strict", self.strict, bool, "True or False")
 
     def __call__(self, product: Product, g: Tensor) -> Solution:

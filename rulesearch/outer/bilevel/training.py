@@ -9,14 +9,14 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from rulesearch.arguments import check_kind, number, whole
+from rulesearch.arguments import check_kind, check_positive, whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.outer.bilevel.descent import Adam, Memory
 from rulesearch.outer.bilevel.given import check_named
 from rulesearch.outer.bilevel.named import Named, copied, detached, spread, under
 from rulesearch.outer.bilevel.problem import BilevelGradient
 from rulesearch.outer.bilevel.synapse import allowed
-from rulesearch.outer.meta_training import UpdateRecord
+from rulesearch.outer.record import UpdateRecord
 
 __all__ = ["BilevelTraining", "MetaParameters"]
 
@@ -112,10 +112,8 @@ class BilevelTraining(Generic[P]):
         check_kind("problems", self.problems, Callable, wanted)  # type: ignore[arg-type]
         wanted = "a meta-gradient, as Contrastive(free, nudged, 0.1)"
         check_kind("meta_gradient", self.meta_gradient, BilevelGradient, wanted)
-        if not 0 < number(self.rate) < float("inf"):
-            raise ConfigError(f"rate must be a positive number, not {self.rate!r}")
-        if not 0 < number(self.drop) < float("inf"):
-            raise ConfigError(f"drop must be a positive number, not {self.drop!r}")
+        check_positive("rate", self.rate)
+        check_positive("drop", self.drop)
         for milestone in self.milestones:
             whole("a milestone", milestone, least=0)
         whole("episodes", self.episodes, least=1)

@@ -12,11 +12,12 @@ from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
+from rulesearch.analysis import Floats
 from rulesearch.errors import RunError
 from rulesearch.files import read_sealed
+from rulesearch.report.grid import grid
 from rulesearch.report.result import Result
 from rulesearch.rules import Rule
 from rulesearch.search.selection import group_losses, pick
@@ -58,9 +59,7 @@ class Score:
     rule: dict[str, Any]
 
     @classmethod
-    def of(
-        cls, rule: Rule, lam: float, loss: NDArray[np.float64], accuracy: NDArray[np.float64]
-    ) -> Score:
+    def of(cls, rule: Rule, lam: float, loss: Floats, accuracy: Floats) -> Score:
         """Sum up what a rule did in ``(lifetimes,)``."""
         known = accuracy[np.isfinite(accuracy)]
         return cls(
@@ -231,12 +230,7 @@ class StudyResult:
             accuracy = "-" if t["accuracy"] is None else f"{t['accuracy']:.3f}"
             terms = shorten(f"{len(t['terms'])}: {' '.join(t['terms'])}", 48, placeholder=" ...")
             rows.append([str(t["number"]), loss, accuracy, _text(t["lam"]), *values, terms, mark])
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+        return grid(rows)
 
     def summary(self, width: int = 96) -> str:
         """Return the table, the picked run's own and what became of the other trials, as text.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from textwrap import shorten
-from types import TracebackType
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
@@ -21,9 +20,9 @@ class StudyProgress:
     has ended.
     """
 
-    def __init__(self, trials: int, console: Console | None = None) -> None:
+    def __init__(self, trials: int) -> None:
         self._trials, self._most = trials, 1  # the most that ran at once: as one ends, fewer do
-        self._console = console or Console(stderr=True)
+        self._console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("[bold]trials"),
             BarColumn(bar_width=24),
@@ -40,12 +39,7 @@ class StudyProgress:
         self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def show(self, trials: Sequence[FrozenTrial], halving: Sequence[int] = ()) -> None:

@@ -15,6 +15,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError, GrammarError, RuleSearchError
 from rulesearch.grammar.reader import Document
 from rulesearch.grammar.validation import validate
@@ -100,10 +101,8 @@ def _distribution(
 
     def placed(value: Any, *where: str | int) -> Document:
         place = whole.place((*at, *where))
-        try:
+        with naming(f"{whole.key_place(at)}:"):
             return with_value(plain, steps, value, place, whole.key_place(at))
-        except ConfigError as error:
-            raise ConfigError(f"{whole.key_place(at)}: {error}") from None
 
     def check(value: Any, *where: str | int) -> None:
         document = placed(value, *where)
