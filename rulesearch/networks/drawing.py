@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
-from rulesearch.torch_arguments import check_generators, device_named
+from rulesearch.torch_arguments import check_generators, device_at_hand
 
 __all__ = ["INITIALISATIONS", "draw_each", "draw_into"]
 
@@ -56,7 +56,7 @@ def draw_each(
         If there is no generator, or no such device.
     """
     check_generators(generators, "network")
-    device = device_named(device)
+    device = device_at_hand(device)
     if not generators:
         raise ConfigError(f"{kind}: at least one generator is needed")
     drawn = [draw(generator) for generator in generators]
