@@ -213,8 +213,6 @@ class Rule:
             raise RuleSearchError(f"{path}: cannot be read as a rule: {error}") from None
         try:
             return cls.from_json(content)
-        except GrammarError as error:
-            raise RuleSearchError(f"{path}: {error.message}") from None
         except RuleSearchError as error:
             raise RuleSearchError(f"{path}: {error}") from None
 
@@ -234,7 +232,10 @@ class Rule:
         for number, entry in enumerate(entries, 1):
             match entry:
                 case {"name": str(name), "expr": str(expr), "coefficient": float() | int() as c}:
-                    terms.append(Term.from_text(name, expr, about=str(entry.get("about", ""))))
+                    try:
+                        terms.append(Term.from_text(name, expr, about=str(entry.get("about", ""))))
+                    except GrammarError as error:
+                        raise RuleSearchError(f"term {number}: {error.message}") from None
                 case _:
                     raise RuleSearchError(
                         f"term {number} is malformed: it should have a name and an expr, "
