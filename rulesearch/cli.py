@@ -220,9 +220,16 @@ def evaluate(
         typer.Option(help="Draw the classes that the run held out; by default if it held any."),
     ] = None,
     lifetimes: Annotated[int, typer.Option(min=1, help="Fresh networks, each with a task.")] = 200,
-    ways: Annotated[int, typer.Option(help="Classes of a task (with --tasks).")] = 5,
-    shots: Annotated[int, typer.Option(help="Training images of a class (with --tasks).")] = 50,
-    queries: Annotated[int, typer.Option(help="Queries of a class (with --tasks).")] = 10,
+    ways: Annotated[
+        int | None, typer.Option(show_default="5", help="Classes of a task (with --tasks).")
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(show_default="50", help="Training images of a class (with --tasks)."),
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(show_default="10", help="Queries of a class (with --tasks).")
+    ] = None,
     root: Annotated[str | None, typer.Option(help="Where the data lies (with --tasks).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of tasks and networks.")] = 0,
     vary: Annotated[
@@ -245,7 +252,7 @@ def evaluate(
     few_shot = {"ways": ways, "shots": shots, "queries": queries, "root": root}
     run_evaluate(
         targets, tasks, held_out, lifetimes, seed, vary or (), rules or (), baseline, as_json,
-        device or "cpu", **few_shot,
+        device or "cpu", **{name: value for name, value in few_shot.items() if value is not None},
     )  # fmt: skip
 
 

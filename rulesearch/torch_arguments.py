@@ -9,7 +9,7 @@ import torch
 from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError
 
-__all__ = ["check_floating", "check_generators", "device_named", "no_device"]
+__all__ = ["check_floating", "check_generators", "device_at_hand", "device_named", "no_device"]
 
 
 def check_generators(
@@ -36,6 +36,16 @@ def device_named(device: torch.device | str) -> torch.device:
         return torch.device(device)
     except (RuntimeError, TypeError):
         raise no_device(device) from None
+
+
+def device_at_hand(device: torch.device | str) -> torch.device:
+    """Return the device of a name, of which there has to be one in this machine."""
+    device = device_named(device)
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:
+        found = f"there are {there} GPUs" if there else "torch finds no GPU"
+        raise ConfigError(f"device {device}: {found}; use device=cpu")
+    return device
 
 
 def no_device(device: object) -> ConfigError:

@@ -23,6 +23,7 @@ LEARNER = rs.PlasticityLearner(NETWORK, POOL)
 STATE = LEARNER.init(2)
 RULE = rs.Rule(POOL, {"F0": 1e-3})
 G = torch.Generator().manual_seed(0)
+GPUS = torch.cuda.device_count()
 THETA = torch.tensor([1e-3, 1e-3])
 X, LABEL = torch.rand(5, 2, 3), torch.zeros(5, 2, dtype=torch.int64)
 TEACHER = LinearTeacher()
@@ -130,6 +131,9 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
      "generators should be a list of torch.Generator, one a network, not of type int"),
     (lambda: NETWORK.init([G], device="gpu"), rs.ConfigError,
      "device is cpu or cuda, or one of several as cuda:1, not 'gpu'"),
+    (lambda: LEARNER.init(device=f"cuda:{GPUS}"), rs.ConfigError, f"device cuda:{GPUS}: "),
+    (lambda: rs.PlasticNetwork([10**30, 3]).init([G]), rs.LearnerError,
+     f"1 networks of {10**30} x 3 units do not fit into memory"),
     (lambda: NETWORK.init([G], torch.int64), rs.ConfigError, "dtype is torch.int64; give torch.f"),
     (lambda: LEARNER.init(generator=3), rs.ConfigError,
      "generator should be a torch.Generator, or a list of them, not of type int"),
@@ -148,6 +152,18 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
      "almost_everywhere should be True or False, not of type int"),
     (lambda: NETWORK(None, X[0]), rs.LearnerError, "state should be a NetworkState, as of init()"),
     (lambda: NETWORK.activations(STATE, None), rs.LearnerError, "x should be a torch tensor, not"),
+    (lambda: NETWORK(rs.PlasticNetwork([3, 4, 5, 2]).init([G]), X[0]), rs.LearnerError,
+     "state.W has 3 matrices, the network 2 connections"),
+    (lambda: NETWORK(rs.PlasticNetwork([3, 5, 2]).init([G]), X[0]), rs.LearnerError,
+     "state.W[0] has shape (1, 5, 3), the network needs (1, 4, 3)"),
+    (lambda: NETWORK(rs.NetworkState([torch.tensor(1.0)] * 2, []), X[0]), rs.LearnerError,
+     "state.W[0] has shape (), the network needs (4, 3)"),
+    (lambda: NETWORK.activations(STATE, torch.rand(2, 7, 4)), rs.LearnerError,
+     "x has shape (2, 7, 4); it should be (2, examples, 3)"),
+    (lambda: NETWORK.loss(NETWORK(STATE, X[:2]), LABEL[:2] + 2), rs.LearnerError,
+     "labels run from 2 to 2; the output has 2 units"),
+    (lambda: LINEAR.loss(torch.rand(2, 3, 6), torch.full((2, 3), -1)), rs.LearnerError,
+     "labels run from -1 to -1; the output has 6 units"),
     (lambda: NETWORK.loss(X, None), rs.LearnerError, "label should be a torch tensor, not of type"),
     (lambda: LEARNER.live(rs.NetworkState(5, []), THETA, X, LABEL), rs.LearnerError,
      "state.W should be a list of tensors, not of type int"),
@@ -238,3 +254,13 @@ def test_a_rule_does_not_change() -> None:
     assert rule.rank == 1  # computed once, and kept
     assert rule == deepcopy(rule)
     assert len({rule, rs.Rule(POOL, {"F0": 1e-3})}) == 1
+
+
+def test_labels_of_any_whole_type_are_classes() -> None:
+    output = torch.rand(2, 3, 2)
+    classes = torch.tensor([[0, 1, 1], [1, 0, 0]])
+    for network in (NETWORK, rs.PlasticNetwork([3, 4, 2], output="linear")):
+        for dtype in (torch.int32, torch.uint8, torch.bool):
+            torch.testing.assert_close(
+                network.loss(output, classes.to(dtype)), network.loss(output, classes)
+            )

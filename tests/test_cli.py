@@ -109,6 +109,10 @@ def test_evaluate(finished: tuple[Path, subprocess.CompletedProcess[str]], run_m
     _, out, _ = run_main("evaluate", run / "rule.json", "--tasks", "digits", *shape)
     assert "[64, 170, 130, 100, 70, 10]" in out
     assert out.splitlines()[-1].startswith("rule")
+    for name, value in (("ways", 2), ("shots", 2), ("queries", 2), ("root", run)):
+        status, out, err = run_main("evaluate", run, f"--{name}", value)
+        assert (status, out) == (2, "")
+        assert err.startswith(f"--{name} is for the data set of --tasks, and the run's own tasks")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,7 @@ def test_evaluate(finished: tuple[Path, subprocess.CompletedProcess[str]], run_m
         (["rule.json", "--tasks", "digits", "--lifetimes", "0"], "Invalid value for '--lifetimes'"),
         (["missing.json", "--tasks", "digits"], "missing.json: cannot be read as a rule"),
         (["pickle.json", "--tasks", "digits"], "pickle.json: cannot be read as a rule"),
-        (["hostile.json", "--tasks", "digits"], "hostile.json: unexpected character"),
+        (["hostile.json", "--tasks", "digits"], "hostile.json: term 1: unexpected character"),
         (["."], "is not a run: it has no manifest.json"),
     ],
 )

@@ -100,6 +100,10 @@ def test_a_run_folder_is_found_where_none_is_named(
     [
         ({"episodes": 0}, "episodes=0: input should be greater than or equal to 1"),
         ({"episodes": "many"}, "episodes='many': input should be a valid integer"),
+        (
+            {"optimiser": {"rate": 1e-3}},
+            "a search takes the fields of 'optimiser' themselves, as rate=1e-3",
+        ),
         ({"meta_bach": 2}, "a search has no setting 'meta_bach'; did you mean 'meta_batch'"),
         ({"lams": [1.0, 1.0]}, "should not name one lambda twice"),
         ({"lams": []}, "at least 1 item"),

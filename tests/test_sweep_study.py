@@ -41,7 +41,7 @@ def test_a_study_goes_on_with_what_it_began_with(sweep_config: Any, tmp_path: Pa
 
 def test_storages_are_refused_in_one_line(tmp_path: Path) -> None:
     for url, message in [
-        ("mysql://user@host/base", "unknown kind 'mysql'; known are"),
+        ("mysql://user@host", "^storage mysql://user@host: unknown kind 'mysql'; known are"),
         ("postgressql://user@host/base", "did you mean 'postgresql'"),
         ("postgresql://user@host:port/base", "write postgresql://user@host:port/database"),
         (str(tmp_path / "none.log"), "there is no such journal"),

@@ -90,6 +90,9 @@ REFUSED = [
      "label_query has shape (4, "),
     (drawing(lambda b: replace(b, label_query=b.label_query + 2)), "label_query runs from 2 to 3"),
     (drawing(lambda b: replace(b, label=b.label.int())), "label is torch.int32; give classes as"),
+    (drawing(lambda b: replace(b, x=b.x.double())), "x is torch.float64; give torch.float32"),
+    (drawing(lambda b: replace(b, x_query=b.x_query.half())),
+     "x_query is torch.float16; give torch.float32"),
 ]  # fmt: skip
 
 
@@ -103,6 +106,13 @@ def test_what_a_family_does_not_keep_is_told_before_anything_is_learnt(
     for families in ((tasks, []), (Halves(), staged)):
         training = MetaTraining(flp_model(SETTINGS), families[0], stages=families[1])
         assert_refused(training.update, rs.ConfigError, message)
+
+
+@pytest.mark.parametrize("part", ["x", "x_query"])
+def test_examples_that_are_not_finite_are_told_before_a_search(part: str) -> None:
+    tasks = drawing(lambda b: replace(b, **{part: getattr(b, part) / 0}))
+    message = f"Other.sample returns: {part} holds numbers that are not finite; leave such examples"
+    assert_refused(lambda: search(tasks), rs.ConfigError, message)
 
 
 def test_what_is_no_family_is_told_when_it_is_given() -> None:

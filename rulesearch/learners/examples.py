@@ -11,6 +11,7 @@ from rulesearch.arguments import check_kind
 from rulesearch.compile.native import Examples
 from rulesearch.errors import LearnerError
 from rulesearch.networks import PlasticNetwork
+from rulesearch.networks.fit import as_classes
 
 __all__ = ["Indexed", "as_examples", "check_examples"]
 
@@ -135,10 +136,7 @@ def check_examples(
     else:
         if tuple(label.shape) != lead:
             raise LearnerError(f"label has shape {tuple(label.shape)}; it should be {lead}")
-        low, high = (int(bound) for bound in torch.aminmax(label))
-        if low < 0 or high >= n_out:
-            raise LearnerError(f"labels run from {low} to {high}; the output has {n_out} units")
-        label = label.long()
+        label = as_classes(label, n_out)
     if x.ndim == 4:
         return x, label
     if isinstance(x, Indexed):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rulesearch.torch_arguments import check_generators, device_named
+from rulesearch.torch_arguments import check_generators, device_at_hand
 
 __all__ = ["INITIALISATIONS", "draw_each", "draw_into"]
 
@@ -55,6 +55,6 @@ def draw_each(
         If there is no generator, or no such device.
     """
     check_generators(generators, "network", kind)
-    device = device_named(device)
+    device = device_at_hand(device)
     drawn = [draw(generator) for generator in generators]
     return {name: torch.stack([each[name] for each in drawn]).to(device) for name in drawn[0]}

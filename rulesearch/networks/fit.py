@@ -1,10 +1,11 @@
-"""Whether a state is one of a network."""
+"""Whether a state, or labels, are of a network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind
@@ -14,7 +15,7 @@ from rulesearch.networks.state import NetworkState
 if TYPE_CHECKING:
     from rulesearch.networks.network import PlasticNetwork
 
-__all__ = ["check_state"]
+__all__ = ["as_classes", "check_state", "check_weights"]
 
 _FINITE = ("mixing", "rate", "bias_rate", "feedback_rate")  # what a lifetime leaves as it is
 
@@ -26,7 +27,30 @@ def check_state(network: PlasticNetwork, state: NetworkState) -> None:
         check_kind(f"state.{name}", tensors, Sequence, "a list of tensors", LearnerError)
         for k, tensor in enumerate(tensors):
             check_kind(f"state.{name}[{k}]", tensor, Tensor, "a torch tensor", LearnerError)
-    for name, shapes in _shapes(network, state).items():
+    _check_parts(state, _shapes(network, state))
+
+
+def check_weights(network: PlasticNetwork, state: NetworkState) -> None:
+    """Raise LearnerError where what a forward pass reads is not the network's."""
+    shapes = _shapes(network, state)
+    _check_parts(state, {name: shapes[name] for name in ("W", "bias")})
+
+
+def as_classes(label: Tensor, n_out: int) -> Tensor:
+    """Return integer labels as int64; raise LearnerError where one is outside the output."""
+    if label.numel():
+        low, high = (int(bound) for bound in torch.aminmax(label))
+        if low < 0 or high >= n_out:
+            raise LearnerError(f"labels run from {low} to {high}; the output has {n_out} units")
+    return label.long()
+
+
+def _check_parts(
+    state: NetworkState,
+    parts: Mapping[str, Sequence[tuple[int, ...]]],
+) -> None:
+    """Hold parts against the shapes of one lifetime's."""
+    for name, shapes in parts.items():
         tensors = getattr(state, name)
         if len(tensors) != len(shapes):
             raise LearnerError(
@@ -34,7 +58,7 @@ def check_state(network: PlasticNetwork, state: NetworkState) -> None:
                 f"the network {len(shapes)} {'connections' if shapes else 'such'}"
             )
         for k, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
-            _check_tensor(f"state.{name}[{k}]", tensor, (state.lifetimes, *shape), state.W[0])
+            _check_tensor(f"state.{name}[{k}]", tensor, (*state.W[0].shape[:1], *shape), state.W[0])
             if name in _FINITE and not tensor.isfinite().all():
                 raise LearnerError(f"state.{name}[{k}] is not finite; give finite numbers")
 

@@ -20,10 +20,10 @@ from rulesearch.arguments import check_choice, check_kind, real, whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks.activations import ACTIVATIONS, Activation
 from rulesearch.networks.drawing import INITIALISATIONS, draw_into
-from rulesearch.networks.fit import check_state
+from rulesearch.networks.fit import as_classes, check_state, check_weights
 from rulesearch.networks.learnt_feedback import LearntFeedback
 from rulesearch.networks.state import NetworkState
-from rulesearch.torch_arguments import check_floating, check_generators, device_named
+from rulesearch.torch_arguments import check_floating, check_generators, device_at_hand
 
 __all__ = ["FEEDBACKS", "PlasticNetwork"]
 
@@ -179,7 +179,7 @@ class PlasticNetwork:
         """
         check_generators(generators, "network")
         check_floating(dtype)
-        device = device_named(device)
+        device = device_at_hand(device)
         lists: list[list[Tensor]] = []
         for shapes, rule, inwards in (
             (self.connections, self.weight_init, 1),
@@ -208,7 +208,7 @@ class PlasticNetwork:
         """Memory for the weights of networks, one tensor a connection."""
         try:
             return [torch.empty(networks, *shape, dtype=dtype) for shape in shapes]
-        except RuntimeError:  # torch says no more than this, in several lines
+        except (RuntimeError, TypeError):  # torch says no more, in several lines; or its int ends
             size = networks * sum(map(math.prod, shapes)) * dtype.itemsize / 1e9
             raise LearnerError(
                 f"{networks} networks of {' x '.join(map(str, self.sizes))} units do not fit into "
@@ -233,8 +233,13 @@ class PlasticNetwork:
         -------
         list of Tensor (lifetimes, examples, n_l)
             y_0 = x to y_L; y_L after softmax where the output is one.
+
+        Raises
+        ------
+        LearnerError
+            As from calling the network.
         """
-        _check_kinds(state, x)
+        self._check_input(state, x)
         layers, last = [x], len(state.W) - 1
         for k in range(last):
             layers.append(self.sigma.value(self._drive(state, k, layers[-1]), self.beta))
@@ -253,7 +258,8 @@ class PlasticNetwork:
         Raises
         ------
         LearnerError
-            If x is not ``(lifetimes, examples, n_in)``, of the type of the weights and with them.
+            If the weights are not those of the network, or x is not ``(lifetimes, examples,
+            n_in)``, of the type of the weights and with them.
         """
         self._check_input(state, x)
         last = len(state.W) - 1
@@ -262,7 +268,9 @@ class PlasticNetwork:
         return self._drive(state, last, x)
 
     def _check_input(self, state: NetworkState, x: Tensor) -> None:
-        _check_kinds(state, x)
+        check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
+        check_kind("x", x, Tensor, "a torch tensor", LearnerError)
+        check_weights(self, state)
         like, n_in = state.W[0], self.sizes[0]
         if x.dtype != like.dtype or x.device != like.device:
             raise LearnerError(
@@ -279,7 +287,7 @@ class PlasticNetwork:
         _check_label(label)
         if label.is_floating_point():
             return label.to(dtype)
-        return functional.one_hot(label, self.sizes[-1]).to(dtype)
+        return functional.one_hot(as_classes(label, self.sizes[-1]), self.sizes[-1]).to(dtype)
 
     def loss(self, output: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy, or half the squared error, averaged over examples.
@@ -305,7 +313,8 @@ class PlasticNetwork:
             picked = output.log_softmax(-1)
             if label.is_floating_point():
                 return -(picked * label).sum(-1).mean(-1)
-            return -picked.gather(-1, label.unsqueeze(-1)).squeeze(-1).mean(-1)
+            own = as_classes(label, self.sizes[-1]).unsqueeze(-1)
+            return -picked.gather(-1, own).squeeze(-1).mean(-1)
         return 0.5 * (output - self.target(label, output.dtype)).square().sum(-1).mean(-1)
 
     def errors(
@@ -375,11 +384,6 @@ class PlasticNetwork:
         """
         target = self.target(label, activations[-1].dtype)
         return self.learnt_feedback.sources(activations[-1], target, errors[1:])
-
-
-def _check_kinds(state: NetworkState, x: Tensor) -> None:
-    check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
-    check_kind("x", x, Tensor, "a torch tensor", LearnerError)
 
 
 def _check_label(label: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from rulesearch.errors import ConfigError
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.tasks import ImageData, TaskFamily
-from rulesearch.torch_arguments import device_named, no_device
+from rulesearch.torch_arguments import device_at_hand, no_device
 
 __all__ = ["check_fit", "usable_device"]
 
@@ -74,11 +74,7 @@ def usable_device(name: str) -> torch.device:
     ConfigError
         If there is no such device here.
     """
-    device = device_named(name)
+    device = device_at_hand(name)
     if device.type not in ("cpu", "cuda"):
         raise no_device(name)
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= there:
-        found = f"there are {there} GPUs" if there else "torch finds no GPU"
-        raise ConfigError(f"device {name}: {found}; use device=cpu")
     return device

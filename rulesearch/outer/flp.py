@@ -22,7 +22,7 @@ from rulesearch.outer.meta_model import MetaModel
 from rulesearch.outer.meta_training import MetaRates
 from rulesearch.outer.seeds import NETWORK, generators, members
 from rulesearch.rules import Rule
-from rulesearch.torch_arguments import device_named
+from rulesearch.torch_arguments import device_at_hand
 
 __all__ = ["LEARNING", "FLPSettings", "flp_model"]
 
@@ -196,7 +196,7 @@ def flp_model(
         check_kind("pool", pool, TermPool, "a TermPool, as grammar.enumerate()")
     if theta is not None:
         check_kind("theta", theta, Iterable, "numbers, one a term, as [1.0, 0.0]")
-    device = device_named(device)
+    device = device_at_hand(device)
     network = settings.network
     rule: Rule | TermPool = pool if pool is not None else _rule(settings)
     learner = PlasticityLearner(

@@ -181,7 +181,8 @@ class MetaTraining:
         draws = generators(self.seed, 0, TASK, lifetimes, self.updates)
         stage = stage_at(self.updates, self.stages)
         tasks, pace = (self.tasks, 1.0) if stage is None else (stage.tasks, stage.pace)
-        task = check_batch("tasks", tasks, tasks.sample(draws, model.dtype), len(draws))
+        drawn = tasks.sample(draws, model.dtype)
+        task = check_batch("tasks", tasks, drawn, len(draws), model.dtype)
         task = task.to(model.device)
         if self.fresh_readout:
             anew = generators(self.seed, 0, READOUT, members(seeds), self.updates)

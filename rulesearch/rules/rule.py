@@ -26,7 +26,8 @@ from rulesearch.rules.printing import rule_latex, rule_text
 __all__ = ["Rule"]
 
 SCHEMA = 1
-_VECTORS = {"y_pre": "pre", "e_pre": "pre", "y_post": "post", "e_post": "post", "z_post": "post"}
+_VECTORS = {"y_pre": "pre", "e_pre": "pre", "y_post": "post", "e_post": "post", "z_post": "post",
+            "theta": "terms"}  # fmt: skip
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -160,33 +161,28 @@ class Rule:
         Raises
         ------
         LearnerError
-            If a signal that a term needs is missing, or shapes or types do not fit.
+            If a signal that a term needs is missing, or shapes, types or devices do not fit.
         """
-        given = {"y_pre": y_pre, "y_post": y_post, "e_pre": e_pre, "e_post": e_post,
+        named = {"y_pre": y_pre, "y_post": y_post, "e_pre": e_pre, "e_post": e_post,
                  "z_post": z_post, "W": W, "B": B, "Omega": Omega}  # fmt: skip
-        signals = {name: value for name, value in given.items() if value is not None}
+        signals = {name: value for name, value in named.items() if value is not None}
         spelled = {str(s) for t in self.pool for s in t.expr.atoms(sympy.MatrixSymbol)}
         if "z_post" in self.program.inputs and ("z_post" not in signals or "z_post" not in spelled):
             if y_pre is None:
                 raise LearnerError("a term needs z_post = W y_pre: give z_post=, or y_pre=")
-            _check_shapes({"W": W, "y_pre": y_pre})
+            _check_shapes({"W": W, "y_pre": y_pre}, len(self))
             signals["z_post"] = matvec(W, y_pre)
         missing = [name for name in self.program.inputs if name not in signals]
         if missing:
             raise LearnerError(
                 f"the rule needs {', '.join(missing)}: give {', '.join(f'{m}=' for m in missing)}"
             )
-        batch = _check_shapes(signals)
+        given = signals if theta is None else {**signals, "theta": theta}
+        batch = _check_shapes(given, len(self))
         if theta is None:
             theta = W.new_tensor(self.theta)
-        check_kind("theta", theta, Tensor, "a torch tensor", LearnerError)
-        if theta.shape[-1:] != (len(self),) or theta.dtype != W.dtype:
-            raise LearnerError(
-                f"theta has shape {tuple(theta.shape)} and type {theta.dtype}; "
-                f"it should end in ({len(self)},) and be {W.dtype}, as W"
-            )
         change = W.new_zeros(()) + compile_torch(self.program)(theta, **signals).delta(W)
-        return change.expand(torch.broadcast_shapes(batch + W.shape[-2:], change.shape))
+        return change.expand(batch + W.shape[-2:])
 
     def save(self, path: str | Path) -> Path:
         """Write the rule as JSON, atomically; :meth:`load` reads it."""
@@ -217,8 +213,6 @@ class Rule:
             raise RuleSearchError(f"{path}: cannot be read as a rule: {error}") from None
         try:
             return cls.from_json(content)
-        except GrammarError as error:
-            raise RuleSearchError(f"{path}: {error.message}") from None
         except RuleSearchError as error:
             raise RuleSearchError(f"{path}: {error}") from None
 
@@ -238,7 +232,10 @@ class Rule:
         for number, entry in enumerate(entries, 1):
             match entry:
                 case {"name": str(name), "expr": str(expr), "coefficient": float() | int() as c}:
-                    terms.append(Term.from_text(name, expr, about=str(entry.get("about", ""))))
+                    try:
+                        terms.append(Term.from_text(name, expr, about=str(entry.get("about", ""))))
+                    except GrammarError as error:
+                        raise RuleSearchError(f"term {number}: {error.message}") from None
                 case _:
                     raise RuleSearchError(
                         f"term {number} is malformed: it should have a name and an expr, "
@@ -304,8 +301,8 @@ class Rule:
         return f"<p>${escape(self.latex())}$</p>"
 
 
-def _check_shapes(signals: Mapping[str, Tensor]) -> torch.Size:
-    """Return the batch shape; every side must have one size."""
+def _check_shapes(signals: Mapping[str, Tensor], n_terms: int) -> torch.Size:
+    """Return the batch shape; every side must have one size, and all are where W is."""
     for name, value in signals.items():
         check_kind(name, value, Tensor, "a torch tensor", LearnerError)
     W = signals["W"]
@@ -315,13 +312,17 @@ def _check_shapes(signals: Mapping[str, Tensor]) -> torch.Size:
             "it should be (..., n_post, n_pre), float32 or float64"
         )
     n_post, n_pre = W.shape[-2:]
+    ends = {"pre": (n_pre,), "post": (n_post,), "terms": (n_terms,)}
     batches = []
     for name, value in signals.items():
-        last = {"pre": (n_pre,), "post": (n_post,)}.get(_VECTORS.get(name, ""), (n_post, n_pre))
+        last = ends.get(_VECTORS.get(name, ""), (n_post, n_pre))
         if tuple(value.shape[-len(last) :]) != last:
             raise LearnerError(f"{name} has shape {tuple(value.shape)}; it should end in {last}")
-        if value.dtype != W.dtype:
-            raise LearnerError(f"{name} is {value.dtype}, W is {W.dtype}")
+        if value.dtype != W.dtype or value.device != W.device:
+            raise LearnerError(
+                f"{name} is {value.dtype} on {value.device}, W is {W.dtype} on {W.device}; "
+                "they should be alike"
+            )
         batches.append(value.shape[: -len(last)])
     try:
         return torch.Size(torch.broadcast_shapes(*batches))

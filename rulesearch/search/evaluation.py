@@ -75,13 +75,13 @@ def tasks_for(
     held_out : bool or None
         Draw the classes that the run held out; None does if the run held out any of this data.
     **few_shot
-        Arguments of :class:`FewShot`, used with ``data``.
+        Arguments of :class:`FewShot`, which say what is made of ``data``.
 
     Raises
     ------
     ConfigError, RunError
-        If there is neither data nor run, there are no classes to hold out, or the run's
-        configuration is not what it began with.
+        If there is neither data nor run, arguments have no data that they speak of, there are no
+        classes to hold out, or the run's configuration is not what it began with.
     """
     reserved: Any = []
     if run is not None and data in (None, run.manifest["tasks"].get("data")):
@@ -90,6 +90,11 @@ def tasks_for(
     if data is not None:
         family = FewShot(data, hold_out=reserved, **few_shot)
     elif run is not None:
+        for name in few_shot:
+            raise ConfigError(
+                f"--{name} is for the data set of --tasks, and the run's own tasks stay as they "
+                "are: name one, as --tasks digits, or see what --vary changes, as --vary ways=2,3"
+            )
         family = begun_with(run.path, run.manifest).tasks
     else:
         raise ConfigError("--tasks: name the data set that the rule should live on, as digits")

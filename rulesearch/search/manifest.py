@@ -22,7 +22,7 @@ from rulesearch.outer.scaling import term_correlations
 from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.report.configuration import REMEDY, no_longer, said
 from rulesearch.search.config import Experiment, experiment_from, read_config
-from rulesearch.tasks.family import check_batch
+from rulesearch.tasks.family import check_batch, check_finite
 
 __all__ = ["begun_with", "check_same", "correlations", "manifest_of"]
 
@@ -127,5 +127,6 @@ def _probe(experiment: Experiment) -> tuple[NetworkState, Tensor | Indexed, Tens
     seed, some = experiment.settings.seed, [(k, 0) for k in range(PROBE_NETWORKS)]
     draws = generators(seed, PROBE_STREAM, TASK, some)
     task = check_batch("tasks", experiment.tasks, experiment.tasks.sample(draws), len(draws))
+    check_finite("tasks", experiment.tasks, task)
     state = experiment.network.init(generators(seed, PROBE_STREAM, NETWORK, some))
     return state, task.x[:PROBE_STEPS], task.label[:PROBE_STEPS]

@@ -373,9 +373,11 @@ def settings_from(
     if lams is not None:
         check_kind("lams", lams, (Sequence, Mapping), "a list of lambdas, or a path of them")
         data["penalty"]["lam"] = dict(lams) if isinstance(lams, Mapping) else list(lams)
-    known = (*OptimiserSpec.model_fields, *Settings.model_fields)
+    known = {*OptimiserSpec.model_fields, *Settings.model_fields} - {"penalty", "optimiser"}
     for name, value in changes.items():
-        if name not in known or name in ("penalty", "optimiser"):
+        if name == "optimiser":
+            raise ConfigError("a search takes the fields of 'optimiser' themselves, as rate=1e-3")
+        if name not in known:
             raise ConfigError(f"a search has no setting '{name}'{did_you_mean(name, known)}")
         here = data["optimiser"] if name in OptimiserSpec.model_fields else data
         here[name] = list(value) if isinstance(value, tuple) else value

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, check_takes
 from rulesearch.errors import ConfigError
+from rulesearch.learners import Indexed
 from rulesearch.tasks.base import TaskBatch, TaskFamily
 
-__all__ = ["check_batch", "check_described", "check_family"]
+__all__ = ["check_batch", "check_described", "check_family", "check_finite"]
 
 
 def check_family(name: str, tasks: TaskFamily, wanted: str, *asked: str) -> None:
@@ -38,20 +39,44 @@ def check_family(name: str, tasks: TaskFamily, wanted: str, *asked: str) -> None
     check_takes(f"{name}: {kind}.sample", tasks.sample, *asked)
 
 
-def check_batch(name: str, tasks: TaskFamily, batch: TaskBatch, lifetimes: int) -> TaskBatch:
+def check_batch(
+    name: str,
+    tasks: TaskFamily,
+    batch: TaskBatch,
+    lifetimes: int,
+    dtype: torch.dtype = torch.float32,
+) -> TaskBatch:
     """Return what a family has drawn, unless it is something else than the family says.
 
     Raises
     ------
     ConfigError
-        If it is no :class:`TaskBatch`, or its shapes or labels are not those of the family.
+        If it is no :class:`TaskBatch`, its shapes or labels are not those of the family, or its
+        examples not of the type that was asked for.
     """
     what = f"{name}: what {type(tasks).__name__}.sample returns"
     check_kind(what, batch, TaskBatch, "a rulesearch.tasks.TaskBatch")
-    wrong = _misfit(tasks, batch, lifetimes)
+    wrong = _misfit(tasks, batch, lifetimes) or _misfit_type(batch, dtype)
     if wrong:
         raise ConfigError(f"{what} for {lifetimes} generators: {wrong}")
     return batch
+
+
+def check_finite(name: str, tasks: TaskFamily, batch: TaskBatch) -> None:
+    """Refuse examples by which nothing could be learnt.
+
+    Raises
+    ------
+    ConfigError
+        If one of them holds a number that is none.
+    """
+    x = batch.x.table if isinstance(batch.x, Indexed) else batch.x
+    for part, values in (("x", x), ("x_query", batch.x_query)):
+        if not values.isfinite().all():
+            raise ConfigError(
+                f"{name}: what {type(tasks).__name__}.sample returns: {part} holds numbers "
+                "that are not finite; leave such examples out"
+            )
 
 
 def check_described(name: str, tasks: TaskFamily) -> None:
@@ -86,6 +111,14 @@ def _misfit(tasks: TaskFamily, batch: TaskBatch, lifetimes: int) -> str | None:
     return _misfit_label("label", batch.label, lead, tasks.n_out) or _misfit_label(
         "label_query", batch.label_query, tuple(query.shape[:-1]), tasks.n_out
     )
+
+
+def _misfit_type(batch: TaskBatch, dtype: torch.dtype) -> str | None:
+    """What is wrong with the type of the examples, if anything."""
+    for name, found in (("x", batch.x.dtype), ("x_query", batch.x_query.dtype)):
+        if found != dtype:
+            return f"{name} is {found}; give {dtype}"
+    return None
 
 
 def _misfit_label(name: str, label: Tensor, lead: tuple[int, ...], n_out: int) -> str | None:

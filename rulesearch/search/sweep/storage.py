@@ -130,9 +130,9 @@ def _parsed(url: str) -> URL | Path:
         try:
             return make_url(url).set(drivername="postgresql+psycopg")
         except (ArgumentError, ValueError):
-            raise ConfigError("--storage: write postgresql://user@host:port/database") from None
+            raise ConfigError("storage: write postgresql://user@host:port/database") from None
     hint = did_you_mean(kind[1], KNOWN) or "; known are a journal file's path and postgresql://"
-    raise ConfigError(f"--storage {url}: unknown kind '{kind[1]}'{hint}")
+    raise ConfigError(f"storage {url}: unknown kind '{kind[1]}'{hint}")
 
 
 @contextmanager
