@@ -100,8 +100,8 @@ def test_fewer_than_no_updates() -> None:
 # -- networks of FLP, and rows of its tables --
 
 TINY = SineSettings(
-    updates=4, average=3, seeds=2, lifetimes=2, hidden=(6, 6, 6), functions=2, batches=2, examples=3,
-    forward=1e-2, rate=1e-4, gradient_start=1e-2, oml_rate=1e-3,
+    updates=4, average=3, seeds=2, lifetimes=2, hidden=(6, 6, 6), functions=2, batches=2,
+    examples=3, forward=1e-2, rate=1e-4, gradient_start=1e-2, oml_rate=1e-3,
 )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def test_oml_learns_a_class_remembers_all_and_is_tested_as_the_others_are(
     plan = make_plan("flp-table2", "small", told, ["oml-2"])
     first, *others = plan.jobs()
     training: Any = first.begin({})
-    assert training.fresh_readout
+    assert training.training.fresh_readout
     assert all(rate.eq(0.25).all() for rate in training.model.rate)
     mini = conditions == ["mini-imagenet"]
     mean, deviation = (0.485, 0.229) if mini else (0.0, 1.0)

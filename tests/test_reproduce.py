@@ -305,7 +305,7 @@ def test_test_lifetimes_are_of_classes_never_met(
         job.measure(training)
         learnt, tested = (
             {image.numpy().tobytes() for image in tasks.data.images}
-            for tasks in (training.tasks, met.pop())
+            for tasks in (training.training.tasks, met.pop())
         )
         assert (len(learnt), len(tested)) == (25 if "mini" in job.condition else 30, 20)
         assert not learnt & tested

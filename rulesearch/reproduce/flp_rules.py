@@ -309,7 +309,10 @@ FLP_RULES_OMNIGLOT = Reproduction(
     rows=ROWS,
     conditions=FLP_TABLE2.conditions,
     settings=ImageRuleSettings,
-    scales=FLP_TABLE2.scales,
+    scales={
+        **FLP_TABLE2.scales,
+        "narrow": {**FLP_TABLE2.scales["narrow"], "average": 1, "clip": 2},
+    },
     jobs=_image_jobs,
     notes=NOTES,
     draw=_draw,
