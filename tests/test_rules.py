@@ -190,7 +190,7 @@ def test_locality_is_that_of_the_farthest_term() -> None:
         ({"y_pre": None}, "z_post"),
         ({"y_pre": torch.zeros(5, dtype=torch.float64)}, r"y_pre has shape \(5,\).*end in \(4,\)"),
         ({"e_post": torch.zeros(4, dtype=torch.float64)}, r"e_post has shape"),
-        ({"e_pre": torch.zeros(2, 4)}, "e_pre is torch.float32, W is torch.float64"),
+        ({"e_pre": torch.zeros(2, 4)}, "is torch.float32, W is torch.float64; give e_pre.to"),
         ({"e_pre": torch.zeros(7, 4, dtype=torch.float64)}, "do not broadcast"),
         ({"W": torch.zeros(4, dtype=torch.float64)}, "W has shape"),
         ({"W": torch.zeros(3, 4, dtype=torch.int64)}, "float32 or float64"),

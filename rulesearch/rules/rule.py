@@ -307,7 +307,8 @@ class Rule:
 def _check_shapes(signals: Mapping[str, Tensor]) -> torch.Size:
     """Return the batch shape; every side must have one size."""
     for name, value in signals.items():
-        check_kind(name, value, Tensor, "a torch tensor", LearnerError)
+        wanted = f"a torch tensor, as torch.as_tensor({name}, dtype=torch.float32)"
+        check_kind(name, value, Tensor, wanted, LearnerError)
     W = signals["W"]
     if W.ndim < 2 or W.dtype not in (torch.float32, torch.float64):
         raise LearnerError(
@@ -321,7 +322,7 @@ def _check_shapes(signals: Mapping[str, Tensor]) -> torch.Size:
         if tuple(value.shape[-len(last) :]) != last:
             raise LearnerError(f"{name} has shape {tuple(value.shape)}; it should end in {last}")
         if value.dtype != W.dtype:
-            raise LearnerError(f"{name} is {value.dtype}, W is {W.dtype}")
+            raise LearnerError(f"{name} is {value.dtype}, W is {W.dtype}; give {name}.to(W.dtype)")
         batches.append(value.shape[: -len(last)])
     try:
         return torch.Size(torch.broadcast_shapes(*batches))
