@@ -63,7 +63,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: NETWORK(STATE, X[0].numpy()), rs.LearnerError, "x should be a torch tensor, not of"),
     (lambda: rs.Rule(POOL, {"F0": 1}).delta(
         np.ones((2, 3)), y_pre=torch.ones(3), e_post=torch.ones(2)), rs.LearnerError,
-     "W should be a torch tensor, not of type ndarray"),
+     "W should be a torch tensor, as torch.as_tensor(W, dtype=torch.float32), not of type nd"),
     (lambda: rs.Rule(POOL, {"F0": 1}).delta(
         torch.ones(2, 3), y_pre=torch.ones(3), e_post=torch.ones(2), theta=[1.0]),
      rs.LearnerError, "theta should be a torch tensor, not of type list"),

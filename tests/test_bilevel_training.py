@@ -61,6 +61,15 @@ def test_an_update_descends_the_mean_of_a_seeds_problems() -> None:
         )
 
 
+def test_another_number_of_problems_than_of_seeds_and_episodes_is_refused() -> None:
+    trained = training(seeds=1, episodes=1)
+    trained.problems = lambda update: draw_ridge(3, 4, 10, generator(update))
+    with pytest.raises(
+        ConfigError, match="3 problems; with seeds=1 and episodes=1 there should be 1"
+    ):
+        trained.update()
+
+
 def test_what_a_seed_learns_is_the_mean_of_the_problems_that_settled() -> None:
     """Adam's first moment tells: its step, and a mean of the losses as a sum, would not."""
     trained = training()
@@ -245,5 +254,7 @@ def test_it_resumes_to_the_same_bits() -> None:
         assert torch.equal(value, resumed.tensors()[name]), name
     with pytest.raises(ConfigError, match="other meta-parameters"):
         training().load({}, 1)
+    with pytest.raises(ConfigError, match=r"lambda/W has shape \(1, 4\), here it is \(2, 4\)"):
+        training().load(training(seeds=1).tensors(), 1)  # which would broadcast
     with pytest.raises(ConfigError, match="rate"):
         training(rate=0.0)

@@ -15,7 +15,7 @@ from rulesearch.analysis import flp_control, flp_interference, flp_life, flp_rea
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks import NetworkState
 from rulesearch.outer import OMNIGLOT, FLPSettings, MetaModel, MetaRates, MetaTraining, flp_model
-from rulesearch.tasks import IncrementalSines, TaskBatch
+from rulesearch.tasks import FewShot, IncrementalSines, TaskBatch
 
 SEEDS, LIVES = 2, 3
 TASKS = IncrementalSines(functions=4, batches=3, examples=5, queries=6, order="continual")
@@ -184,6 +184,12 @@ def test_interference_wants_sines_in_turn(order: Any) -> None:
     tasks = replace(TASKS, order=order)
     with pytest.raises(ConfigError, match=f"the order is '{order}'; use order='continual'"):
         flp_interference.interference(model_of(MODELS["flp"]), tasks, task_of(tasks))
+
+
+def test_interference_wants_sines() -> None:
+    wrong: Any = FewShot("digits")
+    with pytest.raises(ConfigError, match=r"tasks should be IncrementalSines.*not of type FewShot"):
+        flp_interference.interference(model_of(MODELS["flp"]), wrong, task_of())
 
 
 def test_one_sine_alone_interferes_with_none() -> None:

@@ -315,6 +315,10 @@ def test_many_includes_are_read_once(tmp_path: Path) -> None:
         ("terms: {F0: >-\n  -e_pst\n  * y_pre.T}", "1:13: "),
         ("terms: {F0: -W}\ntrems: {}", "2:1: unknown key 'trems'; did you mean 'terms'?"),
         ("terms: {F0: {expr: -W, inti: 0}}", "1:24: unknown key 'inti'; did you mean 'init'?"),
+        (
+            "terms: {A: {expr: hadamard(y_post, e_post) * y_pre.T}}",
+            "1:36: unknown key 'e_post) * y_pre.T'; in braces a comma ends a value, so quote",
+        ),
         ("terms: {F0: -W, F0: W}", "1:17: duplicate key 'F0'; first in line 1"),
         ("terms: {}", "1:1: the pool is empty"),
         ("terms: {A: -W, B2: W - B, C: 3 * W}", "1:30: term 'C' is 'A' again, up to a factor"),

@@ -270,8 +270,21 @@ def test_a_checkpoint_goes_on_to_the_same_bits(name: str, clip: float | None) ->
 
 def test_a_checkpoint_of_another_model_is_refused() -> None:
     other = training_of(replace(SINE, plastic_layers=2))
-    with pytest.raises(ConfigError, match="of another model"):
+    with pytest.raises(
+        ConfigError, match=r"of another model: it has no W\.2; make the training as"
+    ):
         training_of(SINE).load(other.tensors(), 1)
+
+
+def test_a_checkpoint_of_other_shapes_is_refused_and_changes_nothing() -> None:
+    """One of a single seed would otherwise become the start of all seeds."""
+    mine, one = (training_of(replace(SINE, plastic_layers=4), seeds=n) for n in (2, 1))
+    before = {k: v.clone() for k, v in mine.tensors().items()}
+    with pytest.raises(
+        ConfigError, match=r"another model: its theta has shape \(1, 1\), here it is \(2, 1\)"
+    ):
+        mine.load(one.tensors(), 1)
+    assert all(torch.equal(v, before[k]) for k, v in mine.tensors().items())
 
 
 # -- what moves --

@@ -190,10 +190,13 @@ def test_locality_is_that_of_the_farthest_term() -> None:
         ({"y_pre": None}, "z_post"),
         ({"y_pre": torch.zeros(5, dtype=torch.float64)}, r"y_pre has shape \(5,\).*end in \(4,\)"),
         ({"e_post": torch.zeros(4, dtype=torch.float64)}, r"e_post has shape"),
-        ({"e_pre": torch.zeros(2, 4)}, "e_pre is torch.float32 on cpu, W is torch.float64 on cpu"),
+        (
+            {"e_pre": torch.zeros(2, 4)},
+            r"e_pre is torch.float32 on cpu, W is torch.float64 on cpu; give e_pre\.to\(W\)",
+        ),
         (
             {"e_pre": torch.zeros(4, dtype=torch.float64, device="meta")},
-            "e_pre is torch.float64 on meta, W is torch.float64 on cpu; they should be alike",
+            "e_pre is torch.float64 on meta, W is torch.float64 on cpu",
         ),
         ({"e_pre": torch.zeros(7, 4, dtype=torch.float64)}, "do not broadcast"),
         ({"W": torch.zeros(4, dtype=torch.float64)}, "W has shape"),

@@ -145,6 +145,7 @@ def test_a_batch_is_of_tensors() -> None:
 def test_arrays_are_a_data_set() -> None:
     x = np.arange(24.0).reshape(8, 3)
     data = ImageData.from_arrays(x, ["b", "a", "c", "a", "b", "c", "a", "b"], "letters")
+    assert repr(data).startswith("ImageData('letters', 8 examples of 3 classes, shape=")
     assert (data.name, data.shape, data.class_names) == ("letters", (1, 3), ("a", "b", "c"))
     assert data.labels.tolist() == [1, 0, 2, 0, 1, 2, 0, 1]
     assert data.examples(torch.tensor([2]), torch.float64).tolist() == [[6.0, 7.0, 8.0]]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.analysis.flp_life import by_seed, stages
+from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError
 from rulesearch.outer import MetaModel
 from rulesearch.tasks import IncrementalSines, TaskBatch
@@ -38,8 +39,10 @@ def interference(model: MetaModel, tasks: IncrementalSines, task: TaskBatch) -> 
     Raises
     ------
     ConfigError
-        If sines do not come one after another, or there is one alone.
+        If tasks are of another kind, sines do not come one after another, or there is one alone.
     """
+    wanted = "IncrementalSines(order='continual'), whose stages it knows"
+    check_kind("interference: tasks", tasks, IncrementalSines, wanted)
     if tasks.order != "continual":
         raise ConfigError(
             f"interference is measured from one sine to the next, but the order is "

@@ -92,6 +92,8 @@ def _line(error: Any, path: Path, model: type[BaseModel], what: str) -> str:
         case "extra_forbidden":
             known = _keys_at(model, path[:-1], error["loc"])
             hint = did_you_mean(last, known) or f"; known are {', '.join(known)}"
+            if error["input"] is None:  # what follows a comma in braces is a key without a value
+                hint = "; in braces a comma ends a value, so quote a value that holds one"
             return f"unknown key '{last}'{hint}"
         case "missing":
             return f"{named}missing key '{error['loc'][-1]}'"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError
+from rulesearch.outer.checkpoint import check_checkpoint
 from rulesearch.outer.clipping import UsualNorm
 from rulesearch.outer.curriculum import TASKS, Stage, stage_at
 from rulesearch.outer.fit import check_fit
@@ -99,6 +100,8 @@ class MetaTraining:
         On theta, for the discovery of rules.
     stages : sequence of Stage
         Easier tasks that come first.
+    updates : int
+        How many were made already; :meth:`load` sets it.
     fresh_readout : bool
         Before each update, draw the readout's initial weights of the classes that lifetimes are
         about to learn anew, as OML does on :class:`rulesearch.tasks.OMLTrajectories`.
@@ -273,8 +276,7 @@ class MetaTraining:
             If it is of another model.
         """
         parameters = dict(self.model.named_parameters())
-        if {k for k in tensors if k.startswith("model.")} != {f"model.{k}" for k in parameters}:
-            raise ConfigError("the checkpoint is of another model")
+        check_checkpoint(tensors, parameters, "another model")
         with torch.no_grad():
             for key, parameter in parameters.items():
                 parameter.copy_(tensors[f"model.{key}"])

@@ -304,7 +304,8 @@ class Rule:
 def _check_shapes(signals: Mapping[str, Tensor], n_terms: int) -> torch.Size:
     """Return the batch shape; every side must have one size, and all are where W is."""
     for name, value in signals.items():
-        check_kind(name, value, Tensor, "a torch tensor", LearnerError)
+        wanted = f"a torch tensor, as torch.as_tensor({name}, dtype=torch.float32)"
+        check_kind(name, value, Tensor, wanted, LearnerError)
     W = signals["W"]
     if W.ndim < 2 or W.dtype not in (torch.float32, torch.float64):
         raise LearnerError(
@@ -321,7 +322,7 @@ def _check_shapes(signals: Mapping[str, Tensor], n_terms: int) -> torch.Size:
         if value.dtype != W.dtype or value.device != W.device:
             raise LearnerError(
                 f"{name} is {value.dtype} on {value.device}, W is {W.dtype} on {W.device}; "
-                "they should be alike"
+                f"give {name}.to(W)"
             )
         batches.append(value.shape[: -len(last)])
     try:

@@ -104,7 +104,7 @@ IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """Of red, green and blue in the images of ImageNet."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageData:
     """Labelled images of one data set, in stored order.
 
@@ -167,6 +167,12 @@ class ImageData:
         if self.normalisation is not None:
             self._check_normalisation(*self.normalisation)
 
+    def __repr__(self) -> str:
+        return (
+            f"ImageData('{self.name}', {len(self.labels)} examples of {self.n_classes} classes, "
+            f"shape={self.shape}, {self.images.dtype}, split='{self.split}')"
+        )
+
     @classmethod
     def from_arrays(cls, examples: ArrayLike, labels: ArrayLike, name: str = "mine") -> ImageData:
         """Make a data set of examples of one's own, images or not.
@@ -194,7 +200,8 @@ class ImageData:
         if given.shape != found.shape[:1] or given.dtype.kind not in "uiUSO":
             raise DataError(
                 f"data set '{name}': labels have shape {given.shape} and type {given.dtype}; they "
-                f"should be whole numbers or texts, one an example, ({len(found)},)"
+                f"should be whole numbers or texts, one an example, ({len(found)},); targets in "
+                "floating point want a family of tasks of one's own"
             )
         if found.dtype != np.uint8:
             found = found.astype(np.float32)

@@ -16,6 +16,7 @@ from rulesearch.outer.bilevel.given import check_named
 from rulesearch.outer.bilevel.named import Named, copied, detached, spread, under
 from rulesearch.outer.bilevel.problem import BilevelGradient
 from rulesearch.outer.bilevel.synapse import allowed
+from rulesearch.outer.checkpoint import check_checkpoint
 from rulesearch.outer.record import UpdateRecord
 
 __all__ = ["BilevelTraining", "MetaParameters"]
@@ -132,6 +133,7 @@ class BilevelTraining(Generic[P]):
         theta = self.model.theta()
         each = copied(detached(theta), self.episodes)
         estimate = self.meta_gradient(self.problems(self.updates), each)
+        self._check_number(estimate.loss.numel(), len(self._steps))
         alive = estimate.accepted.reshape(-1, self.episodes)
         count = alive.sum(1)
         rejected = count == 0
@@ -150,6 +152,15 @@ class BilevelTraining(Generic[P]):
             for kind, left in estimate.residual.items()
         }
         return UpdateRecord(loss.cpu(), rejected.cpu(), (self.episodes - count).cpu(), residual)
+
+    def _check_number(self, problems: int, seeds: int) -> None:
+        """Refuse another number of problems than theta has copies: some would broadcast."""
+        if problems != seeds * self.episodes:
+            raise ConfigError(
+                f"problems({self.updates}) gives {problems} problems; with seeds={seeds} and "
+                f"episodes={self.episodes} there should be {seeds * self.episodes}: let episodes= "
+                "be how many a seed has"
+            )
 
     def _step(self, theta: Named, gradient: Named, accepted: Tensor) -> None:
         """Adam's step of the seeds that are accepted; the others half-way back."""
@@ -187,8 +198,7 @@ class BilevelTraining(Generic[P]):
             If it is of other meta-parameters.
         """
         parameters = dict(self.model.named_parameters())
-        if {k for k in tensors if k.startswith("model.")} != {f"model.{k}" for k in parameters}:
-            raise ConfigError("the checkpoint is of other meta-parameters")
+        check_checkpoint(tensors, parameters, "other meta-parameters")
         with torch.no_grad():
             for key, parameter in parameters.items():
                 parameter.copy_(tensors[f"model.{key}"])
