@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import tiny_sweep
 import torch
+from safetensors.torch import load_file
 
 import rulesearch as rs
-from rulesearch.outer import FLPSettings
+from rulesearch.outer import FLPSettings, MetaTraining
 from rulesearch.tasks.family import check_batch, check_family
 from rulesearch.tasks.wheel import uniform_regret
 
@@ -134,12 +135,49 @@ def test_a_reward_strengthens_what_it_followed_on_the_page_on_grammars() -> None
     assert mean[0] > 0.1 > -0.1 > mean[1]
 
 
+def test_a_rule_teaches_a_module_on_the_page_on_grammars() -> None:
+    torch.manual_seed(0)
+    loops = [code for code in blocks("grammar.md") if "rule.delta" in code]
+    assert run(loops)["right"] == 1
+
+
+def test_recordings_are_tasks_on_the_page_on_data() -> None:
+    [family, recordings] = [c for c in blocks("data.md") if "class " in c]
+    found = run([family, recordings])
+    tasks = found["recorded"]
+    check_family("tasks", tasks, "a family", "generators", "dtype")
+    batch = tasks.sample([torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    check_batch("tasks", tasks, batch, 2)
+    result = rs.search(
+        found["pool"].subset(["F0", "F3"]), network=found["linear"], tasks=tasks, episodes=20,
+        refit_episodes=0, seeds=1, controls=False, rate=1e-2,
+    )  # fmt: skip
+    assert (
+        result.history["search"].loss[0, -3:].mean() < result.history["search"].loss[0, :3].mean()
+    )
+
+
 def test_the_page_on_contrasts(capsys: pytest.CaptureFixture[str]) -> None:
-    """Contrast and unrolling agree on the decay of a module's weights, which then does better."""
+    """Contrast and unrolling agree on the decay of a module's weights, which then does better.
+
+    So do contrast and the exact gradient on its complex synapses, which do on tasks never met.
+    """
     run(blocks("contrastive.md"))
-    _, cosine, losses = capsys.readouterr().out.splitlines()
+    _, cosine, losses, exact, judged = capsys.readouterr().out.splitlines()
+    assert float(exact[7:-1]) > 0.999
+    assert [float(loss) for loss in judged.split(" -> ")] == pytest.approx([0.321, 0.068], abs=5e-3)
     assert float(cosine[7:-1]) == pytest.approx(0.998, abs=1e-3)
     assert [float(loss) for loss in losses.split(" -> ")] == pytest.approx([0.157, 0.121], abs=2e-3)
+
+
+def test_the_page_on_complex_synapses(capsys: pytest.CaptureFixture[str]) -> None:
+    """A rule's consolidated state, and slow weights under modulation, are worth something."""
+    run(blocks("cml.md"))
+    losses, right = (
+        [float(v) for v in line.split(" -> ")] for line in capsys.readouterr().out.splitlines()
+    )
+    assert losses == pytest.approx([0.31, 0.24], abs=0.02)
+    assert right[0] < 0.5 < 0.8 < right[1]
 
 
 def test_the_page_on_bandits() -> None:
@@ -152,10 +190,10 @@ def test_the_page_on_bandits() -> None:
 def small_flp(*parts: str) -> dict[str, Any]:
     """What the pieces of FLP's page that hold these leave, of small networks and short lives."""
     code = [next(c for c in blocks("flp.md") if part in c) for part in parts]
-    small = {"IncrementalSines(": "IncrementalSines(batches=1, ", "import SINES,": "import",
-             "SINES": "SMALL"}  # fmt: skip
+    small = {r"IncrementalSines\((batches=batches)?": "IncrementalSines(batches=1, ",
+             "import SINES,": "import", "SINES": "SMALL"}  # fmt: skip
     for large, other in small.items():
-        code = [c.replace(large, other) for c in code]
+        code = [re.sub(large, other, c) for c in code]
     return run(code, torch=torch, rs=rs, SMALL=FLPSettings((11, 8, 1), 1))
 
 
@@ -163,11 +201,14 @@ def test_a_model_that_was_kept_goes_on_on_the_page_on_flp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = small_flp("one meta-batch", "load_file", "model.judge", "follow_updates")
+    found = small_flp("one meta-batch", "updates=1)", "model.judge", "elsewhere", "follow_updates")
     found["training"].update()
     models = found["model"], found["again"].model
     pairs = zip(*(model.parameters() for model in models), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+    kept = load_file("sines.safetensors")  # after the same update
+    state = found["elsewhere"].state_dict()
+    assert all(torch.equal(value, kept[f"model.{key}"]) for key, value in state.items())
     assert found["output"].shape == (2, 10 * 32, 1)
     assert found["disturbed"].shape == (2, 1, 9)
     assert found["at_birth"].shape == (2, 1)
@@ -181,6 +222,14 @@ def test_a_rule_is_learnt_on_the_page_on_flp() -> None:
     moved = (found["model"].theta.detach() - born).abs()
     assert moved.shape == (2, 10)
     assert 0 < moved.max() < 1.1e-3
+
+
+def test_settings_of_ones_own_on_the_page_on_flp() -> None:
+    found = small_flp("one meta-batch", "own = flp_model")
+    tasks = rs.tasks.IncrementalSines(functions=2, batches=1, examples=2, queries=2)
+    assert (found["own"].learner.network.sizes, tasks.n_in) == ((16, 16, 1), 3)
+    training = MetaTraining(found["own"], tasks, found["settings"].rates)
+    assert training.update().loss.isfinite().all()
 
 
 def test_sines_of_the_page_on_data() -> None:
