@@ -20,6 +20,12 @@ POOL = rs.Grammar.from_string("terms: {F0: {expr: -e_post * y_pre.T, init: 1.0e-
 SETTINGS = FLPSettings(widths=(3, 4, 2), plastic_layers=2, output="softmax")
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a search without a folder takes one of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Halves:
     """On which side of a plane an example lies."""
 
