@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from small_flp import SINE, WIDE, sines, task_of
+from torch import Tensor
 
 from rulesearch.errors import ConfigError, GrammarError, LearnerError
 from rulesearch.grammar import Grammar
@@ -104,6 +105,27 @@ def test_a_meta_parameter_that_is_mistyped() -> None:
     theta = {"omgea.W": torch.zeros(2, 3).double(), "lambda.W": torch.ones(2, 3).double()}
     with pytest.raises(LearnerError, match=r"omgea\.W: .*did you mean 'omega'\?"):
         Contrastive(LEARNER, LEARNER, 0.1)(ridge, theta)
+
+
+def side_by_side(phi: Named, theta: Named, step: int | None) -> Tensor:
+    """Losses of three problems."""
+    return ((phi["W"] - theta["goal"]) ** 2).sum(-1) + torch.zeros(3)
+
+
+def test_a_meta_parameter_that_no_loss_knows_is_refused() -> None:
+    problem = LossProblem(side_by_side, side_by_side, lambda theta: {"W": torch.zeros(3, 2)})
+    theta = {"goal": torch.ones(3, 2), "gaol": torch.ones(3, 2)}
+    contrast = Contrastive(Descent(2, SGD(0.1)), Descent(2, SGD(0.1)), 0.1)
+    with pytest.raises(LearnerError, match="neither loss depends on the meta-parameter gaol"):
+        contrast(problem, theta)
+
+
+def test_problems_that_share_what_they_are_born_with_are_refused() -> None:
+    """They would learn it together: its slope is that of all losses."""
+    problem = LossProblem(side_by_side, side_by_side, lambda theta: {"W": torch.zeros(1, 3)})
+    contrast = Contrastive(Descent(2, SGD(0.1)), Descent(2, SGD(0.1)), 0.1)
+    with pytest.raises(LearnerError, match=r"as W.repeat_interleave\(3, 0\)"):
+        contrast(problem, {"goal": torch.ones(3, 3)})
 
 
 def test_a_rule_that_learns_nothing() -> None:

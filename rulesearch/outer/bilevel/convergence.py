@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import number
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.problem import Bilevel
 
@@ -45,6 +45,11 @@ class Settled:
     theta, start : Named
         Parameters before learning, from which `start` begins.
     bound : float
+
+    Raises
+    ------
+    LearnerError
+        If problems side by side share parameters, which they would learn together.
     """
 
     @torch.no_grad()
@@ -53,6 +58,7 @@ class Settled:
         self.start = {name: tensor.detach() for name, tensor in start.items()}
         before = problem.eval_loss(start, theta).detach()
         self._lead = before.shape
+        self._check_own()
         self._loss = bound * before.clamp(min=1)
         self._size = bound * self._rms(self.start).clamp(min=1)
 
@@ -73,6 +79,15 @@ class Settled:
             return near
         loss = self.problem.eval_loss(phi, self.theta) if loss is None else loss
         return near & (loss.detach() <= self._loss)
+
+    def _check_own(self) -> None:
+        count = self._lead.numel()
+        for name, tensor in self.start.items():
+            if tensor.shape[: len(self._lead)] != self._lead:
+                raise LearnerError(
+                    f"{name} has shape {tuple(tensor.shape)} at birth, for {count} problems; each "
+                    f"should have its own, as {name}.repeat_interleave({count}, 0)"
+                )
 
     def _rms(self, named: Named) -> Tensor:
         """Over all parameters of a problem; in double precision, whose squares do not overflow."""
