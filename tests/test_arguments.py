@@ -66,7 +66,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
      "W should be a torch tensor, as torch.as_tensor(W, dtype=torch.float32), not of type nd"),
     (lambda: rs.Rule(POOL, {"F0": 1}).delta(
         torch.ones(2, 3), y_pre=torch.ones(3), e_post=torch.ones(2), theta=[1.0]),
-     rs.LearnerError, "theta should be a torch tensor, not of type list"),
+     rs.LearnerError, "theta should be a torch tensor, as torch.as_tensor(theta, dtype="),
     (lambda: LEARNER.live(None, THETA, X, LABEL), rs.LearnerError,
      "state should be a NetworkState, as of init(), not of type NoneType"),
     (lambda: rs.Rule(POOL, {0: 1.0}), rs.ConfigError, "no term '0' in the pool; did you mean 'F0'"),
