@@ -112,14 +112,6 @@ def side_by_side(phi: Named, theta: Named, step: int | None) -> Tensor:
     return ((phi["W"] - theta["goal"]) ** 2).sum(-1) + torch.zeros(3)
 
 
-def test_a_meta_parameter_that_no_loss_knows_is_refused() -> None:
-    problem = LossProblem(side_by_side, side_by_side, lambda theta: {"W": torch.zeros(3, 2)})
-    theta = {"goal": torch.ones(3, 2), "gaol": torch.ones(3, 2)}
-    contrast = Contrastive(Descent(2, SGD(0.1)), Descent(2, SGD(0.1)), 0.1)
-    with pytest.raises(LearnerError, match="neither loss depends on the meta-parameter gaol"):
-        contrast(problem, theta)
-
-
 def test_problems_that_share_what_they_are_born_with_are_refused() -> None:
     """They would learn it together: its slope is that of all losses."""
     problem = LossProblem(side_by_side, side_by_side, lambda theta: {"W": torch.zeros(1, 3)})

@@ -119,8 +119,3 @@ def test_refusals_name_the_remedy(arguments: list[str], told: str, run_main: Any
     status, out, err = run_main(*arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(told)
-
-
-def test_digits_need_no_fetching(run_main: Any) -> None:
-    told = "digits comes with scikit-learn; there is nothing to fetch\n"
-    assert run_main("data", "fetch", "digits") == (0, told, "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind, check_takes
-from rulesearch.errors import LearnerError
 from rulesearch.outer.bilevel.named import Named, gradient, leaves
 
 __all__ = ["Loss", "LossProblem"]
@@ -75,29 +74,10 @@ class LossProblem:
             return gradient(self._augmented(at, theta, beta, step), at, create_graph=recorded)
 
     def partial(self, phi: Named, theta: Named, beta: float) -> Named:
-        """dL/dtheta by autograd.
-
-        Raises
-        ------
-        LearnerError
-            If part of theta is in no loss, so that nothing could be learnt of it.
-        """
+        """dL/dtheta by autograd."""
         with torch.enable_grad():
             at = leaves(theta)
-            loss = self._augmented(phi, at, beta, None).sum()
-        if not at:
-            return {}
-        found: Sequence[Tensor | None] = [None] * len(at)
-        if loss.requires_grad:
-            found = torch.autograd.grad(loss, list(at.values()), allow_unused=True)
-        slopes = dict(zip(at, found, strict=True))
-        for name, slope in slopes.items():
-            if slope is None and beta != 0:  # at zero nobody asks what judges
-                raise LearnerError(
-                    f"neither loss depends on the meta-parameter {name}: use it in one, or leave "
-                    "it out"
-                )
-        return {k: torch.zeros_like(at[k]) if g is None else g for k, g in slopes.items()}
+            return gradient(self._augmented(phi, at, beta, None), at)
 
     def learn_loss(self, phi: Named, theta: Named) -> Tensor:
         """L_learn of all examples."""
