@@ -160,14 +160,18 @@ def test_recordings_are_tasks_on_the_page_on_data() -> None:
 def test_the_page_on_contrasts(capsys: pytest.CaptureFixture[str]) -> None:
     """Contrast and unrolling agree on the decay of a module's weights, which then does better.
 
-    So do contrast and the exact gradient on its complex synapses, which do on tasks never met.
+    So do contrast and the exact gradient on its complex synapses, which do on tasks never met;
+    and what learns one thing after another keeps all of it.
     """
     run(blocks("contrastive.md"))
-    _, cosine, losses, exact, judged = capsys.readouterr().out.splitlines()
+    _, cosine, losses, exact, judged, kept = capsys.readouterr().out.splitlines()
     assert float(exact[7:-1]) > 0.999
     assert [float(loss) for loss in judged.split(" -> ")] == pytest.approx([0.321, 0.068], abs=5e-3)
     assert float(cosine[7:-1]) == pytest.approx(0.998, abs=1e-3)
     assert [float(loss) for loss in losses.split(" -> ")] == pytest.approx([0.157, 0.121], abs=2e-3)
+    before, after = (float(loss) for loss in kept.split(" -> "))
+    assert before > 1
+    assert after < 0.15
 
 
 def test_the_page_on_complex_synapses(capsys: pytest.CaptureFixture[str]) -> None:
