@@ -108,3 +108,17 @@ def test_an_outer_loop_learns_all_of_it(how: dict[str, Any]) -> None:
         training.update()
     with torch.no_grad():
         assert float(training.model(unseen).loss.mean()) < 0.8 * before
+
+
+@pytest.mark.parametrize("rate", [1e-4, (1e-4, 3.0)])
+def test_rates_of_feedback_are_learnt_a_hundred_times_as_slowly(rate: Any) -> None:
+    """Where nothing else is said, also where those of W have each a step of their own."""
+    rates = MetaRates(rate=rate)
+    settings = FLPSettings(
+        (3, 16, 16, 1), 2, feedback=LearntFeedback(plastic=True), rate=1e-3, rates=rates
+    )
+    training = MetaTraining(flp_model(settings), IncrementalSines(2, 3, 8), rates)
+    born = [t.detach().clone() for t in training.model.feedback_rate]
+    training.update()
+    for a, b in zip(training.model.feedback_rate, born, strict=True):
+        assert float((a - b).detach().abs().max()) == pytest.approx(1e-6, rel=1e-2)

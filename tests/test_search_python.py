@@ -127,6 +127,11 @@ def test_settings_that_make_no_sense(
         ({"network": rs.PlasticNetwork([63, 10])}, ConfigError, "63 inputs, an example 64"),
         ({"network": rs.PlasticNetwork([64, 9])}, ConfigError, "9 outputs, the tasks 10 labels"),
         ({"network": rs.PlasticNetwork([64, 8, 10], activation="relu")}, ConfigError, "softplus"),
+        (
+            {"network": rs.PlasticNetwork([64, 8, 10], activation="relu", feedback="flp")},
+            ConfigError,
+            "feedback 'flp' has to be learnt with the rule",
+        ),
         ({"pool": POOL[1:]}, ConfigError, "every term starts at zero"),
         ({"pool": rs.TermPool()}, ConfigError, "the pool is empty"),
         (

@@ -34,7 +34,8 @@ class MetaRates:
     """Adam's step of each group of meta-parameters (FLP, appendix B); 0 leaves a group as it is.
 
     ``rate`` may be one a plastic layer, first to last; ``feedback_rate`` is that of the rates of
-    plastic feedback, which a lifetime bears only where they are much smaller. At ``milestones``
+    plastic feedback, which a lifetime bears only where they are much smaller: by default a
+    hundredth of ``rate``, of the first plastic layer's where there are several. At ``milestones``
     of the updates, that of ``forward`` is multiplied by ``drop``. With ``clip`` a gradient is at
     most so many times its usual norm, see :class:`rulesearch.outer.clipping.UsualNorm`; the paper
     does not clip. ``betas`` are those of Adam's running means, of a gradient and of its square; the
@@ -50,7 +51,7 @@ class MetaRates:
     feedback: float = 1e-4
     mixing: float = 1e-4
     rate: float | tuple[float, ...] = 1e-8
-    feedback_rate: float = 1e-10
+    feedback_rate: float | None = None
     theta: float = 0.0
     clip: float | None = None
     milestones: tuple[int, ...] = ()
@@ -60,7 +61,7 @@ class MetaRates:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name == "clip" and value is None:
+            if each.name in ("clip", "feedback_rate") and value is None:
                 continue
             many = each.name in ("rate", "milestones", "betas") and isinstance(value, tuple | list)
             if not all(0 <= number(v) < math.inf for v in (value if many else (value,))):
@@ -77,6 +78,14 @@ class MetaRates:
             )
         if self.clip == 0:
             raise ConfigError("meta-training: clip is 0, and nothing would be learnt")
+
+    def of(self, group: str) -> float | tuple[float, ...]:
+        """Return the step of a group, or those of its plastic layers."""
+        if group == "feedback_rate" and self.feedback_rate is None:
+            rate = self.rate if isinstance(self.rate, Sequence) else (self.rate,)
+            return max(rate[:1], default=0.0) / 100
+        found: float | tuple[float, ...] = getattr(self, group)
+        return found
 
 
 @dataclass(eq=False)
@@ -164,7 +173,7 @@ class MetaTraining:
                 )
 
     def _groups(self, name: str) -> list[dict[str, Any]]:
-        rate, parameters = getattr(self.rates, name), self.model.group(name)
+        rate, parameters = self.rates.of(name), self.model.group(name)
         if not isinstance(rate, Sequence):
             return [{"params": parameters, "lr": rate, "rate": rate, "name": name}]
         layers = len(self.model.learner.network.connections)

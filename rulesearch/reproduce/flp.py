@@ -55,7 +55,8 @@ class FLPRunSettings(RunSettings):
     source, clamp_output, presynaptic, pathway, plastic
         What feedback does: see :class:`rulesearch.LearntFeedback`.
     feedback_rate : float
-        Adam's step of the rates of feedback that is plastic.
+        Adam's step of the rates of feedback that is plastic; by default a hundredth of that of the
+        first plastic layer's ``rate``.
     clip : float or None
         Largest meta-gradient, as a multiple of its usual norm; the paper does not clip.
     average : int
@@ -76,7 +77,7 @@ class FLPRunSettings(RunSettings):
     presynaptic: Literal["before", "after"] = "before"
     pathway: Literal["direct", "layered"] = "direct"
     plastic: bool = False
-    feedback_rate: Size = 1e-10
+    feedback_rate: Size | None = None
     clip: Annotated[float, Field(gt=0)] | None = None
     average: Count = 1
     betas: tuple[Share, Share] = (0.9, 0.999)

@@ -110,6 +110,12 @@ class Experiment:
             raise ConfigError(
                 f"the network has {network.sizes[-1]} outputs, the tasks {tasks.n_out} labels"
             ).about("network", "outputs")
+        if network.learns_feedback:
+            raise ConfigError(
+                "a search leaves feedback as it is drawn, and feedback 'flp' has to be learnt with "
+                "the rule: use MetaTraining(flp_model(FLPSettings(...), pool=pool), ...), as "
+                "`rulesearch reproduce flp-rules` does, or feedback 'random'"
+            ).about("network", "feedback")
         if not network.sigma.twice_differentiable:
             raise ConfigError(
                 f"{network.activation} cannot be differentiated twice, and the meta-gradient goes "
