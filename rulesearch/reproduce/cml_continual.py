@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rulesearch.named import copied
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.bilevel import (
     SGD,
@@ -24,7 +25,6 @@ from rulesearch.outer.bilevel import (
     Newton,
     always,
 )
-from rulesearch.outer.bilevel.named import copied
 from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights, network_state
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance

@@ -20,9 +20,9 @@ from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
+from rulesearch.named import Named
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.given import check_sources
-from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.networks import Source
 
 __all__ = ["ENERGIES", "THETA", "CoefficientProblem"]

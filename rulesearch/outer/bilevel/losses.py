@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind, check_takes
-from rulesearch.outer.bilevel.named import Named, gradient, leaves
+from rulesearch.named import Named, gradient, leaves
 
 __all__ = ["Loss", "LossProblem"]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
+from rulesearch.named import Named
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.losses import LossProblem
-from rulesearch.outer.bilevel.named import Named
 
 __all__ = [
     "Examples",

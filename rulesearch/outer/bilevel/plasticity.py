@@ -21,9 +21,9 @@ from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term
 from rulesearch.grammar.symbols import VOCABULARY
 from rulesearch.learners import PlasticityLearner
+from rulesearch.named import Named
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.given import check_sources
-from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.networks import Source
 from rulesearch.outer.bilevel.synapse import LAMBDA, OMEGA, ComplexSynapse
 from rulesearch.rules import Rule

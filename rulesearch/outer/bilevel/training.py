@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from rulesearch.arguments import check_kind, check_positive, whole
 from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.named import Named, copied, detached, spread, under
 from rulesearch.outer.bilevel.descent import Adam, Memory
 from rulesearch.outer.bilevel.given import check_named
-from rulesearch.outer.bilevel.named import Named, copied, detached, spread, under
 from rulesearch.outer.bilevel.problem import BilevelGradient
 from rulesearch.outer.bilevel.synapse import allowed
 from rulesearch.outer.checkpoint import check_checkpoint
