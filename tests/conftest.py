@@ -45,6 +45,24 @@ def run_main(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     return run
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of a search; a file of tests may have its own."""
+    from tiny_search import TINY
+
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Path) -> Path:
+    """A search that nothing interrupted; tests copy it."""
+    from rulesearch.search import load_config, start_search
+
+    return start_search(load_config(tiny), tiny.parent / "whole").path
+
+
 @pytest.fixture
 def sweep_config(tmp_path: Path) -> Callable[[str], Path]:
     def write(text: str, name: str = "tiny.yaml") -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from rulesearch.grammar import Grammar, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 
-POOL = Grammar.from_yaml(Path(__file__).parent.parent / "grammars" / "pool10.yaml").enumerate()
+POOL = Grammar.from_yaml("pool10").enumerate()
 SIZES = (7, 6, 5, 4)
 STEPS, LIFETIMES = 60, 2
 THETA = (0.05, -0.01, -0.04, 0.003, 0.005, 0.01, 0.02, -0.03, 0.01, 0.02)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
+from rulesearch.named import Named, under
 from rulesearch.outer.averaged import Averaged
 from rulesearch.outer.bilevel import BilevelTraining, MetaParameters
-from rulesearch.outer.bilevel.named import Named, under
 from rulesearch.outer.bilevel.problem import Estimate
 from rulesearch.reproduce.base import Job
 from rulesearch.reproduce.flp import lifetime_errors, restored

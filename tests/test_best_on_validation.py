@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
+from rulesearch.named import Named
 from rulesearch.outer.best_on_validation import BestOnValidation
 from rulesearch.outer.bilevel import BilevelTraining, MetaParameters
-from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.problem import Estimate
 
 ERRORS = torch.tensor([[5.0, 1.0], [2.0, 3.0], [math.nan, 0.5], [4.0, 0.5]])  # (looks, seeds)

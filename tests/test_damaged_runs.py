@@ -9,19 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_search import TINY, ends, interrupt_after
+from tiny_search import ends, interrupt_after
 
 import rulesearch as rs
 from rulesearch.errors import RunError
 from rulesearch.search.config import load_config
 from rulesearch.search.run import resume_search, start_search
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(TINY)
-    return start_search(load_config(path), path.parent / "whole").path
 
 
 @pytest.fixture

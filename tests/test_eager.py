@@ -1,4 +1,7 @@
-"""Every way through the engine in torch: it does what the compiled one does, on any device."""
+"""The engine in torch: it does what the compiled one does, on any device.
+
+What holds for both is in test_fused.py.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lives import terms
 from random_terms import pools
-from test_fused import NETWORK, POOL, PROGRAMS, adjoints, assert_close, program
+from test_fused import NETWORK, POOL, adjoints, assert_close, program
 from torch import Tensor
 
 from rulesearch.errors import LearnerError
 from rulesearch.grammar import TermPool
-from rulesearch.learners import Indexed, PlasticityLearner, memory
+from rulesearch.learners import Indexed, PlasticityLearner
 from rulesearch.learners.eager import segments
 from rulesearch.learners.eager.plan import merged, plan_of
 from rulesearch.learners.tape import build_tape, not_fusible
@@ -38,24 +41,6 @@ def engine(pool: TermPool, network: PlasticNetwork = NETWORK, **options: Any) ->
 
 def oracle(pool: TermPool, network: PlasticNetwork = NETWORK, **options: Any) -> PlasticityLearner:
     return PlasticityLearner(network, pool, "autograd", **options)
-
-
-@pytest.mark.parametrize("store", [True, False])
-@pytest.mark.parametrize("examples", [1, 4, 17])
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_programs_have_the_gradient_of_plain_autograd(
-    name: str, examples: int, store: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "MEMORY", 2**29 if store else 0)
-    pool, theta = program(name)
-    learner = engine(pool, checkpoint_every=11)
-    found = adjoints(learner, theta, 25, examples)
-    assert_close(found, adjoints(oracle(pool), theta, 25, examples))
-    report: Any = learner.report
-    assert report.path == "torch"
-    invertible = name not in ("powers of weights", "feedback in a core")
-    assert report.recomputed.tolist() == ([0, 0] if invertible else [3, 3])
-    assert float(report.drift.max()) < 1e-12 if invertible else report.drift is None
 
 
 @pytest.mark.parametrize("examples", [1, 3])
@@ -103,15 +88,6 @@ def test_random_grammars_have_the_gradient_of_plain_autograd(
     assert_close(adjoints(learner, theta, 20, examples), expected, 1e-8)
 
 
-@settings(max_examples=20, deadline=None)
-@given(steps=st.integers(1, 45), every=st.integers(1, 50), examples=st.integers(1, 3))
-def test_chunks_and_segments_of_any_length(steps: int, every: int, examples: int) -> None:
-    pool, theta = program("ten terms")
-    learner = engine(pool, checkpoint_every=every)
-    found, expected = (adjoints(each, theta, steps, examples) for each in (learner, oracle(pool)))
-    assert_close(found, expected)
-
-
 @pytest.mark.parametrize("memory", [2**28, 0])
 @pytest.mark.parametrize("steps", [20, 150])
 def test_a_segment_that_drifts_is_taken_again_in_halves(
@@ -124,17 +100,6 @@ def test_a_segment_that_drifts_is_taken_again_in_halves(
     assert_close(adjoints(learner, theta, steps, 1), adjoints(oracle(pool), theta, steps, 1))
     assert learner.report is not None
     assert learner.report.recomputed.tolist() == [-(-steps // 100)] * 2
-
-
-def test_only_the_lifetimes_that_drift_are_recomputed() -> None:
-    pool, _ = program("ten terms")
-    theta = torch.zeros(10, dtype=torch.float64)
-    theta[0], theta[3] = 0.01, 0.9
-    learner = engine(pool, checkpoint_every=100)
-    assert_close(adjoints(learner, theta, 120, 1), adjoints(oracle(pool), theta, 120, 1))
-    report: Any = learner.report
-    assert report.recomputed.tolist() == [2, 0]  # the second lifetime's weights hardly change
-    assert report.drift[0] > 1e-9 > report.drift[1]
 
 
 def lives(

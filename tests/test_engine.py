@@ -16,13 +16,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from plain_lives import POOL
 
 from rulesearch.compile import native, tape
-from rulesearch.grammar import Grammar
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import PlasticNetwork
-
-POOL = Grammar.from_yaml(Path(__file__).parent.parent / "grammars" / "pool10.yaml").enumerate()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,13 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lives import distance
+from plain_lives import POOL
 from random_terms import pools
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rulesearch as rs
-from rulesearch.grammar import Grammar, Term, TermPool
+from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import Indexed, PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.meta_gradient import Unrolled, evaluate
@@ -25,7 +25,6 @@ from rulesearch.tasks import TaskBatch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-POOL = Grammar.from_yaml(Path(__file__).parent.parent / "grammars" / "pool10.yaml").enumerate()
 THETA = torch.tensor([0.05, -0.01, -0.04, 0.003, 0.005, 0.01, 0.02, -0.03, 0.01, 0.02]).double()
 SIZES = (7, 6, 5, 4)
 PATHS: dict[str, dict[str, Any]] = {

@@ -33,13 +33,6 @@ SCRIPT = Path(__file__).with_name("faults.py")
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
-
-
-@pytest.fixture(scope="module")
 def whole(tiny: Path) -> dict[str, bytes]:
     """The files of a search that met no fault."""
     return ends(start_search(load_config(tiny), tiny.parent / "whole").path)

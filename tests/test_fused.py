@@ -1,8 +1,7 @@
-"""Every way through the compiled engine: chunks, segments, stored or made again, rebuilt or not."""
+"""Every way through the engine: chunks, segments, stored or made again, rebuilt or not."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lives import MASKS, NETWORKS, OJA, assert_same_gradients, coefficients, lifetimes, terms
+from plain_lives import ENGINES, POOL
 from torch import Tensor
 
-from rulesearch.grammar import Grammar, Term, TermPool
+from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import Indexed, PlasticityLearner, memory
 from rulesearch.networks import NetworkState, PlasticNetwork
 
-POOL = Grammar.from_yaml(Path(__file__).parent.parent / "grammars" / "pool10.yaml").enumerate()
 NETWORK = PlasticNetwork((23, 18, 5))
 PROGRAMS = {
     "ten terms": [str(term) for term in POOL],
@@ -68,17 +67,18 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float =
 @pytest.mark.parametrize("store", [True, False])
 @pytest.mark.parametrize("examples", [1, 4, 17])
 @pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_programs_have_the_gradient_of_plain_autograd(
-    name: str, examples: int, store: bool, monkeypatch: pytest.MonkeyPatch
+    engine: str, name: str, examples: int, store: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "MEMORY", 2**29 if store else 0)
     pool, theta = program(name)
-    learner = PlasticityLearner(NETWORK, pool, engine="fused", checkpoint_every=11)
+    learner = PlasticityLearner(NETWORK, pool, engine=engine, checkpoint_every=11)
     found = adjoints(learner, theta, 25, examples)
     oracle = PlasticityLearner(NETWORK, pool, "autograd")
     assert_close(found, adjoints(oracle, theta, 25, examples))
     report: Any = learner.report
-    assert report.path == "fused"
+    assert report.path == engine
     invertible = name not in ("powers of weights", "feedback in a core")
     assert report.recomputed.tolist() == ([0, 0] if invertible else [3, 3])
     assert float(report.drift.max()) < 1e-12 if invertible else report.drift is None
@@ -87,7 +87,7 @@ def test_programs_have_the_gradient_of_plain_autograd(
 @pytest.mark.parametrize("examples", [1, 3])
 @pytest.mark.parametrize("others", [[], [0], [0, 13]])
 @pytest.mark.parametrize("name", ["ten terms", "high rank", "two kinds of row decay"])
-@pytest.mark.parametrize("engine", ["fused", "torch"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_terms_at_zero_have_their_gradients_too(
     engine: str, name: str, others: list[int], examples: int
 ) -> None:
@@ -128,11 +128,14 @@ def test_inputs_that_change_before_the_gradient_is_taken_are_noticed() -> None:
             final.W[0].sum().backward()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=25, deadline=None)
 @given(steps=st.integers(1, 45), every=st.integers(1, 50), examples=st.integers(1, 3))
-def test_chunks_and_segments_of_any_length(steps: int, every: int, examples: int) -> None:
+def test_chunks_and_segments_of_any_length(
+    engine: str, steps: int, every: int, examples: int
+) -> None:
     pool, theta = program("ten terms")
-    learner = PlasticityLearner(NETWORK, pool, engine="fused", checkpoint_every=every)
+    learner = PlasticityLearner(NETWORK, pool, engine=engine, checkpoint_every=every)
     oracle = PlasticityLearner(NETWORK, pool, "autograd")
     found, expected = (adjoints(each, theta, steps, examples) for each in (learner, oracle))
     assert_close(found, expected)
@@ -155,12 +158,13 @@ def test_a_segment_that_drifts_is_taken_again_in_halves(
     assert report.recomputed.tolist() == [-(-steps // 100)] * 2
 
 
-def test_only_the_halves_that_drift_are_recomputed() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_only_the_lifetimes_that_drift_are_recomputed(engine: str) -> None:
     """A decay of nearly all of W at each step rebuilds little more than a step."""
     pool, _ = program("ten terms")
     theta = torch.zeros(10, dtype=torch.float64)
     theta[0], theta[3] = 0.01, 0.9
-    learner = PlasticityLearner(NETWORK, pool, engine="fused", checkpoint_every=100)
+    learner = PlasticityLearner(NETWORK, pool, engine=engine, checkpoint_every=100)
     oracle = PlasticityLearner(NETWORK, pool, "autograd")
     assert_close(adjoints(learner, theta, 120, 1), adjoints(oracle, theta, 120, 1))
     report: Any = learner.report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_lives import POOL
 from sklearn.linear_model import Lasso
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
-from rulesearch.grammar import Grammar, Term, TermPool
+from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer import (
@@ -32,7 +32,6 @@ from rulesearch.outer import (
 from rulesearch.outer.penalty import penalty_named
 from rulesearch.tasks import TaskBatch
 
-POOL = Grammar.from_yaml(Path(__file__).parent.parent / "grammars" / "pool10.yaml").enumerate()
 NAN = float("nan")
 
 

@@ -15,9 +15,8 @@ import torch
 from tiny_search import TINY, ends
 
 from rulesearch.cli import main
-from rulesearch.search.config import load_config
 from rulesearch.search.ranks import Ranks
-from rulesearch.search.run import resume_search, start_search
+from rulesearch.search.run import resume_search
 
 ROOT = Path(__file__).parent.parent
 LONGER = TINY.replace("episodes: 12", "episodes: 60").replace("seeds: 2", "seeds: 3")
@@ -29,11 +28,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(CONFIG)
     return path
-
-
-@pytest.fixture(scope="module")
-def whole(tiny: Path) -> Path:
-    return start_search(load_config(tiny), tiny.parent / "whole").path
 
 
 class Process:

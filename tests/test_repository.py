@@ -23,12 +23,12 @@ PACKAGE = ROOT / "rulesearch"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # From low to high; a module may import its own layer and those below. Layers on one line are
-# strangers to one another. Errors, arguments, torch_arguments, files, machine, paths and cli are
-# modules, the others are folders.
+# strangers to one another. Errors, arguments, files, machine, paths, named, torch_arguments and cli
+# are modules, the others are folders.
 LAYERS = [
     {"errors"},
     {"arguments", "files", "machine", "paths"},
-    {"torch_arguments"},
+    {"named", "torch_arguments"},
     {"grammar"},
     {"compile"},
     {"rules"},

@@ -33,12 +33,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def whole(tiny: Path) -> Path:
-    """A run that nothing interrupted; tests copy it."""
-    return start_search(load_config(tiny), tiny.parent / "whole").path
-
-
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(
     tiny: Path, whole: Path, tmp_path: Path
 ) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from lives import OJA, lifetimes, terms
+from plain_lives import POOL
 from torch import Tensor
 
 from rulesearch.compile import native
-from rulesearch.grammar import Grammar, Term, TermPool
+from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 
-TEN = Grammar.from_yaml(Path(__file__).parent.parent / "grammars" / "pool10.yaml").enumerate()
 MASKED = TermPool(
     Term.from_text(f"T{i}", text)
     for i, text in enumerate(("-e_post * y_pre.T", "-hadamard(y_post * y_pre.T, W)", "-W"))
@@ -51,7 +51,7 @@ def adjoints(pool: TermPool, steps: int, examples: int, dtype: torch.dtype) -> l
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("examples", [1, 3, 8, 40])
-@pytest.mark.parametrize("pool", [TEN, MASKED], ids=["ten terms", "masks"])
+@pytest.mark.parametrize("pool", [POOL, MASKED], ids=["ten terms", "masks"])
 def test_threads_change_no_bit(pool: TermPool, examples: int, dtype: torch.dtype) -> None:
     found = []
     for threads in (1, 2, 3):
@@ -99,7 +99,7 @@ def test_lifetimes_share_what_threads_there_are() -> None:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
 def test_helpers_come_and_go() -> None:
     torch.set_num_threads(3)
-    adjoints(TEN, 17, 8, torch.float32)  # whatever torch starts once is there
+    adjoints(POOL, 17, 8, torch.float32)  # whatever torch starts once is there
     before, most, over = threads(), 0, threading.Event()
 
     def look() -> None:
@@ -109,7 +109,7 @@ def test_helpers_come_and_go() -> None:
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    adjoints(TEN, 100, 8, torch.float32)
+    adjoints(POOL, 100, 8, torch.float32)
     over.set()
     watcher.join()
     assert most == before + 3  # the watcher, and two that help

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_search import TINY, interrupt_after
+from tiny_search import interrupt_after
 
 from rulesearch import cli
 from rulesearch.errors import ConfigError
@@ -22,18 +22,6 @@ from rulesearch.report.follow import follow
 from rulesearch.report.tensorboard import TensorBoard
 from rulesearch.search.config import load_config
 from rulesearch.search.run import resume_search, start_search
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(tiny: Path) -> Path:
-    return start_search(load_config(tiny), tiny.parent / "whole").path
 
 
 @pytest.fixture(autouse=True)

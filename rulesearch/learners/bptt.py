@@ -10,11 +10,10 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, real
 from rulesearch.errors import LearnerError
+from rulesearch.named import Named, gradient_at
 from rulesearch.networks.spiking import SpikingNetwork
 
 __all__ = ["BPTT"]
-
-Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class BPTT:
         real("rate_strength", self.rate_strength)
         real("rate_target", self.rate_target)
 
-    def loss(self, phi: Weights, x: Tensor, target: Tensor) -> Tensor:
+    def loss(self, phi: Named, x: Tensor, target: Tensor) -> Tensor:
         """What it descends, ``(lifetimes,)``."""
         self.network.check_target(x, target)
         activity = self.network(phi, x)
@@ -55,16 +54,9 @@ class BPTT:
         rate = activity.z.mean((1, 2, 3))
         return error + self.rate_strength * (rate - self.rate_target).square()
 
-    def __call__(self, phi: Weights, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def __call__(self, phi: Named, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the gradient of every weight; differentiable where an argument wants gradients."""
         check_kind("phi", phi, Mapping, "tensors by name, as of init()", LearnerError)
         given = [t for t in (*phi.values(), x, target) if isinstance(t, Tensor)]
         recorded = torch.is_grad_enabled() and any(t.requires_grad for t in given)
-        with torch.enable_grad():
-            at = {
-                name: value if recorded and value.requires_grad else value.detach().requires_grad_()
-                for name, value in phi.items()
-            }
-            loss = self.loss(at, x, target).sum()
-            found = torch.autograd.grad(loss, list(at.values()), create_graph=recorded)
-        return dict(zip(at, found, strict=True))
+        return gradient_at(phi, lambda at: self.loss(at, x, target), create_graph=recorded)

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, real
 from rulesearch.errors import ConfigError, did_you_mean
+from rulesearch.named import Named
 from rulesearch.networks.spiking import SpikingNetwork, filtered
 
 __all__ = ["EProp", "triangle"]
-
-Weights = Mapping[str, Tensor]
 
 
 def triangle(excess: Tensor, threshold: float) -> Tensor:
@@ -75,7 +74,7 @@ class EProp:
                 raise ConfigError(f"modulation is of {', '.join(known)}, not of {name!r}{hint}")
             real(f"modulation[{name!r}]", factor)
 
-    def __call__(self, phi: Weights, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def __call__(self, phi: Named, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the gradient of every weight.
 
         Parameters

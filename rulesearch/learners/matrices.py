@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from rulesearch.networks import NetworkState, PlasticNetwork
 
-__all__ = ["constant_matrices", "plastic_matrices", "rates", "with_matrices"]
+__all__ = ["constant_matrices", "plastic_matrices", "rates", "relative_distance", "with_matrices"]
 
 _RATE = {"W": "rate", "bias": "bias_rate", "B": "feedback_rate"}
 
@@ -54,6 +55,18 @@ def with_matrices(
         for name in names
     }
     return replace(state, **new)
+
+
+def relative_distance(rebuilt: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+    """Per lifetime, over all matrices together, in float64."""
+
+    def norm(tensors: Sequence[Tensor]) -> Tensor:
+        each = [torch.linalg.vector_norm(t, dim=(1, 2), dtype=torch.float64) for t in tensors]
+        return torch.stack(each).square().sum(0).sqrt()
+
+    size = norm(kept)
+    difference = norm([r - k for r, k in zip(rebuilt, kept, strict=True)])
+    return difference / torch.where(size > 0, size, torch.ones_like(size))
 
 
 def _matrix(network: PlasticNetwork, name: str, part: Tensor) -> Tensor:

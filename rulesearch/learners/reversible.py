@@ -25,6 +25,7 @@ from rulesearch.learners.matrices import (
     constant_matrices,
     plastic_matrices,
     rates,
+    relative_distance,
     with_matrices,
 )
 from rulesearch.learners.report import LifetimeReport
@@ -118,7 +119,7 @@ class _Lifetime(torch.autograd.Function):
                     pairs = zip(weights, ctx.history[t], strict=True)
                     weights = [update.undo(w) for w, update in pairs]
                     result = back.step(t, weights, result)
-                drift = _relative_distance(weights, kept)
+                drift = relative_distance(weights, kept)
                 problem.report.note_drift(drift)
                 again = not bool((drift <= problem.tolerance).all())
             if again:
@@ -181,16 +182,6 @@ class _Backward:
             )
             states.append([u.apply(w) for w, u in zip(states[-1], updates, strict=True)])
         return states
-
-
-def _relative_distance(rebuilt: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
-    """Per lifetime, over all connections together."""
-
-    def square(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.stack([t.double().flatten(1).square().sum(1) for t in tensors]).sum(0)
-
-    difference = [r - k for r, k in zip(rebuilt, kept, strict=True)]
-    return (square(difference) / square(kept).clamp_min(1e-300)).sqrt()
 
 
 def live_reversible(

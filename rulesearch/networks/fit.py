@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,46 +11,31 @@ from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
 from rulesearch.networks.state import NetworkState
 
-if TYPE_CHECKING:
-    from rulesearch.networks.network import PlasticNetwork
+__all__ = ["Shapes", "as_classes", "check_parts", "check_state"]
 
-__all__ = ["as_classes", "check_state", "check_weights"]
+Shapes = Mapping[str, Sequence[tuple[int, ...]]]
+"""Of the parts of one lifetime's state that a network reads, a shape a connection."""
 
+_OPTIONAL = ("rate", "bias_rate", "feedback_rate", "Omega")  # a state may go without
 _FINITE = ("mixing", "rate", "bias_rate", "feedback_rate")  # what a lifetime leaves as it is
 
 
-def check_state(network: PlasticNetwork, state: NetworkState) -> None:
+def check_state(state: NetworkState, shapes: Shapes) -> None:
     """Raise LearnerError where one is not; see :meth:`PlasticNetwork.check`."""
     check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
     for name, tensors in state.parts():
         check_kind(f"state.{name}", tensors, Sequence, "a list of tensors", LearnerError)
         for k, tensor in enumerate(tensors):
             check_kind(f"state.{name}[{k}]", tensor, Tensor, "a torch tensor", LearnerError)
-    _check_parts(state, _shapes(network, state))
+    check_parts(state, shapes)
 
 
-def check_weights(network: PlasticNetwork, state: NetworkState) -> None:
-    """Raise LearnerError where what a forward pass reads is not the network's."""
-    shapes = _shapes(network, state)
-    _check_parts(state, {name: shapes[name] for name in ("W", "bias")})
-
-
-def as_classes(label: Tensor, n_out: int) -> Tensor:
-    """Return integer labels as int64; raise LearnerError where one is outside the output."""
-    if label.numel():
-        low, high = (int(bound) for bound in torch.aminmax(label))
-        if low < 0 or high >= n_out:
-            raise LearnerError(f"labels run from {low} to {high}; the output has {n_out} units")
-    return label.long()
-
-
-def _check_parts(
-    state: NetworkState,
-    parts: Mapping[str, Sequence[tuple[int, ...]]],
-) -> None:
-    """Hold parts against the shapes of one lifetime's."""
+def check_parts(state: NetworkState, parts: Shapes) -> None:
+    """Raise LearnerError where parts of a state, W first, have other shapes."""
     for name, shapes in parts.items():
         tensors = getattr(state, name)
+        if name in _OPTIONAL and not tensors:
+            continue
         if len(tensors) != len(shapes):
             raise LearnerError(
                 f"state.{name} has {len(tensors)} {'matrices' if name in 'WB' else 'tensors'}, "
@@ -63,23 +47,13 @@ def _check_parts(
                 raise LearnerError(f"state.{name}[{k}] is not finite; give finite numbers")
 
 
-def _shapes(network: PlasticNetwork, state: NetworkState) -> dict[str, Sequence[tuple[int, ...]]]:
-    """Of each part that the network reads, of one lifetime; W comes first."""
-    posts = [(post,) for post, _ in network.connections]
-    expected: dict[str, Sequence[tuple[int, ...]]] = {"W": network.connections}
-    if network.feedback != "symmetric":
-        expected["B"] = network.feedback_shapes
-    return expected | {
-        "bias": posts if network.bias else [],
-        "feedback_bias": posts if network.learns_feedback else [],
-        "mixing": [()] * len(posts) if network.learns_feedback else [],
-        "rate": network.connections if state.rate else [],
-        "bias_rate": posts if state.bias_rate and network.bias else [],
-        "feedback_rate": (
-            network.feedback_shapes if state.feedback_rate and network.plastic_feedback else []
-        ),
-        "Omega": network.connections if state.Omega else [],
-    }
+def as_classes(label: Tensor, n_out: int) -> Tensor:
+    """Return integer labels as int64; raise LearnerError where one is outside the output."""
+    if label.numel():
+        low, high = (int(bound) for bound in torch.aminmax(label))
+        if low < 0 or high >= n_out:
+            raise LearnerError(f"labels run from {low} to {high}; the output has {n_out} units")
+    return label.long()
 
 
 def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:

@@ -20,7 +20,7 @@ from rulesearch.arguments import check_choice, check_kind, real, whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks.activations import ACTIVATIONS, Activation
 from rulesearch.networks.drawing import INITIALISATIONS, draw_into
-from rulesearch.networks.fit import as_classes, check_state, check_weights
+from rulesearch.networks.fit import Shapes, as_classes, check_parts, check_state
 from rulesearch.networks.learnt_feedback import LearntFeedback
 from rulesearch.networks.state import NetworkState
 from rulesearch.torch_arguments import check_floating, check_generators, device_at_hand
@@ -118,6 +118,22 @@ class PlasticNetwork:
             above = (*posts[1:], last) if layered else (last,) * len(posts)
             return list(zip(above, posts, strict=True))
         return self.connections
+
+    @property
+    def _shapes(self) -> Shapes:
+        """Of each part that it reads; W comes first."""
+        posts = [(post,) for post, _ in self.connections]
+        return {
+            "W": self.connections,
+            **({} if self.feedback == "symmetric" else {"B": self.feedback_shapes}),
+            "bias": posts if self.bias else [],
+            "feedback_bias": posts if self.learns_feedback else [],
+            "mixing": [()] * len(posts) if self.learns_feedback else [],
+            "rate": self.connections,
+            "bias_rate": posts if self.bias else [],
+            "feedback_rate": self.feedback_shapes if self.plastic_feedback else [],
+            "Omega": self.connections,
+        }
 
     @property
     def plastic(self) -> frozenset[str]:
@@ -220,7 +236,7 @@ class PlasticNetwork:
 
         Mixing and rates have to be finite: no lifetime could make them so again.
         """
-        check_state(self, state)
+        check_state(state, self._shapes)
 
     def activations(self, state: NetworkState, x: Tensor) -> list[Tensor]:
         """All layers' activations.
@@ -262,15 +278,14 @@ class PlasticNetwork:
             n_in)``, of the type of the weights and with them.
         """
         self._check_input(state, x)
-        last = len(state.W) - 1
-        for k in range(last):
+        for k in range(len(state.W) - 1):
             x = self.sigma.value(self._drive(state, k, x), self.beta)
-        return self._drive(state, last, x)
+        return self._drive(state, -1, x)
 
     def _check_input(self, state: NetworkState, x: Tensor) -> None:
         check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
         check_kind("x", x, Tensor, "a torch tensor", LearnerError)
-        check_weights(self, state)
+        check_parts(state, {name: self._shapes[name] for name in ("W", "bias")})
         like, n_in = state.W[0], self.sizes[0]
         if x.dtype != like.dtype or x.device != like.device:
             raise LearnerError(
@@ -284,7 +299,7 @@ class PlasticNetwork:
 
     def target(self, label: Tensor, dtype: torch.dtype) -> Tensor:
         """Integer labels as one-hot vectors; floating-point targets as they are."""
-        _check_label(label)
+        check_kind("label", label, Tensor, "a torch tensor", LearnerError)
         if label.is_floating_point():
             return label.to(dtype)
         return functional.one_hot(as_classes(label, self.sizes[-1]), self.sizes[-1]).to(dtype)
@@ -303,7 +318,7 @@ class PlasticNetwork:
         Tensor (lifetimes,)
         """
         check_kind("output", output, Tensor, "a torch tensor", LearnerError)
-        _check_label(label)
+        check_kind("label", label, Tensor, "a torch tensor", LearnerError)
         examples = output.shape if label.is_floating_point() else output.shape[:-1]
         if label.shape != examples:
             raise LearnerError(
@@ -343,17 +358,16 @@ class PlasticNetwork:
         check_kind("activations", activations, Sequence, "a list of tensors", LearnerError)
         pathway = feedback or self.feedback
         check_choice("feedback", pathway, FEEDBACKS)
+        target = self.target(label, activations[-1].dtype)
         if pathway == "flp":
-            target = self.target(label, activations[-1].dtype)
             arrived = self.learnt_feedback.carried(state, activations[-1], target)
             return [torch.zeros_like(activations[0]), *arrived]
-        last = activations[-1] - self.target(label, activations[-1].dtype)
-        errors = [last]
+        errors = [activations[-1] - target]
         weights = state.W if pathway == "symmetric" else state.B
         for y, weight in zip(reversed(activations[:-1]), reversed(weights), strict=True):
             cut = self.detach_feedback and pathway == "symmetric"
             carried = weight.detach() if cut else weight
-            source = last if pathway == "direct" else errors[-1]
+            source = errors[0] if pathway == "direct" else errors[-1]
             errors.append((source @ carried) * self.sigma.derivative(y, self.beta))
         return errors[::-1]
 
@@ -384,7 +398,3 @@ class PlasticNetwork:
         """
         target = self.target(label, activations[-1].dtype)
         return self.learnt_feedback.sources(activations[-1], target, errors[1:])
-
-
-def _check_label(label: Tensor) -> None:
-    check_kind("label", label, Tensor, "a torch tensor", LearnerError)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import whole
-from rulesearch.outer.bilevel.named import under
+from rulesearch.named import under
 from rulesearch.outer.choice import Choice
 from rulesearch.outer.outer_loop import ModelT
 from rulesearch.outer.record import UpdateRecord

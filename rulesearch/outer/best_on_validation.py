@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import whole
-from rulesearch.outer.bilevel.named import spread, under
+from rulesearch.named import spread, under
 from rulesearch.outer.bilevel.training import MetaParameters
 from rulesearch.outer.choice import Choice
 from rulesearch.outer.record import UpdateRecord

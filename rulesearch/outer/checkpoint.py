@@ -1,45 +1,45 @@
-"""Whether a checkpoint is of the parameters that it is to be loaded into."""
+"""Parameters from a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
+import torch
 
 from rulesearch.errors import ConfigError
+from rulesearch.named import Named, under
 
-__all__ = ["check_checkpoint"]
+__all__ = ["load_parameters"]
 
 
-def check_checkpoint(
-    tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], of: str
-) -> None:
-    """Refuse tensors of other names, or of other shapes, which torch might broadcast.
+def load_parameters(parameters: Named, tensors: Named, of: str) -> None:
+    """Set parameters to those of a checkpoint.
 
     Parameters
     ----------
-    tensors : mapping
+    parameters : Named
+        All of the model's.
+    tensors : Named
         The checkpoint; those of the parameters are called ``model.``, and then as the parameter.
-    parameters : mapping
-        What they are to be loaded into.
     of : str
         What the checkpoint is of, where it does not fit.
 
     Raises
     ------
     ConfigError
-        If it does not fit.
+        If they have other names, or other shapes, which torch might broadcast.
     """
-    held = {k.removeprefix("model.") for k in tensors if k.startswith("model.")}
+    held = under("model.", tensors)
     wrong = [f"it has no {k}" for k in parameters if k not in held]
     wrong += [f"it has {k}" for k in sorted(held) if k not in parameters]
     wrong += [
-        f"its {key} has shape {tuple(tensors[f'model.{key}'].shape)}, here it is {tuple(p.shape)}"
+        f"its {key} has shape {tuple(held[key].shape)}, here it is {tuple(p.shape)}"
         for key, p in parameters.items()
-        if key in held and tensors[f"model.{key}"].shape != p.shape
+        if key in held and held[key].shape != p.shape
     ]
     if wrong:
         raise ConfigError(
             f"the checkpoint is of {of}: {wrong[0]}; make the training as it was when the "
             "checkpoint was, number of seeds included"
         )
+    with torch.no_grad():
+        for key, parameter in parameters.items():
+            parameter.copy_(held[key])

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError
-from rulesearch.outer.checkpoint import check_checkpoint
+from rulesearch.named import under
+from rulesearch.outer.checkpoint import load_parameters
 from rulesearch.outer.clipping import UsualNorm
 from rulesearch.outer.curriculum import TASKS, Stage, stage_at
 from rulesearch.outer.fit import check_fit
@@ -285,26 +286,16 @@ class MetaTraining:
             If it is of another model.
         """
         parameters = dict(self.model.named_parameters())
-        check_checkpoint(tensors, parameters, "another model")
-        with torch.no_grad():
-            for key, parameter in parameters.items():
-                parameter.copy_(tensors[f"model.{key}"])
+        load_parameters(parameters, tensors, "another model")
         for key, parameter in parameters.items():
-            moments = ("step", "exp_avg", "exp_avg_sq")
-            found = {m: tensors.get(f"adam.{key}.{m}") for m in moments}
-            if found["step"] is not None:  # which Adam keeps on the CPU
+            if moments := under(f"adam.{key}.", tensors):
                 self._adam.state[parameter] = {
-                    m: v.to("cpu" if m == "step" else parameter.device, copy=True)
-                    for m, v in found.items()
-                    if v is not None
+                    m: v.to("cpu" if m == "step" else parameter.device, copy=True)  # as Adam does
+                    for m, v in moments.items()
                 }
         if self._usual is not None:
-            part = len("usual.")
-            self._usual.usual = {
-                k[part:]: v.to(self.model.device, copy=True)
-                for k, v in tensors.items()
-                if k.startswith("usual.")
-            }
+            usual = under("usual.", tensors)
+            self._usual.usual = {k: v.to(self.model.device, copy=True) for k, v in usual.items()}
         self.updates = updates
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rulesearch.named import copied
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.bilevel import (
     SGD,
@@ -24,8 +25,7 @@ from rulesearch.outer.bilevel import (
     Newton,
     always,
 )
-from rulesearch.outer.bilevel.named import copied
-from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights, network_state
+from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
 from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests, synapses
@@ -165,10 +165,9 @@ class _LossAbove:
 
     def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
         """Return the loss, ``(lifetimes,)``."""
-        x, label = self.source(step)
         both, layers = {**theta, **phi}, range(len(self.network.sizes) - 1)
-        state = network_state({f"{part}{k}": both[f"{part}{k}"] for part in PARTS for k in layers})
-        return self.network.loss(self.network(state, x), label)
+        whole = {f"{part}{k}": both[f"{part}{k}"] for part in PARTS for k in layers}
+        return LossOn(self.network, self.source)(whole, theta, step)
 
 
 @dataclass(frozen=True, eq=False)

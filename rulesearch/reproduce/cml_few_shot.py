@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from rulesearch.named import copied
 from rulesearch.networks import ConvNet
 from rulesearch.outer.averaged import Averaged
 from rulesearch.outer.bilevel import (
@@ -27,7 +28,6 @@ from rulesearch.outer.bilevel import (
     classifier_problem,
     fast_and_slow,
 )
-from rulesearch.outer.bilevel.named import copied
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance

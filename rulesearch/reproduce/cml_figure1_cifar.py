@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rulesearch.named import Named, detached
 from rulesearch.outer.bilevel import SGD, BilevelTraining, Contrastive, Descent, MetaParameters
-from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.reproduce.base import Job, Measured, RunSettings, Training
 from rulesearch.reproduce.cml_cifar import Cifar, CifarSettings, Synapses, load_cifar
 from rulesearch.search.settings import Count, Spec

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rulesearch.named import detached, spread
 from rulesearch.outer.bilevel import (
     SGD,
     BilevelGradient,
@@ -23,7 +24,6 @@ from rulesearch.outer.bilevel import (
     Neumann,
     UnrolledDescent,
 )
-from rulesearch.outer.bilevel.named import detached, spread
 from rulesearch.outer.record import UpdateRecord
 from rulesearch.reproduce.base import Job, Measured, Published, Reproduction, Row, Training
 from rulesearch.reproduce.cml_cifar import (

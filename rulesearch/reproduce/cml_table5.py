@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rulesearch.named import copied, detached
 from rulesearch.outer.bandit import (
     Agent,
     GreedyAgent,
@@ -19,7 +20,6 @@ from rulesearch.outer.bandit import (
     blocks,
 )
 from rulesearch.outer.bilevel import Bilevel, BilevelTraining, MetaParameters
-from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.seeds import TASK, TEST, generators, members
 from rulesearch.reproduce.base import Job, Measured, Published, Reproduction, Row, Trained, Training
 from rulesearch.reproduce.cml_wheel import METHODS, Method, Source, WheelSettings

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from rulesearch.named import copied, detached
 from rulesearch.outer.bilevel import BilevelGradient, BilevelTraining, MetaParameters, Named
-from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
 from rulesearch.reproduce.base import RunSettings, portions
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from rulesearch.grammar import Grammar
+from rulesearch.named import copied, detached
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.bilevel import (
     SGD,
@@ -22,7 +23,6 @@ from rulesearch.outer.bilevel import (
     always,
 )
 from rulesearch.outer.bilevel.coefficients import THETA
-from rulesearch.outer.bilevel.named import copied, detached
 from rulesearch.outer.bilevel.residual import LEARNING, within
 from rulesearch.outer.seeds import TEST, generators, members
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rulesearch.named import copied
 from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.outer.bandit import ChosenArm
 from rulesearch.outer.bilevel import (
@@ -26,7 +27,6 @@ from rulesearch.outer.bilevel import (
     UnrolledDescent,
     fast_and_slow,
 )
-from rulesearch.outer.bilevel.named import copied
 from rulesearch.reproduce.base import RunSettings
 from rulesearch.reproduce.cml_settings import Tolerance
 from rulesearch.reproduce.cml_tasks import births

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rulesearch.errors import RunError
 from rulesearch.files import write_atomically
-from rulesearch.outer.bilevel.named import under
+from rulesearch.named import under
 from rulesearch.reproduce.base import Published
 from rulesearch.reproduce.plan import Plan
 from rulesearch.reproduce.tables import latex, markdown

@@ -21,6 +21,7 @@ from rulesearch.report.result import Result
 from rulesearch.report.run_data import RunData
 from rulesearch.rules import Rule
 from rulesearch.search.manifest import begun_with
+from rulesearch.search.outcome import CONTROLS
 from rulesearch.search.settings import NetworkSpec
 from rulesearch.search.workers import batches, fitting
 from rulesearch.tasks import FewShot, TaskFamily
@@ -118,22 +119,25 @@ def fitted(network: PlasticNetwork, tasks: TaskFamily) -> PlasticNetwork:
     return replace(network, sizes=(tasks.n_in, *hidden, max(outputs, tasks.n_out)))
 
 
+def control(name: str, network: PlasticNetwork) -> tuple[TermPool, PlasticNetwork]:
+    """The gradient alone, with W's transpose for backprop or else the network's own feedback."""
+    gradient = Term.from_text("F0", "-e_post * y_pre.T", 1e-3, "pseudo-gradient")
+    feedback = "symmetric" if name == "backprop" else network.feedback
+    return TermPool([gradient]), replace(network, feedback=feedback)
+
+
 def contenders(
     result: Result | None, rule: Rule, network: PlasticNetwork
 ) -> dict[str, tuple[Rule, PlasticNetwork]]:
     """Return the rule and, where a run learnt their rates, backprop and feedback alignment."""
     found = {"rule": (rule, network)}
-    for name in ("backprop", "feedback_alignment"):
+    for name in CONTROLS:
         curves = result.history.get(name) if result is not None else None
         if curves is None:
             continue
         rate = float(np.nanmean(curves.theta[:, -max(1, curves.theta.shape[1] // 10) :, 0]))
-        gradient = Term.from_text("F0", "-e_post * y_pre.T")
-        feedback = "symmetric" if name == "backprop" else network.feedback
-        found[name.replace("_", " ")] = (
-            Rule(TermPool([gradient]), {"F0": rate}),
-            replace(network, feedback=feedback),
-        )
+        pool, own = control(name, network)
+        found[name.replace("_", " ")] = Rule(pool, dict.fromkeys(pool.names, rate)), own
     return found
 
 

@@ -15,14 +15,14 @@ from torch import Tensor
 from rulesearch.analysis import Floats
 from rulesearch.analysis.stability import collinear_groups
 from rulesearch.files import sealed, write_atomically
-from rulesearch.grammar import Term, TermPool
+from rulesearch.grammar import TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.outer import MetaOptimiser, OptimiserState
 from rulesearch.report.result import Result
 from rulesearch.rules import Rule
 from rulesearch.search.config import Experiment
 from rulesearch.search.device import device_here
-from rulesearch.search.evaluation import evaluate_rules
+from rulesearch.search.evaluation import control, evaluate_rules
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder
 from rulesearch.search.manifest import begun_with, check_same, correlations, manifest_of
@@ -335,13 +335,12 @@ class _Search:
 
     def _control_phase(self, name: str) -> Phase:
         """The rate of the gradient alone, with W's transpose or the network's own feedback."""
-        settings, network = self.experiment.settings, self.experiment.network
-        gradient = Term.from_text("F0", "-e_post * y_pre.T", 1e-3, "pseudo-gradient")
-        feedback = "symmetric" if name == "backprop" else network.feedback
+        settings = self.experiment.settings
+        pool, network = control(name, self.experiment.network)
         return self._phase(
             name,
-            TermPool([gradient]),
-            torch.full((settings.seeds, 1), gradient.init, dtype=torch.float64),
-            network=replace(network, feedback=feedback),
+            pool,
+            torch.tensor([pool.init] * settings.seeds, dtype=torch.float64),
+            network=network,
             optimiser=self._optimiser(settings.episodes),
         )

@@ -20,6 +20,7 @@ from rulesearch.compile.tape import Tape
 from rulesearch.learners.eager.backward import Backward
 from rulesearch.learners.eager.chunk import Chosen, Forward
 from rulesearch.learners.eager.plan import Plan, plan_of
+from rulesearch.learners.matrices import relative_distance
 from rulesearch.learners.memory import limit
 
 __all__ = ["in_step", "live_backward", "live_forward"]
@@ -149,7 +150,7 @@ class _Group:
             for t in reversed(range(begin, end, self.reverse.steps)):
                 until = min(t + self.reverse.steps, end)
                 self.reverse.run(t, until, stored[:, t - begin : until - begin])
-            distance = _relative_distance(self.weights, kept)
+            distance = relative_distance(self.weights, kept)
             again = ~(distance <= self.tolerance)  # of what is not a number too
         size = FEW_STEPS * self.plan.tape.plastic_size * self.theta.itemsize
         several = max(1, limit(again.device, WORKING_MEMORY) // size)
@@ -277,15 +278,3 @@ def _split(tape: Tape, block: Tensor) -> list[Tensor]:
     shapes = [tuple(map(int, shape)) for shape in tape.shapes[: tape.n_plastic]]
     parts = block.split([rows * columns for rows, columns in shapes], 1)
     return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def _relative_distance(rebuilt: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
-    """Per lifetime, over all connections together."""
-
-    def norm(tensors: Sequence[Tensor]) -> Tensor:
-        each = [torch.linalg.vector_norm(t, dim=(1, 2), dtype=torch.float64) for t in tensors]
-        return torch.stack(each).square().sum(0).sqrt()
-
-    size = norm(kept)
-    difference = norm([r - k for r, k in zip(rebuilt, kept, strict=True)])
-    return difference / torch.where(size > 0, size, torch.ones_like(size))

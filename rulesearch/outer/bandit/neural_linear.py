@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rulesearch.named import gradient, leaves, spread
 from rulesearch.outer.bandit.agents import (
     check_agent,
     finite,
@@ -28,7 +29,6 @@ from rulesearch.outer.bandit.agents import (
 )
 from rulesearch.outer.bandit.greedy import ChosenArm, RewardNetwork
 from rulesearch.outer.bilevel import Named
-from rulesearch.outer.bilevel.named import gradient, leaves, spread
 from rulesearch.tasks.wheel import ARMS, Experience
 
 __all__ = ["Heads", "NeuralLinearAgent", "Statistics"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError, LearnerError
-from rulesearch.outer.bilevel.named import under
+from rulesearch.named import under
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel
 
 __all__ = ["Agent", "Life", "blocks", "live"]

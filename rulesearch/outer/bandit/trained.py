@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rulesearch.named import under
 from rulesearch.outer.bandit.online import Life
 from rulesearch.outer.bilevel import BilevelTraining, MetaParameters
-from rulesearch.outer.bilevel.named import under
 from rulesearch.outer.record import UpdateRecord
 
 __all__ = ["TrainedLife"]

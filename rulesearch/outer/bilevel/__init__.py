@@ -1,5 +1,6 @@
 """Bilevel problems and their meta-gradients: contrastive, unrolled, implicit, evolution."""
 
+from rulesearch.named import Named
 from rulesearch.outer.bilevel.batches import Batches
 from rulesearch.outer.bilevel.bound import best_beta, error_bound
 from rulesearch.outer.bilevel.chain import Chain, ContrastiveChain
@@ -19,7 +20,6 @@ from rulesearch.outer.bilevel.evolution import Evolution
 from rulesearch.outer.bilevel.identity import Identity
 from rulesearch.outer.bilevel.implicit import Implicit, InverseHessian
 from rulesearch.outer.bilevel.losses import Loss, LossProblem
-from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.networks import Examples, Source, always, network_problem
 from rulesearch.outer.bilevel.neumann import Neumann
 from rulesearch.outer.bilevel.newton import Newton

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
+from rulesearch.named import Named, detached, flat
 from rulesearch.outer.bilevel.contrastive import Contrastive, check_beta
 from rulesearch.outer.bilevel.given import check_learner, check_named
-from rulesearch.outer.bilevel.named import Named, detached, flat
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
 from rulesearch.outer.bilevel.residual import LEARNING, check_tolerance
 from rulesearch.outer.bilevel.synapse import OMEGA, ComplexSynapse

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
+from rulesearch.named import Named
 from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.bilevel.given import check_named, check_sources
 from rulesearch.outer.bilevel.losses import LossProblem
-from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.networks import Source
 
 __all__ = ["Classifier", "CrossEntropy", "accuracy", "classifier_problem", "fast_and_slow"]

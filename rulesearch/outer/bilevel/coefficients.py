@@ -20,25 +20,18 @@ from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
+from rulesearch.named import Named
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.given import check_sources
-from rulesearch.outer.bilevel.named import Named
-from rulesearch.outer.bilevel.networks import Source
+from rulesearch.outer.bilevel.networks import Source, forward_weights, network_loss
+from rulesearch.outer.bilevel.plasticity import CONSOLIDATION, wanted
 
 __all__ = ["ENERGIES", "THETA", "CoefficientProblem"]
 
 THETA = "theta"
-GRADIENT, DECAY, CONSOLIDATION = (
-    Term.from_text("term", text) for text in ("-e_post * y_pre.T", "-W", "Omega - W")
-)
+GRADIENT, DECAY = (Term.from_text("term", text) for text in ("-e_post * y_pre.T", "-W"))
 
 Energy = Callable[[PlasticNetwork, NetworkState, Source], Tensor]
-
-
-def _loss(network: PlasticNetwork, state: NetworkState, source: Source) -> Tensor:
-    """The network's loss on all examples, ``(lifetimes,)``."""
-    x, label = source(None)
-    return network.loss(network(state, x), label)
 
 
 def _length(network: PlasticNetwork, state: NetworkState, source: Source) -> Tensor:
@@ -53,7 +46,7 @@ def _distance(network: PlasticNetwork, state: NetworkState, source: Source) -> T
     return torch.stack([(omega - w).square().sum((1, 2)) for w, omega in pairs]).sum(0) / 2
 
 
-ENERGIES: Mapping[Term, Energy] = {GRADIENT: _loss, DECAY: _length, CONSOLIDATION: _distance}
+ENERGIES: Mapping[Term, Energy] = {GRADIENT: network_loss, DECAY: _length, CONSOLIDATION: _distance}
 """Of the terms that descend one: the pseudo-gradient, if feedback is symmetric, decay, and
 consolidation."""
 
@@ -90,8 +83,7 @@ class CoefficientProblem:
 
     def __post_init__(self) -> None:
         check_kind("network", self.network, PlasticNetwork, "a PlasticNetwork")
-        wanted = "a TermPool, as grammar.enumerate()"
-        check_kind("pool", self.pool, TermPool, wanted)
+        check_kind("pool", self.pool, TermPool, "a TermPool, as grammar.enumerate()")
         self.network.check(self.born)
         check_sources(learn=self.learn, evaluate=self.evaluate)
         if self.network.feedback != "symmetric":
@@ -108,16 +100,17 @@ class CoefficientProblem:
 
     def start(self, theta: Named) -> Named:
         """Forward weights at birth."""
-        return {f"W{k}": w for k, w in enumerate(self.born.W)}
+        return forward_weights(self.born)
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """The negative of what the rule wants, differentiable in theta."""
-        wanted = self._wanted(self._learner, theta[THETA], phi, self.learn(step))
+        state = self._state(phi)
+        found = wanted(self._learner, state, theta[THETA], self.learn(step))
         if beta:
             one = torch.full_like(theta[THETA][:, :1], beta)
-            nudge = self._wanted(self._nudge, one, phi, self.evaluate(step))
-            wanted = {name: w + nudge[name] for name, w in wanted.items()}
-        return {name: -w for name, w in wanted.items()}
+            nudge = wanted(self._nudge, state, one, self.evaluate(step))
+            found = {name: w + nudge[name] for name, w in found.items()}
+        return {name: -w for name, w in found.items()}
 
     def partial(self, phi: Named, theta: Named, beta: float) -> Named:
         """The energies on what is learnt."""
@@ -129,14 +122,7 @@ class CoefficientProblem:
 
     def eval_loss(self, phi: Named, theta: Named) -> Tensor:
         """The network's loss on all examples that judge, ``(lifetimes,)``."""
-        return _loss(self.network, self._state(phi), self.evaluate)
-
-    def _wanted(
-        self, learner: PlasticityLearner, theta: Tensor, phi: Named, seen: tuple[Tensor, Tensor]
-    ) -> dict[str, Tensor]:
-        x, label = seen
-        moved = learner.live(self._state(phi), theta, x[None], label[None])
-        return {name: w - phi[name] for name, w in zip(phi, moved.W, strict=True)}
+        return network_loss(self.network, self._state(phi), self.evaluate)
 
     def _energies(self, phi: Named) -> Tensor:
         """Of every term, ``(lifetimes, n_terms)``."""

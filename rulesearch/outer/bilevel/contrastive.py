@@ -23,9 +23,9 @@ from torch import Tensor
 
 from rulesearch.arguments import check_choice, check_kind, number
 from rulesearch.errors import ConfigError
+from rulesearch.named import Named, detached
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.given import check_given, check_learner
-from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
 from rulesearch.outer.bilevel.residual import LEARNING, Nudge, check_tolerance, within
 

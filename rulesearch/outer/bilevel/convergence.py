@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rulesearch.arguments import number
 from rulesearch.errors import ConfigError, LearnerError
-from rulesearch.outer.bilevel.named import Named
+from rulesearch.named import Named
 from rulesearch.outer.bilevel.problem import Bilevel
 
 __all__ = ["BOUND", "Settled", "check_bound"]

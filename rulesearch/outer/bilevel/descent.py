@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, check_positive, number, whole
 from rulesearch.errors import ConfigError
-from rulesearch.outer.bilevel.named import Named
+from rulesearch.named import Named
 from rulesearch.outer.bilevel.problem import Bilevel
 
 __all__ = ["SGD", "Adam", "Descent", "Memory", "Optimiser"]

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind, check_positive, whole
+from rulesearch.named import Named, detached, spread
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.given import check_given, check_learner
-from rulesearch.outer.bilevel.named import Named, detached, spread
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
 from rulesearch.outer.bilevel.synapse import allowed
 

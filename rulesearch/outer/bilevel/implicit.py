@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind
+from rulesearch.named import Named, detached, flat, gradient, leaves
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.given import check_given, check_learner
-from rulesearch.outer.bilevel.named import Named, detached, flat, gradient, leaves
 from rulesearch.outer.bilevel.problem import BilevelLearner, Estimate, Smooth
 from rulesearch.outer.bilevel.residual import LEARNING, SOLVER, check_tolerance, part_left, within
 

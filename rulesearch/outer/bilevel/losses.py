@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind, check_takes
-from rulesearch.outer.bilevel.named import Named, gradient, leaves
+from rulesearch.named import Named, gradient_at
 
 __all__ = ["Loss", "LossProblem"]
 
@@ -66,18 +66,13 @@ class LossProblem:
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """dL/dphi by backprop."""
         recorded = torch.is_grad_enabled()
-        with torch.enable_grad():
-            at = {
-                name: value if recorded and value.requires_grad else value.detach().requires_grad_()
-                for name, value in phi.items()
-            }
-            return gradient(self._augmented(at, theta, beta, step), at, create_graph=recorded)
+        return gradient_at(
+            phi, lambda at: self._augmented(at, theta, beta, step), create_graph=recorded
+        )
 
     def partial(self, phi: Named, theta: Named, beta: float) -> Named:
         """dL/dtheta by autograd."""
-        with torch.enable_grad():
-            at = leaves(theta)
-            return gradient(self._augmented(phi, at, beta, None), at)
+        return gradient_at(theta, lambda at: self._augmented(phi, at, beta, None))
 
     def learn_loss(self, phi: Named, theta: Named) -> Tensor:
         """L_learn of all examples."""

@@ -9,16 +9,18 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
+from rulesearch.named import Named
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.losses import LossProblem
-from rulesearch.outer.bilevel.named import Named
 
 __all__ = [
     "Examples",
     "LossOn",
     "Source",
     "always",
+    "forward_weights",
     "named_weights",
+    "network_loss",
     "network_problem",
     "network_state",
 ]
@@ -55,16 +57,28 @@ def always(examples: Examples) -> Source:
     return lambda step: examples
 
 
+def forward_weights(state: NetworkState) -> dict[str, Tensor]:
+    """Of networks: ``W0``, ``W1``, ..."""
+    return {f"W{k}": w for k, w in enumerate(state.W)}
+
+
 def named_weights(state: NetworkState) -> dict[str, Tensor]:
     """Forward weights and biases of networks: ``W0``, ``W1``, ... and ``bias0``, ..."""
-    parts = {"W": state.W, "bias": state.bias}
-    return {f"{part}{k}": t for part, tensors in parts.items() for k, t in enumerate(tensors)}
+    return forward_weights(state) | {f"bias{k}": b for k, b in enumerate(state.bias)}
 
 
 def network_state(phi: Named) -> NetworkState:
     """The inverse; errors are not carried back by a pathway, so there is no feedback."""
     weights = [t for name, t in phi.items() if name.startswith("W")]
     return NetworkState(weights, [], [t for name, t in phi.items() if name.startswith("bias")])
+
+
+def network_loss(
+    network: PlasticNetwork, state: NetworkState, source: Source, step: int | None = None
+) -> Tensor:
+    """Loss of networks on the examples of a step, or on all, ``(lifetimes,)``."""
+    x, label = source(step)
+    return network.loss(network(state, x), label)
 
 
 class LossOn(NamedTuple):
@@ -75,8 +89,7 @@ class LossOn(NamedTuple):
 
     def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
         """Return the loss, ``(lifetimes,)``."""
-        x, label = self.source(step)
-        return self.network.loss(self.network(network_state(phi), x), label)
+        return network_loss(self.network, network_state(phi), self.source, step)
 
 
 def network_problem(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from rulesearch.arguments import whole
-from rulesearch.outer.bilevel.named import Named, flat, leaves, shaped
+from rulesearch.named import Named, flat, leaves, shaped
 from rulesearch.outer.bilevel.problem import Bilevel
 
 __all__ = ["Newton"]

@@ -21,18 +21,28 @@ from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term
 from rulesearch.grammar.symbols import VOCABULARY
 from rulesearch.learners import PlasticityLearner
+from rulesearch.named import Named
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.given import check_sources
-from rulesearch.outer.bilevel.named import Named
-from rulesearch.outer.bilevel.networks import Source
+from rulesearch.outer.bilevel.networks import Examples, Source, forward_weights, network_loss
 from rulesearch.outer.bilevel.synapse import LAMBDA, OMEGA, ComplexSynapse
 from rulesearch.rules import Rule
 
-__all__ = ["RuleProblem", "rule_problem"]
+__all__ = ["CONSOLIDATION", "RuleProblem", "rule_problem", "wanted"]
 
 ALWAYS = {"W", "B", "Omega", "ones_pre", "ones_post"}
 SEEN = VOCABULARY.keys() - ALWAYS  # what follows from an example
 CONSOLIDATION = Term.from_text("consolidation", "Omega - W")
+
+
+def wanted(
+    learner: PlasticityLearner, state: NetworkState, theta: Tensor | None, seen: Examples
+) -> dict[str, Tensor]:
+    """What plasticity on examples adds to forward weights."""
+    x, label = seen
+    moved = learner.live(state, theta, x[None], label[None])
+    born = forward_weights(state)
+    return {name: w - born[name] for name, w in forward_weights(moved).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +91,16 @@ class RuleProblem:
 
     def start(self, theta: Named) -> Named:
         """Forward weights at birth."""
-        return {f"W{k}": w for k, w in enumerate(self.born.W)}
+        return forward_weights(self.born)
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """The negative of what the rule wants."""
-        wanted = self._wanted(self.learner, phi, self.learn, step)
+        state = self._state(phi)
+        found = wanted(self.learner, state, None, self.learn(step))
         if beta:
-            nudge = self._wanted(self._nudge, phi, self.evaluate, step)
-            wanted = {name: w + beta * nudge[name] for name, w in wanted.items()}
-        return {name: -w for name, w in wanted.items()}
+            nudge = wanted(self._nudge, state, None, self.evaluate(step))
+            found = {name: w + beta * nudge[name] for name, w in found.items()}
+        return {name: -w for name, w in found.items()}
 
     def partial(self, phi: Named, theta: Named, beta: float) -> Named:
         """Nothing depends on meta-parameters but through complex synapses."""
@@ -97,16 +108,7 @@ class RuleProblem:
 
     def eval_loss(self, phi: Named, theta: Named) -> Tensor:
         """The network's loss on all examples that judge, ``(lifetimes,)``."""
-        x, label = self.evaluate(None)
-        network = self.learner.network
-        return network.loss(network(self._state(phi), x), label)
-
-    def _wanted(
-        self, learner: PlasticityLearner, phi: Named, source: Source, step: int
-    ) -> dict[str, Tensor]:
-        x, label = source(step)
-        moved = learner.live(self._state(phi), None, x[None], label[None])
-        return {name: w - phi[name] for name, w in zip(phi, moved.W, strict=True)}
+        return network_loss(self.learner.network, self._state(phi), self.evaluate)
 
     def _state(self, phi: Named) -> NetworkState:
         return replace(self.born, W=list(phi.values()))

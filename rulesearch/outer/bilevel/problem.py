@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from rulesearch.outer.bilevel.named import Named
+from rulesearch.named import Named
 
 __all__ = ["Bilevel", "BilevelGradient", "BilevelLearner", "Estimate", "Smooth"]
 

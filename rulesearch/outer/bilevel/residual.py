@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rulesearch.arguments import number
 from rulesearch.errors import ConfigError
-from rulesearch.outer.bilevel.named import Named, flat
+from rulesearch.named import Named, flat
 from rulesearch.outer.bilevel.problem import Bilevel
 
 __all__ = ["LEARNING", "SOLVER", "Nudge", "check_tolerance", "part_left", "within"]

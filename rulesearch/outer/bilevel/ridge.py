@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind, real, whole
 from rulesearch.errors import LearnerError
+from rulesearch.named import Named
 from rulesearch.outer.bilevel.given import check_given
-from rulesearch.outer.bilevel.named import Named
 from rulesearch.outer.bilevel.problem import Estimate
 from rulesearch.outer.bilevel.synapse import LAMBDA, LOG_LAMBDA, OMEGA, ComplexSynapse
 from rulesearch.torch_arguments import check_floating

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError, did_you_mean
+from rulesearch.named import Named, detached
 from rulesearch.outer.bilevel.given import check_named
-from rulesearch.outer.bilevel.named import Named, detached
 from rulesearch.outer.bilevel.problem import Bilevel
 
 __all__ = ["LAMBDA", "LOG_LAMBDA", "OMEGA", "Anchor", "ComplexSynapse", "allowed"]

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from rulesearch.arguments import check_kind, check_positive, whole
 from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.named import Named, copied, detached, spread, under
 from rulesearch.outer.bilevel.descent import Adam, Memory
 from rulesearch.outer.bilevel.given import check_named
-from rulesearch.outer.bilevel.named import Named, copied, detached, spread, under
 from rulesearch.outer.bilevel.problem import BilevelGradient
 from rulesearch.outer.bilevel.synapse import allowed
-from rulesearch.outer.checkpoint import check_checkpoint
+from rulesearch.outer.checkpoint import load_parameters
 from rulesearch.outer.record import UpdateRecord
 
 __all__ = ["BilevelTraining", "MetaParameters"]
@@ -197,11 +197,7 @@ class BilevelTraining(Generic[P]):
         ConfigError
             If it is of other meta-parameters.
         """
-        parameters = dict(self.model.named_parameters())
-        check_checkpoint(tensors, parameters, "other meta-parameters")
-        with torch.no_grad():
-            for key, parameter in parameters.items():
-                parameter.copy_(tensors[f"model.{key}"])
+        load_parameters(dict(self.model.named_parameters()), tensors, "other meta-parameters")
         here = {k: t.to(self.model.device, copy=True) for k, t in tensors.items()}
         self._steps = here["adam.steps"]
         for name in self._moments:

@@ -8,10 +8,10 @@ import torch
 
 from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError
+from rulesearch.named import Named, detached, gradient, leaves
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.descent import Descent
 from rulesearch.outer.bilevel.given import check_given
-from rulesearch.outer.bilevel.named import Named, detached, gradient, leaves
 from rulesearch.outer.bilevel.problem import Bilevel, Estimate
 
 __all__ = ["UnrolledDescent"]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Size, Tensor
 
-__all__ = ["Named", "copied", "detached", "flat", "gradient", "leaves", "shaped", "spread", "under"]
+__all__ = [
+    "Named",
+    "copied",
+    "detached",
+    "flat",
+    "gradient",
+    "gradient_at",
+    "leaves",
+    "shaped",
+    "spread",
+    "under",
+]
 
 Named = Mapping[str, Tensor]
 """Tensors by name; never changed in place."""
@@ -42,6 +53,18 @@ def gradient(
         materialize_grads=True,
     )
     return dict(zip(of, found, strict=True))
+
+
+def gradient_at(
+    named: Named, loss: Callable[[Named], Tensor], *, create_graph: bool = False
+) -> dict[str, Tensor]:
+    """Gradient of the sum of losses at named tensors, cut from their graph unless it is created."""
+    with torch.enable_grad():
+        at = {
+            name: value if create_graph and value.requires_grad else value.detach().requires_grad_()
+            for name, value in named.items()
+        }
+        return gradient(loss(at), at, create_graph=create_graph)
 
 
 def flat(named: Named, lead: Size) -> Tensor:
