@@ -247,6 +247,30 @@ def test_what_no_machine_holds_is_told_at_once(
         rs.evaluate({"one": rule}, network=network, tasks=teacher, vary=[vary], lifetimes=60)
 
 
+def test_layers_that_take_long_to_prepare_are_told_of_before_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rs.Rule(POOL, {"F0": 0.03}).save(tmp_path / "a.json")
+    told: list[str] = []
+
+    def late(*_: object) -> None:
+        told.extend(capsys.readouterr())
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("rulesearch.search.evaluate_command.evidence", late)
+    command = ["rulesearch", "evaluate", str(tmp_path / "a.json"), "--tasks", "digits"]
+    command += ["--lifetimes", "1", "--rules", "backprop", "--vary", "depth=9,20000"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        cli.main()
+    out, err = told
+    assert "1 lifetimes of 250 steps" in out
+    assert err == (
+        "depth=20000: 20,001 layers take 10 seconds or more to prepare for each rule, before "
+        "its first lifetime; fewer layers take less, in proportion\n"
+    )
+
+
 def test_tables_that_cannot_be() -> None:
     one = Contender("one", rs.Rule(POOL, {"F0": 0.03}))
     with pytest.raises(ConfigError, match=r"^onne: no rule has this name; did you"):
