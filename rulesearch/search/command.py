@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,14 +13,14 @@ from pathlib import Path
 from rich.console import Console
 
 from rulesearch.errors import INTERRUPTED
-from rulesearch.files import read_manifest
+from rulesearch.files import claimed, numbered, read_manifest
 from rulesearch.outer.fit import usable_device
 from rulesearch.report.configuration import check_configuration, resuming
 from rulesearch.report.follow import follow
 from rulesearch.report.progress import TerminalProgress
 from rulesearch.report.result import Result
 from rulesearch.report.tensorboard import TensorBoard
-from rulesearch.search.api import free_folder
+from rulesearch.search.api import RUNS
 from rulesearch.search.config import experiment_from, placed, read_config
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import check_free
@@ -46,9 +47,16 @@ def run_search(
             with placed(document, "device"):
                 usable_device(experiment.device)
         experiment = replace(experiment, device=device or experiment.device)
-        run = out or free_folder(experiment.name)
-        search = partial(start_search, experiment, run, ranks=ranks)
-        return _watched(run, tensorboard, search, ranks)
+        with _folder(out, experiment.name, ranks) as run:
+            search = partial(start_search, experiment, run, ranks=ranks)
+            return _watched(run, tensorboard, search, ranks)
+
+
+def _folder(out: Path | None, name: str, ranks: Ranks) -> AbstractContextManager[Path]:
+    """The folder that is named or, in the process that writes it, one of its own."""
+    if out is None and not ranks.rank:
+        return claimed(numbered(name, RUNS))
+    return nullcontext(out or RUNS / name)
 
 
 def run_resume(run: Path, tensorboard: bool, device: str | None) -> int:
