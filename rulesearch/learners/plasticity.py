@@ -162,13 +162,21 @@ class PlasticityLearner:
             How many; ignored where a sequence of generators is given, one a lifetime.
         generator : torch.Generator or sequence of torch.Generator, optional
             By default a new one with seed 0.
+
+        Raises
+        ------
+        ConfigError
+            If an argument is of another kind, or the machine cannot hold so many.
         """
         if generator is None:
             generator = torch.Generator().manual_seed(0)
         kinds = (torch.Generator, Sequence)
         check_kind("generator", generator, kinds, "a torch.Generator, or a list of them")
         if isinstance(generator, torch.Generator):
-            generator = [generator] * whole("lifetimes", lifetimes, least=1)
+            check_floating(dtype)
+            lifetimes = whole("lifetimes", lifetimes, least=1)
+            self.network.check_room(lifetimes, dtype)  # before so many are even written out
+            generator = [generator] * lifetimes
         return self.network.init(generator, dtype, device)
 
     def live(
