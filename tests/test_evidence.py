@@ -224,6 +224,17 @@ def test_the_table_of_two_rules_and_two_conditions() -> None:
     assert json.loads(json.dumps(found.to_json()))["rows"][0]["coefficients"] == {"F0": 0.03}
 
 
+def test_columns_that_hold_nothing_are_left_out() -> None:
+    teacher, network = LinearTeacher(4, steps=10), rs.PlasticNetwork([4, 4], output="linear")
+    found = rs.evaluate({"one": rs.Rule(POOL, {"F0": 0.03})}, network=network, tasks=teacher)
+    heading, _, row = found.table().splitlines()
+    assert heading.split() == ["median", "loss", "98%", "interval", "diverged"]
+    assert row.startswith("one  ")
+    assert row.endswith("  0/200")
+    [told] = found.to_json()["rows"]
+    assert told["accuracy"] is None  # as before
+
+
 @pytest.mark.parametrize(
     ("vary", "told"),
     [
