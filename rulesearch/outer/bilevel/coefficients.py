@@ -23,7 +23,7 @@ from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.given import check_sources
 from rulesearch.outer.bilevel.named import Named
-from rulesearch.outer.bilevel.networks import Source
+from rulesearch.outer.bilevel.networks import Source, seen
 
 __all__ = ["ENERGIES", "THETA", "CoefficientProblem"]
 
@@ -37,7 +37,7 @@ Energy = Callable[[PlasticNetwork, NetworkState, Source], Tensor]
 
 def _loss(network: PlasticNetwork, state: NetworkState, source: Source) -> Tensor:
     """The network's loss on all examples, ``(lifetimes,)``."""
-    x, label = source(None)
+    x, label = seen(source, None, state.W[0])
     return network.loss(network(state, x), label)
 
 
@@ -112,10 +112,10 @@ class CoefficientProblem:
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """The negative of what the rule wants, differentiable in theta."""
-        wanted = self._wanted(self._learner, theta[THETA], phi, self.learn(step))
+        wanted = self._wanted(self._learner, theta[THETA], phi, self.learn, step)
         if beta:
             one = torch.full_like(theta[THETA][:, :1], beta)
-            nudge = self._wanted(self._nudge, one, phi, self.evaluate(step))
+            nudge = self._wanted(self._nudge, one, phi, self.evaluate, step)
             wanted = {name: w + nudge[name] for name, w in wanted.items()}
         return {name: -w for name, w in wanted.items()}
 
@@ -132,9 +132,9 @@ class CoefficientProblem:
         return _loss(self.network, self._state(phi), self.evaluate)
 
     def _wanted(
-        self, learner: PlasticityLearner, theta: Tensor, phi: Named, seen: tuple[Tensor, Tensor]
+        self, learner: PlasticityLearner, theta: Tensor, phi: Named, source: Source, step: int
     ) -> dict[str, Tensor]:
-        x, label = seen
+        x, label = seen(source, step, self.born.W[0])
         moved = learner.live(self._state(phi), theta, x[None], label[None])
         return {name: w - phi[name] for name, w in zip(phi, moved.W, strict=True)}
 

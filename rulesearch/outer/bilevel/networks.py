@@ -21,6 +21,7 @@ __all__ = [
     "named_weights",
     "network_problem",
     "network_state",
+    "seen",
 ]
 
 
@@ -55,6 +56,30 @@ def always(examples: Examples) -> Source:
     return lambda step: examples
 
 
+def seen(source: Source, step: int | None, weights: Tensor) -> Examples:
+    """Return the examples of a step, for lifetimes that have such weights.
+
+    Parameters
+    ----------
+    weights : Tensor (lifetimes, ...)
+
+    Raises
+    ------
+    LearnerError
+        If their first axes are other ones, as the steps that come first in a batch of tasks.
+    """
+    x, label = source(step)
+    lifetimes, axes = len(weights), tuple(x.shape[:2])
+    fits = axes[:1] in ((1,), (lifetimes,)) and tuple(label.shape[:2]) == (lifetimes, *axes[1:])
+    if x.ndim > 2 and not fits:
+        raise LearnerError(
+            f"examples: x has shape {tuple(x.shape)} and label {tuple(label.shape)}; they should "
+            f"begin with (lifetimes, examples), of {lifetimes} lifetimes; of a batch of tasks, "
+            "where steps come first, give Examples(x.transpose(0, 1), label.transpose(0, 1))"
+        )
+    return Examples(x, label)
+
+
 def named_weights(state: NetworkState) -> dict[str, Tensor]:
     """Forward weights and biases of networks: ``W0``, ``W1``, ... and ``bias0``, ..."""
     parts = {"W": state.W, "bias": state.bias}
@@ -75,8 +100,9 @@ class LossOn(NamedTuple):
 
     def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
         """Return the loss, ``(lifetimes,)``."""
-        x, label = self.source(step)
-        return self.network.loss(self.network(network_state(phi), x), label)
+        state = network_state(phi)
+        x, label = seen(self.source, step, state.W[0])
+        return self.network.loss(self.network(state, x), label)
 
 
 def network_problem(

@@ -24,7 +24,7 @@ from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.given import check_sources
 from rulesearch.outer.bilevel.named import Named
-from rulesearch.outer.bilevel.networks import Source
+from rulesearch.outer.bilevel.networks import Source, seen
 from rulesearch.outer.bilevel.synapse import LAMBDA, OMEGA, ComplexSynapse
 from rulesearch.rules import Rule
 
@@ -68,14 +68,14 @@ class RuleProblem:
         rule = self.learner.rule
         if rule is None:
             raise LearnerError("a pool has no coefficients of its own: give a rule")
-        seen = {t.name: rule.coefficients[t.name] for t in rule.terms if t.symbols & SEEN}
-        if not seen:
+        moved = {t.name: rule.coefficients[t.name] for t in rule.terms if t.symbols & SEEN}
+        if not moved:
             raise LearnerError(
                 "no term of the rule depends on examples, and nothing would be learnt from them: "
                 f"{rule}"
             )
         nudge = PlasticityLearner(
-            self.learner.network, Rule(rule.pool, seen), reduction=self.learner.reduction
+            self.learner.network, Rule(rule.pool, moved), reduction=self.learner.reduction
         )
         object.__setattr__(self, "_nudge", nudge)
 
@@ -97,14 +97,14 @@ class RuleProblem:
 
     def eval_loss(self, phi: Named, theta: Named) -> Tensor:
         """The network's loss on all examples that judge, ``(lifetimes,)``."""
-        x, label = self.evaluate(None)
+        x, label = seen(self.evaluate, None, self.born.W[0])
         network = self.learner.network
         return network.loss(network(self._state(phi), x), label)
 
     def _wanted(
         self, learner: PlasticityLearner, phi: Named, source: Source, step: int
     ) -> dict[str, Tensor]:
-        x, label = source(step)
+        x, label = seen(source, step, self.born.W[0])
         moved = learner.live(self._state(phi), None, x[None], label[None])
         return {name: w - phi[name] for name, w in zip(phi, moved.W, strict=True)}
 
