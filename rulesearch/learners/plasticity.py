@@ -25,7 +25,7 @@ from rulesearch.learners.tape import Form, build_tape, not_fusible
 from rulesearch.learners.unrolled import live_unrolled
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.rules import Rule
-from rulesearch.torch_arguments import check_floating, device_named
+from rulesearch.torch_arguments import check_dense, check_floating, device_named
 
 __all__ = ["PlasticityLearner"]
 
@@ -330,7 +330,7 @@ class PlasticityLearner:
             if self.rule is None:
                 raise LearnerError("a pool has no coefficients of its own: give theta")
             theta = torch.tensor(self.rule.theta, dtype=like.dtype, device=like.device)
-        check_kind("theta", theta, Tensor, "a torch tensor", LearnerError)
+        check_dense("theta", theta)
         expected = [(self.n_terms,), (state.lifetimes, self.n_terms)]
         if tuple(theta.shape) not in expected:
             raise LearnerError(

@@ -24,7 +24,7 @@ from rulesearch.networks.drawing import INITIALISATIONS, draw_into
 from rulesearch.networks.fit import as_classes, check_state, check_weights
 from rulesearch.networks.learnt_feedback import LearntFeedback
 from rulesearch.networks.state import NetworkState
-from rulesearch.torch_arguments import check_floating, check_generators, device_at_hand
+from rulesearch.torch_arguments import check_dense, check_floating, check_generators, device_at_hand
 
 __all__ = ["FEEDBACKS", "PlasticNetwork"]
 
@@ -265,7 +265,7 @@ class PlasticNetwork:
 
     def _check_input(self, state: NetworkState, x: Tensor) -> None:
         check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
-        check_kind("x", x, Tensor, "a torch tensor", LearnerError)
+        check_dense("x", x)
         check_weights(self, state)
         like, n_in = state.W[0], self.sizes[0]
         if x.dtype != like.dtype or x.device != like.device:
@@ -280,7 +280,7 @@ class PlasticNetwork:
 
     def target(self, label: Tensor, dtype: torch.dtype) -> Tensor:
         """Integer labels as one-hot vectors; floating-point targets as they are."""
-        _check_label(label)
+        check_dense("label", label)
         if label.is_floating_point():
             return label.to(dtype)
         return functional.one_hot(as_classes(label, self.sizes[-1]), self.sizes[-1]).to(dtype)
@@ -298,8 +298,8 @@ class PlasticNetwork:
         -------
         Tensor (lifetimes,)
         """
-        check_kind("output", output, Tensor, "a torch tensor", LearnerError)
-        _check_label(label)
+        check_dense("output", output)
+        check_dense("label", label)
         examples = output.shape if label.is_floating_point() else output.shape[:-1]
         if label.shape != examples:
             raise LearnerError(
@@ -380,7 +380,3 @@ class PlasticNetwork:
         """
         target = self.target(label, activations[-1].dtype)
         return self.learnt_feedback.sources(activations[-1], target, errors[1:])
-
-
-def _check_label(label: Tensor) -> None:
-    check_kind("label", label, Tensor, "a torch tensor", LearnerError)
