@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -293,7 +294,8 @@ def reproduce(
         list_reproductions()
         return
     plan = make_plan(name, scale, set_ or (), rows or (), trained)
-    raise typer.Exit(run_and_print(plan, out or run_folder(plan)))
+    with run_folder(plan) if out is None else nullcontext(out) as run:
+        raise typer.Exit(run_and_print(plan, run))
 
 
 app.command()(bench)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rulesearch.errors import RunError
 __all__ = [
     "check_run",
     "check_search",
+    "claimed",
     "make_folder",
     "numbered",
     "read_manifest",
@@ -105,6 +107,41 @@ def make_folder(folder: Path) -> Path:
 def numbered(name: str, under: Path) -> Iterator[Path]:
     """Yield ``name``, ``name-2``, ``name-3``, ... under a folder, without end."""
     return (under / (name if n == 1 else f"{name}-{n}") for n in count(1))
+
+
+@contextmanager
+def claimed(folders: Iterable[Path], own: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+    """Make the first folder that is not there yet, and nobody else gets it.
+
+    It is removed again if it is empty in the end.
+
+    Parameters
+    ----------
+    own : callable, optional
+        Whether a folder that is there is the one to go on with.
+
+    Raises
+    ------
+    RunError
+        If it cannot be made.
+    """
+    path = next(path for path in folders if (own is not None and own(path)) or _made(path))
+    try:
+        yield path
+    finally:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder, unless somebody has; of two who try at once one has made it."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+    return True
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from rulesearch.arguments import check_kind
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, LearnerError, RuleSearchError
 
-__all__ = ["check_floating", "check_generators", "device_at_hand", "device_named", "no_device"]
+__all__ = [
+    "check_dense",
+    "check_floating",
+    "check_generators",
+    "device_at_hand",
+    "device_named",
+    "no_device",
+]
 
 
 def check_generators(
@@ -22,6 +30,14 @@ def check_generators(
         check_kind(f"generators[{i}]", generator, torch.Generator, "a torch.Generator")
     if whose is not None and not generators:
         raise ConfigError(f"{whose}: at least one generator is needed")
+
+
+def check_dense(name: str, tensor: object, error: type[RuleSearchError] = LearnerError) -> None:
+    """Refuse what is no tensor, or one that does not hold each of its numbers."""
+    check_kind(name, tensor, Tensor, "a torch tensor", error)
+    assert isinstance(tensor, Tensor)
+    if tensor.layout != torch.strided:
+        raise error(f"{name} is sparse, {tensor.layout}; give {name}.to_dense()")
 
 
 def check_floating(dtype: torch.dtype) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ POOL = GRAMMAR.enumerate()
 NETWORK = rs.PlasticNetwork([3, 4, 2])
 LEARNER = rs.PlasticityLearner(NETWORK, POOL)
 STATE = LEARNER.init(2)
+SPARSE = replace(STATE, W=[w.to_sparse() for w in STATE.W])
 RULE = rs.Rule(POOL, {"F0": 1e-3})
 G = torch.Generator().manual_seed(0)
 GPUS = torch.cuda.device_count()
@@ -132,8 +133,10 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: NETWORK.init([G], device="gpu"), rs.ConfigError,
      "device is cpu or cuda, or one of several as cuda:1, not 'gpu'"),
     (lambda: LEARNER.init(device=f"cuda:{GPUS}"), rs.ConfigError, f"device cuda:{GPUS}: "),
-    (lambda: rs.PlasticNetwork([10**30, 3]).init([G]), rs.LearnerError,
-     f"1 networks of {10**30} x 3 units do not fit into memory"),
+    (lambda: rs.PlasticNetwork([10**30, 3]).init([G]), rs.ConfigError,
+     f"W and B of 1 networks of {10**30} x 3 units take "),
+    (lambda: LEARNER.init(10**12, dtype=torch.float64), rs.ConfigError,
+     "W and B of 1,000,000,000,000 networks of 3 x 4 x 2 units take 320,000.0 GB of memory"),
     (lambda: NETWORK.init([G], torch.int64), rs.ConfigError, "dtype is torch.int64; give torch.f"),
     (lambda: LEARNER.init(generator=3), rs.ConfigError,
      "generator should be a torch.Generator, or a list of them, not of type int"),
@@ -162,6 +165,29 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
      "x has shape (2, 7, 4); it should be (2, examples, 3)"),
     (lambda: NETWORK.loss(NETWORK(STATE, X[:2]), LABEL[:2] + 2), rs.LearnerError,
      "labels run from 2 to 2; the output has 2 units"),
+    *((lambda call=call: call(), rs.LearnerError, f"{name} is sparse, torch.sparse_coo; give {name}"
+       ".to_dense()")
+      for name, call in (
+        ("x", lambda: LEARNER.live(STATE, THETA, X.to_sparse(), LABEL)),
+        ("label", lambda: LEARNER.live(STATE, THETA, X, LABEL.to_sparse())),
+        ("theta", lambda: LEARNER.live(STATE, THETA.to_sparse(), X, LABEL)),
+        ("state.W[0]", lambda: LEARNER.live(SPARSE, THETA, X, LABEL)),
+        ("state.W[0]", lambda: NETWORK(SPARSE, X[0, :, None])),
+        ("x", lambda: NETWORK(STATE, X[0, :, None].to_sparse())),
+        ("label", lambda: NETWORK.loss(torch.rand(2, 5, 2), LABEL.T.to_sparse())),
+        ("table", lambda: rs.Indexed(torch.rand(4, 3).to_sparse(), LABEL)),
+      )),
+    (lambda: rs.tasks.TaskBatch(X.to_sparse(), LABEL, X, LABEL), rs.DataError,
+     "x is sparse, torch.sparse_coo; give x.to_dense()"),
+    *((lambda call=call: call(), rs.LearnerError, "label is torch.complex64; give classes as torch"
+       ".int64, or real targets")
+      for call in (
+        lambda: LEARNER.live(STATE, THETA, X, LABEL.to(torch.complex64)),
+        lambda: NETWORK.loss(torch.rand(2, 5, 2), LABEL.T.to(torch.complex64)),
+      )),
+    (lambda: NETWORK(replace(STATE, W=[w.to(torch.complex64) for w in STATE.W]),
+                     X[0, :, None].to(torch.complex64)), rs.LearnerError,
+     "state.W[0] is torch.complex64; give torch.float32 or torch.float64"),
     (lambda: LINEAR.loss(torch.rand(2, 3, 6), torch.full((2, 3), -1)), rs.LearnerError,
      "labels run from -1 to -1; the output has 6 units"),
     (lambda: NETWORK.loss(X, None), rs.LearnerError, "label should be a torch tensor, not of type"),

@@ -41,8 +41,10 @@ from rulesearch.outer.bilevel import (
     LeastSquares,
     LossProblem,
     MetaParameters,
+    Named,
     Neumann,
     Newton,
+    Source,
     UnrolledDescent,
     accuracy,
     always,
@@ -81,7 +83,19 @@ META = MetaParameters(THETA)
 
 MODULATED = ModulatedNetwork([3, 4, 2])
 WEIGHTS = MODULATED.init(generators(0, 1))
-FAST, _ = fast_and_slow(WEIGHTS, ("gain", "shift"))
+FAST, SLOW = fast_and_slow(WEIGHTS, ("gain", "shift"))
+DESCENDING = rs.PlasticNetwork([3, 4, 2], feedback="symmetric")
+GRADIENT = rs.TermPool([rs.Term.from_text("F0", "-e_post * y_pre.T")])
+USES: list[Callable[[Source], object]] = [
+    lambda source: learnt(network_problem(NETWORK, STATE, source(None), EXAMPLES)),
+    lambda source: learnt(rule_problem(NETWORK, RULE, STATE, source, SOURCE)),
+    lambda source: learnt(classifier_problem(MODULATED, FAST, source, SOURCE), SLOW),
+    lambda source: accuracy(MODULATED, WEIGHTS, source),
+    lambda source: learnt(
+        CoefficientProblem(DESCENDING, GRADIENT, STATE, source, SOURCE),
+        {"theta": torch.full((2, 1), 0.1)},
+    ),
+]
 SPIKING = SpikingNetwork(4, 5, 1)
 BORN = SPIKING.init(generators(0, 1))
 SPIKES, TARGET = torch.zeros(2, 6, 3, 4), torch.zeros(2, 3, 1)
@@ -90,6 +104,11 @@ SPIKES, TARGET = torch.zeros(2, 6, 3, 4), torch.zeros(2, 3, 1)
 def bilevel(**changes: Any) -> BilevelTraining[Any]:
     usual = {"model": META, "problems": lambda update: RIDGE, "meta_gradient": CONTRAST}
     return BilevelTraining(**{**usual, "rate": 0.1, **changes})
+
+
+def learnt(problem: Any, theta: Named | None = None) -> Named:
+    theta = theta or {}
+    return LEARNER(problem, theta, problem.start(theta))
 
 
 CONFIG, LEARN = rs.ConfigError, rs.LearnerError
@@ -196,6 +215,10 @@ BILEVEL = [
     (lambda: fast_and_slow(WEIGHTS, "gain"), LEARN, "fast should be ends of names, as ('gain', "),
     (lambda: fast_and_slow(MODULATED, ("gain",)), LEARN, "weights should be tensors by name, as"),
     (lambda: accuracy(MODULATED, WEIGHTS, EXAMPLES), CONFIG, "source should be a function from a"),
+    *((lambda use=use: use(always(Examples(X.transpose(0, 1), LABEL.T))), LEARN,
+       "examples: x has shape (5, 2, 3) and label (5, 2); they should begin with (lifetimes, "
+       "examples), of 2 lifetimes; of a batch of tasks, where steps come first, give")
+      for use in USES),
     (lambda: Batches(None, LABEL, 2), CONFIG, "data should be ImageData, as rulesearch.tasks.lo"),
 ]  # fmt: skip
 LEARNERS = [

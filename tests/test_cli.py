@@ -368,7 +368,8 @@ def test_a_run_is_never_overwritten(
     config: Path, finished: tuple[Path, subprocess.CompletedProcess[str]], run_main: Any
 ) -> None:
     before = {p.name: p.stat().st_mtime_ns for p in finished[0].iterdir()}
-    status, _, err = run_main("search", config, "--out", finished[0])
+    unread = "tasks.data=nowhere"  # which is refused too, but only when it is read
+    status, _, err = run_main("search", config, "--set", unread, "--out", finished[0])
     assert status == 2
     assert err == (
         f"{finished[0]} exists and is not empty; choose another folder, or continue it with "

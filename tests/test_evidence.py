@@ -224,6 +224,17 @@ def test_the_table_of_two_rules_and_two_conditions() -> None:
     assert json.loads(json.dumps(found.to_json()))["rows"][0]["coefficients"] == {"F0": 0.03}
 
 
+def test_columns_that_hold_nothing_are_left_out() -> None:
+    teacher, network = LinearTeacher(4, steps=10), rs.PlasticNetwork([4, 4], output="linear")
+    found = rs.evaluate({"one": rs.Rule(POOL, {"F0": 0.03})}, network=network, tasks=teacher)
+    heading, _, row = found.table().splitlines()
+    assert heading.split() == ["median", "loss", "98%", "interval", "diverged"]
+    assert row.startswith("one  ")
+    assert row.endswith("  0/200")
+    [told] = found.to_json()["rows"]
+    assert told["accuracy"] is None  # as before
+
+
 @pytest.mark.parametrize(
     ("vary", "told"),
     [
@@ -245,6 +256,30 @@ def test_what_no_machine_holds_is_told_at_once(
     network = rs.PlasticNetwork([4, 9, 8, 4], output="linear")
     with pytest.raises(ConfigError, match=f"^vary {vary}: {told}"):
         rs.evaluate({"one": rule}, network=network, tasks=teacher, vary=[vary], lifetimes=60)
+
+
+def test_layers_that_take_long_to_prepare_are_told_of_before_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rs.Rule(POOL, {"F0": 0.03}).save(tmp_path / "a.json")
+    told: list[str] = []
+
+    def late(*_: object) -> None:
+        told.extend(capsys.readouterr())
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("rulesearch.search.evaluate_command.evidence", late)
+    command = ["rulesearch", "evaluate", str(tmp_path / "a.json"), "--tasks", "digits"]
+    command += ["--lifetimes", "1", "--rules", "backprop", "--vary", "depth=9,20000"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        cli.main()
+    out, err = told
+    assert "1 lifetimes of 250 steps" in out
+    assert err == (
+        "depth=20000: 20,001 layers take 10 seconds or more to prepare for each rule, before "
+        "its first lifetime; fewer layers take less, in proportion\n"
+    )
 
 
 def test_tables_that_cannot_be() -> None:

@@ -107,7 +107,8 @@ def test_a_process_is_killed(victim: int, tiny: Path, whole: Path, tmp_path: Pat
 
 
 def test_a_refusal_is_everyones(tiny: Path, whole: Path, tmp_path: Path) -> None:
-    for process in started(tmp_path, 2, "search", tiny, "--out", whole):
+    unread = ("--set", "tasks.data=nowhere")  # the folder is refused before data is looked for
+    for process in started(tmp_path, 2, "search", tiny, *unread, "--out", whole):
         status, _, err = process.wait()
         assert status == 2
         assert err.count("\n") == 1

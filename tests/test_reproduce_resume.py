@@ -182,13 +182,15 @@ def test_a_folder_is_refused_before_data_is_loaded(
 
 def test_the_default_folder_is_its_own_or_free(tmp_path: Path) -> None:
     plan, other = tiny(rows=("oml-3",)), tiny("updates=6", rows=("oml-3",))
-    first = run_folder(plan, tmp_path)
-    assert first == tmp_path / "flp-table1-small"
-    reproduce(plan, first)
-    assert run_folder(plan, tmp_path) == first
-    assert run_folder(other, tmp_path) == tmp_path / "flp-table1-small-2"
-    run_folder(other, tmp_path).mkdir()
-    assert run_folder(other, tmp_path) == tmp_path / "flp-table1-small-3"
+    with run_folder(plan, tmp_path) as first:
+        assert first == tmp_path / "flp-table1-small"
+        reproduce(plan, first)
+    with run_folder(plan, tmp_path) as again:
+        assert again == first
+    with run_folder(other, tmp_path) as second, run_folder(other, tmp_path) as third:
+        assert second == tmp_path / "flp-table1-small-2"
+        assert third == tmp_path / "flp-table1-small-3"  # of two begun at the same moment
+    assert list(tmp_path.iterdir()) == [first]  # nothing is left of those that came to nothing
 
 
 def test_damaged_configurations(whole: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -93,6 +95,34 @@ def test_a_run_folder_is_found_where_none_is_named(
     monkeypatch.chdir(tmp_path)
     runs = [str(tiny_search(None, episodes=1, refit_episodes=0).path) for _ in range(2)]  # type: ignore[arg-type]
     assert runs == ["runs/search", "runs/search-2"]
+
+
+def test_searches_begun_at_the_same_moment_take_a_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = Barrier(2)
+
+    def begun(experiment: object, run: Path, sinks: object) -> Path:
+        chosen.wait(60)  # both know their folder, and neither has written to it
+        with RunFolder.create(run, "", {}):
+            return run
+
+    monkeypatch.setattr("rulesearch.search.api.start_search", begun)
+    with ThreadPoolExecutor(2) as threads:
+        runs = list(threads.map(tiny_search, [None, None]))
+    assert sorted(map(str, runs)) == ["runs/search", "runs/search-2"]
+
+
+def test_a_search_that_does_not_begin_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="device cuda:99"):
+        tiny_search(None, device="cuda:99")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="name it, as out='runs/search'"):
+        tiny_search(None, resume=True)  # type: ignore[arg-type]
+    assert not list(Path("runs").glob("*"))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,12 @@ def tape_of(network: PlasticNetwork, *rules: str, **form: bool) -> Tape:
     return build_tape(network, PlasticityLearner(network, terms(*rules)).program, Form(**form))
 
 
+def test_a_tape_is_made_once() -> None:
+    network = PlasticNetwork([4, 3, 2])
+    program = PlasticityLearner(network, terms(*OJA)).program
+    assert build_tape(network, program) is build_tape(network, program, Form())
+
+
 def kind(op: Any) -> str:
     return KINDS[op["kind"]]
 

@@ -12,6 +12,7 @@ from rulesearch.compile.native import Examples
 from rulesearch.errors import LearnerError
 from rulesearch.networks import PlasticNetwork
 from rulesearch.networks.fit import as_classes
+from rulesearch.torch_arguments import check_dense
 
 __all__ = ["Indexed", "as_examples", "check_examples"]
 
@@ -41,7 +42,7 @@ class Indexed:
 
     def __post_init__(self) -> None:
         for name in ("table", "index"):
-            check_kind(name, getattr(self, name), Tensor, "a torch tensor", LearnerError)
+            check_dense(name, getattr(self, name))
         if self.table.ndim != 2 or not self.table.is_floating_point() or not self.table.numel():
             raise LearnerError(
                 f"the table has shape {tuple(self.table.shape)} and type {self.table.dtype}; "
@@ -111,7 +112,9 @@ def check_examples(
         If they fit neither the network nor one another.
     """
     check_kind("x", x, (Tensor, Indexed), "a torch tensor or Indexed", LearnerError)
-    check_kind("label", label, Tensor, "a torch tensor", LearnerError)
+    if isinstance(x, Tensor):
+        check_dense("x", x)
+    check_dense("label", label)
     n_in, n_out, lifetimes = network.sizes[0], network.sizes[-1], like.shape[0]
     if x.dtype != like.dtype or x.device != like.device:
         raise LearnerError(

@@ -25,7 +25,7 @@ from rulesearch.learners.tape import Form, build_tape, not_fusible
 from rulesearch.learners.unrolled import live_unrolled
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.rules import Rule
-from rulesearch.torch_arguments import check_floating, device_named
+from rulesearch.torch_arguments import check_dense, check_floating, device_named
 
 __all__ = ["PlasticityLearner"]
 
@@ -162,13 +162,21 @@ class PlasticityLearner:
             How many; ignored where a sequence of generators is given, one a lifetime.
         generator : torch.Generator or sequence of torch.Generator, optional
             By default a new one with seed 0.
+
+        Raises
+        ------
+        ConfigError
+            If an argument is of another kind, or the machine cannot hold so many.
         """
         if generator is None:
             generator = torch.Generator().manual_seed(0)
         kinds = (torch.Generator, Sequence)
         check_kind("generator", generator, kinds, "a torch.Generator, or a list of them")
         if isinstance(generator, torch.Generator):
-            generator = [generator] * whole("lifetimes", lifetimes, least=1)
+            check_floating(dtype)
+            lifetimes = whole("lifetimes", lifetimes, least=1)
+            self.network.check_room(lifetimes, dtype)  # before so many are even written out
+            generator = [generator] * lifetimes
         return self.network.init(generator, dtype, device)
 
     def live(
@@ -322,7 +330,7 @@ class PlasticityLearner:
             if self.rule is None:
                 raise LearnerError("a pool has no coefficients of its own: give theta")
             theta = torch.tensor(self.rule.theta, dtype=like.dtype, device=like.device)
-        check_kind("theta", theta, Tensor, "a torch tensor", LearnerError)
+        check_dense("theta", theta)
         expected = [(self.n_terms,), (state.lifetimes, self.n_terms)]
         if tuple(theta.shape) not in expected:
             raise LearnerError(

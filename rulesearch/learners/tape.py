@@ -53,10 +53,14 @@ class Form:
     input_gradient: bool = False
 
 
-@lru_cache(maxsize=64)
 def build_tape(network: PlasticNetwork, program: Program, form: Form | None = None) -> Tape:
-    """Lay out forward pass, feedback and updates of all connections (Eqs. 1 to 5)."""
-    return _Step(network, program, form or Form()).tape()
+    """Lay out forward pass, feedback and updates of all connections (Eqs. 1 to 5), once."""
+    return _built(network, program, form or Form())
+
+
+@lru_cache(maxsize=64)
+def _built(network: PlasticNetwork, program: Program, form: Form) -> Tape:
+    return _Step(network, program, form).tape()
 
 
 class _Step:

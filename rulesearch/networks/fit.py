@@ -10,6 +10,7 @@ from torch import Tensor
 from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
 from rulesearch.networks.state import NetworkState
+from rulesearch.torch_arguments import check_dense
 
 __all__ = ["Shapes", "as_classes", "check_parts", "check_state"]
 
@@ -26,7 +27,7 @@ def check_state(state: NetworkState, shapes: Shapes) -> None:
     for name, tensors in state.parts():
         check_kind(f"state.{name}", tensors, Sequence, "a list of tensors", LearnerError)
         for k, tensor in enumerate(tensors):
-            check_kind(f"state.{name}[{k}]", tensor, Tensor, "a torch tensor", LearnerError)
+            check_dense(f"state.{name}[{k}]", tensor)
     check_parts(state, shapes)
 
 
@@ -48,7 +49,9 @@ def check_parts(state: NetworkState, parts: Shapes) -> None:
 
 
 def as_classes(label: Tensor, n_out: int) -> Tensor:
-    """Return integer labels as int64; raise LearnerError where one is outside the output."""
+    """Return integer labels as int64; raise LearnerError where one is none, or is outside."""
+    if label.is_complex():
+        raise LearnerError(f"label is {label.dtype}; give classes as torch.int64, or real targets")
     if label.numel():
         low, high = (int(bound) for bound in torch.aminmax(label))
         if low < 0 or high >= n_out:
@@ -57,6 +60,9 @@ def as_classes(label: Tensor, n_out: int) -> Tensor:
 
 
 def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    check_dense(name, tensor)
+    if not tensor.is_floating_point():
+        raise LearnerError(f"{name} is {tensor.dtype}; give torch.float32 or torch.float64")
     if tuple(tensor.shape) != shape:
         raise LearnerError(f"{name} has shape {tuple(tensor.shape)}, the network needs {shape}")
     if tensor.dtype != like.dtype or tensor.device != like.device:

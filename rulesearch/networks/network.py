@@ -18,12 +18,13 @@ from torch.nn import functional
 
 from rulesearch.arguments import check_choice, check_kind, real, whole
 from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.machine import check_memory
 from rulesearch.networks.activations import ACTIVATIONS, Activation
 from rulesearch.networks.drawing import INITIALISATIONS, draw_into
 from rulesearch.networks.fit import Shapes, as_classes, check_parts, check_state
 from rulesearch.networks.learnt_feedback import LearntFeedback
 from rulesearch.networks.state import NetworkState
-from rulesearch.torch_arguments import check_floating, check_generators, device_at_hand
+from rulesearch.torch_arguments import check_dense, check_floating, check_generators, device_at_hand
 
 __all__ = ["FEEDBACKS", "PlasticNetwork"]
 
@@ -191,17 +192,18 @@ class PlasticNetwork:
         Raises
         ------
         ConfigError
-            If these are none, or there is no such type or device.
+            If these are none, there is no such type or device, or the machine cannot hold them.
         """
         check_generators(generators, "network")
         check_floating(dtype)
         device = device_at_hand(device)
+        self.check_room(len(generators), dtype)
         lists: list[list[Tensor]] = []
         for shapes, rule, inwards in (
             (self.connections, self.weight_init, 1),
             (self.feedback_shapes, self.feedback_init, 0),
         ):
-            stacks = self._room(len(generators), shapes, dtype)
+            stacks = [torch.empty(len(generators), *shape, dtype=dtype) for shape in shapes]
             draw_into(stacks, rule, inwards, generators)
             lists.append([stack.to(device) for stack in stacks])
 
@@ -218,18 +220,12 @@ class PlasticNetwork:
             mixing=[units(0.5) for _ in zeros] if self.learns_feedback else [],
         )
 
-    def _room(
-        self, networks: int, shapes: Sequence[tuple[int, int]], dtype: torch.dtype
-    ) -> list[Tensor]:
-        """Memory for the weights of networks, one tensor a connection."""
-        try:
-            return [torch.empty(networks, *shape, dtype=dtype) for shape in shapes]
-        except (RuntimeError, TypeError):  # torch says no more, in several lines; or its int ends
-            size = networks * sum(map(math.prod, shapes)) * dtype.itemsize / 1e9
-            raise LearnerError(
-                f"{networks} networks of {' x '.join(map(str, self.sizes))} units do not fit into "
-                f"memory, {size:.3g} GB for W or B alone; choose narrower layers"
-            ) from None
+    def check_room(self, networks: int, dtype: torch.dtype = torch.float32) -> None:
+        """Raise ConfigError where W and B of so many take more memory than the machine has."""
+        numbers = sum(map(math.prod, (*self.connections, *self.feedback_shapes)))
+        units = " x ".join(map(str, self.sizes))
+        what = f"W and B of {networks:,} networks of {units} units"
+        check_memory(what, networks * numbers * dtype.itemsize)
 
     def check(self, state: NetworkState) -> None:
         """Raise LearnerError where shapes are not the network's, types differ, or a rate is none.
@@ -284,7 +280,7 @@ class PlasticNetwork:
 
     def _check_input(self, state: NetworkState, x: Tensor) -> None:
         check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
-        check_kind("x", x, Tensor, "a torch tensor", LearnerError)
+        check_dense("x", x)
         check_parts(state, {name: self._shapes[name] for name in ("W", "bias")})
         like, n_in = state.W[0], self.sizes[0]
         if x.dtype != like.dtype or x.device != like.device:
@@ -299,7 +295,7 @@ class PlasticNetwork:
 
     def target(self, label: Tensor, dtype: torch.dtype) -> Tensor:
         """Integer labels as one-hot vectors; floating-point targets as they are."""
-        check_kind("label", label, Tensor, "a torch tensor", LearnerError)
+        check_dense("label", label)
         if label.is_floating_point():
             return label.to(dtype)
         return functional.one_hot(as_classes(label, self.sizes[-1]), self.sizes[-1]).to(dtype)
@@ -317,8 +313,8 @@ class PlasticNetwork:
         -------
         Tensor (lifetimes,)
         """
-        check_kind("output", output, Tensor, "a torch tensor", LearnerError)
-        check_kind("label", label, Tensor, "a torch tensor", LearnerError)
+        check_dense("output", output)
+        check_dense("label", label)
         examples = output.shape if label.is_floating_point() else output.shape[:-1]
         if label.shape != examples:
             raise LearnerError(

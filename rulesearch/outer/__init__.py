@@ -2,6 +2,7 @@
 
 from rulesearch.outer.curriculum import Stage
 from rulesearch.outer.flp import FLPSettings, flp_model
+from rulesearch.outer.flp_files import load_flp, save_flp
 from rulesearch.outer.flp_presets import MINI_IMAGENET, OMNIGLOT, PRESETS, SINES
 from rulesearch.outer.meta_gradient import Evaluation, MetaGradient, Unrolled, evaluate
 from rulesearch.outer.meta_model import LifeOutcome, MetaModel
@@ -33,5 +34,7 @@ __all__ = [
     "Unrolled",
     "evaluate",
     "flp_model",
+    "load_flp",
+    "save_flp",
     "term_scales",
 ]

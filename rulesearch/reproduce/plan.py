@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from rulesearch import __version__
 from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError, Place, RunError, did_you_mean
-from rulesearch.files import numbered, read_manifest
+from rulesearch.files import claimed, numbered, read_manifest
 from rulesearch.grammar.reader import Document, read_document
 from rulesearch.grammar.validation import validate
 from rulesearch.grammar.writer import yaml_text
@@ -207,10 +208,13 @@ def is_reproduction(run: Path) -> bool:
     return isinstance(manifest, dict) and "reproduction" in manifest
 
 
-def run_folder(plan: Plan, under: Path = Path("runs")) -> Path:
-    """Return the first of ``NAME-SCALE``, ``NAME-SCALE-2``, ... that is this plan's or free."""
+def run_folder(plan: Plan, under: Path = Path("runs")) -> AbstractContextManager[Path]:
+    """Open the first of ``NAME-SCALE``, ``NAME-SCALE-2``, ... that is this plan's, or a new one.
+
+    A new one is nobody else's, and is removed again if nothing came to be in it.
+    """
     name = f"{plan.reproduction.name}-{plan.scale}"
-    return next(path for path in numbered(name, under) if not path.exists() or _is_of(path, plan))
+    return claimed(numbered(name, under), lambda path: _is_of(path, plan))
 
 
 def _is_of(run: Path, plan: Plan) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rulesearch.arguments import check_kind, check_path, naming, whole
 from rulesearch.errors import ConfigError, RunError
-from rulesearch.files import numbered
+from rulesearch.files import claimed, numbered
 from rulesearch.grammar import TermPool
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer import Penalty
@@ -30,7 +30,9 @@ from rulesearch.search.settings import settings_from
 from rulesearch.tasks import TaskFamily
 from rulesearch.tasks.family import check_family
 
-__all__ = ["evaluate", "free_folder", "load_run", "search"]
+__all__ = ["RUNS", "evaluate", "load_run", "search"]
+
+RUNS = Path("runs")  # where folders are that nobody named
 
 
 def search(
@@ -95,7 +97,12 @@ def search(
             raise ConfigError(f"sinks[{i}] should be a function that takes an event, not {sink!r}")
     chosen = settings_from(penalty, lams, episodes=episodes, seeds=seeds, **settings)
     experiment = Experiment(pool, network, tasks, chosen, name, device=device or "cpu")
-    run = Path(out or free_folder(name))
+    if resume and out is None:
+        raise ConfigError("resume=True goes on with a run: name it, as out='runs/search'")
+    if out is None:
+        with claimed(numbered(name, RUNS)) as run:
+            return start_search(experiment, run, sinks)
+    run = Path(out)
     if resume:
         return resume_search(run, sinks, experiment, device=device)
     if (run / "manifest.json").is_file():
@@ -177,11 +184,6 @@ def evaluate(
     with naming("baseline"):
         baseline = baseline_among(found, baseline)
     return evidence(found, [*own, *varied], lifetimes, seed, baseline, device=device)
-
-
-def free_folder(name: str) -> Path:
-    """Return the first of ``runs/name``, ``runs/name-2``, ... that does not exist."""
-    return next(path for path in numbered(name, Path("runs")) if not path.exists())
 
 
 def load_run(path: str | Path) -> Result:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from rulesearch.errors import INTERRUPTED
-from rulesearch.files import read_manifest
+from rulesearch.files import claimed, numbered, read_manifest
 from rulesearch.outer.fit import usable_device
 from rulesearch.report.configuration import check_configuration, resuming
 from rulesearch.report.follow import follow
 from rulesearch.report.progress import TerminalProgress
 from rulesearch.report.result import Result
 from rulesearch.report.tensorboard import TensorBoard
-from rulesearch.search.api import free_folder
+from rulesearch.search.api import RUNS
 from rulesearch.search.config import experiment_from, placed, read_config
 from rulesearch.search.events import EventSink
+from rulesearch.search.folder import check_free
 from rulesearch.search.ranks import Ranks, joined
 from rulesearch.search.run import resume_search, start_search
 
@@ -36,42 +39,46 @@ def run_search(
 ) -> int:
     """Run a search in a new folder, and print its table; returns the exit status."""
     document = read_config(config, overrides)
-    experiment = experiment_from(document, config.parent, config.stem)
-    if device is None:
-        with placed(document, "device"):
-            usable_device(experiment.device)
-    experiment = replace(experiment, device=device or experiment.device)
-    run = out or free_folder(experiment.name)
+    with joined() as ranks:
+        if out is not None:
+            ranks.check(partial(check_free, out))  # before data is read
+        experiment = experiment_from(document, config.parent, config.stem)
+        if device is None:
+            with placed(document, "device"):
+                usable_device(experiment.device)
+        experiment = replace(experiment, device=device or experiment.device)
+        with _folder(out, experiment.name, ranks) as run:
+            search = partial(start_search, experiment, run, ranks=ranks)
+            return _watched(run, tensorboard, search, ranks)
 
-    def search(sinks: Sequence[EventSink], ranks: Ranks) -> Result:
-        return start_search(experiment, run, sinks, ranks)
 
-    return _watched(run, tensorboard, search)
+def _folder(out: Path | None, name: str, ranks: Ranks) -> AbstractContextManager[Path]:
+    """The folder that is named or, in the process that writes it, one of its own."""
+    if out is None and not ranks.rank:
+        return claimed(numbered(name, RUNS))
+    return nullcontext(out or RUNS / name)
 
 
 def run_resume(run: Path, tensorboard: bool, device: str | None) -> int:
     """Continue a search, and print its table; returns the exit status."""
-
-    def search(sinks: Sequence[EventSink], ranks: Ranks) -> Result:
-        return resume_search(run, sinks, None, ranks, device=device)
-
-    return _watched(run, tensorboard, search)
+    with joined() as ranks:
+        search = partial(resume_search, run, ranks=ranks, device=device)
+        return _watched(run, tensorboard, search, ranks)
 
 
 def _watched(
-    run: Path, tensorboard: bool, search: Callable[[Sequence[EventSink], Ranks], Result]
+    run: Path, tensorboard: bool, search: Callable[[Sequence[EventSink]], Result], ranks: Ranks
 ) -> int:
     """Run with progress; of several processes the first alone shows and prints anything."""
-    with joined() as ranks:
-        try:
-            if ranks.rank:
-                search((), ranks)
-                return 0
-            boards: list[EventSink] = [TensorBoard(run / "tensorboard")] if tensorboard else []
-            with TerminalProgress() as progress:
-                result = search([progress, *boards], ranks)
-        except KeyboardInterrupt:
-            return INTERRUPTED if ranks.rank else interrupted(run)
+    try:
+        if ranks.rank:
+            search(())
+            return 0
+        boards: list[EventSink] = [TensorBoard(run / "tensorboard")] if tensorboard else []
+        with TerminalProgress() as progress:
+            result = search([progress, *boards])
+    except KeyboardInterrupt:
+        return INTERRUPTED if ranks.rank else interrupted(run)
     _print_table(result)
     return 0
 

@@ -23,6 +23,9 @@ from rulesearch.search.evidence import Contender, baseline_among, contender_name
 
 __all__ = ["run_evaluate"]
 
+PREPARING = 0.0005  # seconds a layer and rule, at the least; 0.0004 to 0.0013 were measured
+PATIENCE = 10  # seconds that need no word
+
 
 def run_evaluate(
     targets: Sequence[Path],
@@ -61,7 +64,11 @@ def run_evaluate(
     with naming("--baseline"):
         baseline = baseline_among(list(found.values()), baseline)
     if not as_json:
-        print(f"{tasks!r}: {lifetimes} lifetimes of {tasks.steps} steps, {list(network.sizes)}")
+        print(
+            f"{tasks!r}: {lifetimes} lifetimes of {tasks.steps} steps, {list(network.sizes)}",
+            flush=True,
+        )
+    _tell_of_layers(where, len(found))
     told = evidence(list(found.values()), where, lifetimes, seed, baseline, _tracked, device)
     print(json.dumps(told.to_json(), indent=1) if as_json else told.table())
 
@@ -73,6 +80,20 @@ def _name(target: Path, targets: Sequence[Path]) -> str:
     short = [path.stem if path.is_file() else path.resolve().name for path in targets]
     own = short[targets.index(target)]
     return own if short.count(own) == 1 else str(target)
+
+
+def _tell_of_layers(where: Sequence[Condition], rules: int) -> None:
+    """Say at once which networks have so many layers that they take long to prepare."""
+    for condition in where:
+        layers = len(condition.network.connections)
+        seconds = layers * PREPARING
+        if seconds * rules > PATIENCE:
+            took = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+            print(
+                f"{condition.name}: {layers:,} layers take {took} or more to prepare for each "
+                "rule, before its first lifetime; fewer layers take less, in proportion",
+                file=sys.stderr,
+            )
 
 
 def _tracked(where: Sequence[Condition]) -> Iterable[Condition]:

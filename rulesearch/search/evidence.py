@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ LEVEL = 0.98
 TUNING_STREAM, TUNING = 5, 50  # random stream, and lifetimes for each rate
 RATES = tuple(float(10.0**power) for power in np.arange(-4.0, 0.0, 0.5))
 ALIGNMENT = "feedback alignment"
+NOTHING = "-"  # where there is no figure
 BASELINES = ("backprop", ALIGNMENT)
 
 
@@ -186,7 +188,11 @@ class Evidence:
         return self.table()
 
     def table(self) -> str:
-        """Lay it out as plain text; the condition is left out where there is one alone."""
+        """Lay it out as plain text.
+
+        The condition is left out where there is one alone, and so is a column that holds nothing,
+        as the accuracy where targets are no labels.
+        """
         interval = f"{LEVEL:.0%} interval"
         heading = ["condition", "", "accuracy", interval, "median loss", interval, "diverged"]
         if self.baseline is not None:
@@ -196,17 +202,21 @@ class Evidence:
             p = "" if row.p is None else f"{row.p:.2g}"
             shown = "" if row.condition == last else row.condition
             figures = [*_figures(row.accuracy), *_figures(row.loss)]
-            told = [shown, row.rule, *figures, f"{row.diverged}/{row.lifetimes}", p]
-            cells.append(told[: len(heading)])
+            line = [shown, row.rule, *figures, f"{row.diverged}/{row.lifetimes}", p]
+            cells.append(line[: len(heading)])
             last = row.condition
         if len({row.condition for row in self.rows}) == 1:
             cells = [row[1:] for row in cells]
-        return grid(cells)
+        told = [
+            any(cell not in ("", NOTHING) for cell in column[1:])
+            for column in zip(*cells, strict=True)
+        ]
+        return grid([list(compress(row, told)) for row in cells])
 
 
 def _figures(interval: list[float] | None) -> list[str]:
     if interval is None:
-        return ["-", "-"]
+        return [NOTHING, NOTHING]
     centre, low, high = interval
     return [f"{centre:.3f}", f"{low:.3f} to {high:.3f}"]
 

@@ -72,6 +72,21 @@ class Ranks:
         parts = whole.split([part.shape[1] for part in mine], 1)
         return [one.to(part.dtype) for one, part in zip(parts, mine, strict=True)]
 
+    def check(self, checked: Callable[[], None]) -> None:
+        """Check something in the first process alone; what it refuses, all refuse.
+
+        Raises
+        ------
+        RunError
+            If the first process refuses it, or another process is gone.
+        """
+        if self.rank:
+            self._heard()
+            return
+        with self._refusing():
+            checked()
+        self._told(b"nothing is in the way")
+
     @contextmanager
     def folder(self, opened: Callable[[], RunFolder]) -> Iterator[RunFolder]:
         """Open the run folder in the first process, and a copy of it that is not kept in others.
@@ -83,22 +98,32 @@ class Ranks:
         """
         if self.rank:
             with TemporaryDirectory(prefix="rulesearch-") as copy:
-                content = self._told(b"")
-                if not content:
-                    raise RunError(f"process {self.rank}: the first process refused the run")
-                with tarfile.open(fileobj=io.BytesIO(content)) as files:
+                with tarfile.open(fileobj=io.BytesIO(self._heard())) as files:
                     files.extractall(copy, filter="data")
                 with RunFolder.open(copy) as folder:
                     yield folder
             return
-        try:
+        with self._refusing():
             folder = opened()
-        except RuleSearchError:
-            self._told(b"")
-            raise
         with folder:
             self._told(_packed(folder.path) if self.size > 1 else b"")
             yield folder
+
+    def _heard(self) -> bytes:
+        """What the first process says, which is nothing where it refuses."""
+        content = self._told(b"")
+        if not content:
+            raise RunError(f"process {self.rank}: the first process refused the run")
+        return content
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Tell the others what the first process refuses."""
+        try:
+            yield
+        except RuleSearchError:
+            self._told(b"")
+            raise
 
     def _told(self, content: bytes) -> bytes:
         """What the first process says to all."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from rulesearch.arguments import check_kind
 from rulesearch.errors import DataError
 from rulesearch.learners import Indexed
+from rulesearch.torch_arguments import check_dense
 
 __all__ = ["IMAGENET", "ImageData", "Normalisation", "TaskBatch", "TaskFamily"]
 
@@ -39,7 +40,7 @@ class TaskBatch:
     Raises
     ------
     DataError
-        If one of them is no tensor.
+        If one of them is no tensor, or a sparse one.
     """
 
     x: Tensor | Indexed
@@ -49,8 +50,9 @@ class TaskBatch:
 
     def __post_init__(self) -> None:
         check_kind("x", self.x, (Tensor, Indexed), "a torch tensor or Indexed", DataError)
-        for name in ("label", "x_query", "label_query"):
-            check_kind(name, getattr(self, name), Tensor, "a torch tensor", DataError)
+        for name in ("x", "label", "x_query", "label_query"):
+            if not isinstance(getattr(self, name), Indexed):
+                check_dense(name, getattr(self, name), DataError)
 
     def to(self, device: torch.device | str) -> TaskBatch:
         """Return the same lifetimes on a device."""

@@ -16,7 +16,7 @@ from rulesearch.named import Named
 from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.bilevel.given import check_named, check_sources
 from rulesearch.outer.bilevel.losses import LossProblem
-from rulesearch.outer.bilevel.networks import Source
+from rulesearch.outer.bilevel.networks import Source, seen
 
 __all__ = ["Classifier", "CrossEntropy", "accuracy", "classifier_problem", "fast_and_slow"]
 
@@ -42,7 +42,7 @@ class CrossEntropy:
 
     def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
         """Return the loss of a step's examples, ``(problems,)``."""
-        x, label = self.source(step)
+        x, label = seen(self.source, step, next(iter(phi.values())))
         logits = self.network({**theta, **phi}, x)
         loss = functional.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
         return loss.reshape(label.shape).mean(1)
@@ -113,7 +113,7 @@ def accuracy(
     check_kind("network", network, Classifier, CLASSIFIER)
     check_named("weights", weights)
     check_sources(source=source, **({} if reference is None else {"reference": reference}))
-    x, label = source(None)
+    x, label = seen(source, None, next(iter(weights.values())))
     if reference is None:
         return share_right(network(weights, x), label, *weights.values())
     shown = reference(None).x

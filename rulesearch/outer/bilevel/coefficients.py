@@ -105,10 +105,10 @@ class CoefficientProblem:
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """The negative of what the rule wants, differentiable in theta."""
         state = self._state(phi)
-        found = wanted(self._learner, state, theta[THETA], self.learn(step))
+        found = wanted(self._learner, state, theta[THETA], self.learn, step)
         if beta:
             one = torch.full_like(theta[THETA][:, :1], beta)
-            nudge = wanted(self._nudge, state, one, self.evaluate(step))
+            nudge = wanted(self._nudge, state, one, self.evaluate, step)
             found = {name: w + nudge[name] for name, w in found.items()}
         return {name: -w for name, w in found.items()}
 

@@ -23,6 +23,7 @@ __all__ = [
     "network_loss",
     "network_problem",
     "network_state",
+    "seen",
 ]
 
 
@@ -57,6 +58,30 @@ def always(examples: Examples) -> Source:
     return lambda step: examples
 
 
+def seen(source: Source, step: int | None, weights: Tensor) -> Examples:
+    """Return the examples of a step, for lifetimes that have such weights.
+
+    Parameters
+    ----------
+    weights : Tensor (lifetimes, ...)
+
+    Raises
+    ------
+    LearnerError
+        If their first axes are other ones, as the steps that come first in a batch of tasks.
+    """
+    x, label = source(step)
+    lifetimes, axes = len(weights), tuple(x.shape[:2])
+    fits = axes[:1] in ((1,), (lifetimes,)) and tuple(label.shape[:2]) == (lifetimes, *axes[1:])
+    if x.ndim > 2 and not fits:
+        raise LearnerError(
+            f"examples: x has shape {tuple(x.shape)} and label {tuple(label.shape)}; they should "
+            f"begin with (lifetimes, examples), of {lifetimes} lifetimes; of a batch of tasks, "
+            "where steps come first, give Examples(x.transpose(0, 1), label.transpose(0, 1))"
+        )
+    return Examples(x, label)
+
+
 def forward_weights(state: NetworkState) -> dict[str, Tensor]:
     """Of networks: ``W0``, ``W1``, ..."""
     return {f"W{k}": w for k, w in enumerate(state.W)}
@@ -77,7 +102,7 @@ def network_loss(
     network: PlasticNetwork, state: NetworkState, source: Source, step: int | None = None
 ) -> Tensor:
     """Loss of networks on the examples of a step, or on all, ``(lifetimes,)``."""
-    x, label = source(step)
+    x, label = seen(source, step, state.W[0])
     return network.loss(network(state, x), label)
 
 

@@ -24,7 +24,7 @@ from rulesearch.learners import PlasticityLearner
 from rulesearch.named import Named
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.bilevel.given import check_sources
-from rulesearch.outer.bilevel.networks import Examples, Source, forward_weights, network_loss
+from rulesearch.outer.bilevel.networks import Source, forward_weights, network_loss, seen
 from rulesearch.outer.bilevel.synapse import LAMBDA, OMEGA, ComplexSynapse
 from rulesearch.rules import Rule
 
@@ -36,10 +36,14 @@ CONSOLIDATION = Term.from_text("consolidation", "Omega - W")
 
 
 def wanted(
-    learner: PlasticityLearner, state: NetworkState, theta: Tensor | None, seen: Examples
+    learner: PlasticityLearner,
+    state: NetworkState,
+    theta: Tensor | None,
+    source: Source,
+    step: int,
 ) -> dict[str, Tensor]:
-    """What plasticity on examples adds to forward weights."""
-    x, label = seen
+    """What plasticity on the examples of a step adds to forward weights."""
+    x, label = seen(source, step, state.W[0])
     moved = learner.live(state, theta, x[None], label[None])
     born = forward_weights(state)
     return {name: w - born[name] for name, w in forward_weights(moved).items()}
@@ -78,14 +82,14 @@ class RuleProblem:
         rule = self.learner.rule
         if rule is None:
             raise LearnerError("a pool has no coefficients of its own: give a rule")
-        seen = {t.name: rule.coefficients[t.name] for t in rule.terms if t.symbols & SEEN}
-        if not seen:
+        moved = {t.name: rule.coefficients[t.name] for t in rule.terms if t.symbols & SEEN}
+        if not moved:
             raise LearnerError(
                 "no term of the rule depends on examples, and nothing would be learnt from them: "
                 f"{rule}"
             )
         nudge = PlasticityLearner(
-            self.learner.network, Rule(rule.pool, seen), reduction=self.learner.reduction
+            self.learner.network, Rule(rule.pool, moved), reduction=self.learner.reduction
         )
         object.__setattr__(self, "_nudge", nudge)
 
@@ -96,9 +100,9 @@ class RuleProblem:
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """The negative of what the rule wants."""
         state = self._state(phi)
-        found = wanted(self.learner, state, None, self.learn(step))
+        found = wanted(self.learner, state, None, self.learn, step)
         if beta:
-            nudge = wanted(self._nudge, state, None, self.evaluate(step))
+            nudge = wanted(self._nudge, state, None, self.evaluate, step)
             found = {name: w + beta * nudge[name] for name, w in found.items()}
         return {name: -w for name, w in found.items()}
 

@@ -1,0 +1,80 @@
+"""A model of FLP and its settings in one file: made again as it was, or one line that says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_flp import IMAGE, SETTINGS, SINE, WIDE, images, sines
+from torch import nn
+
+import rulesearch as rs
+from rulesearch.errors import ConfigError, RunError
+from rulesearch.networks import LearntFeedback
+from rulesearch.outer import FLPSettings, flp_model, load_flp, save_flp
+
+POOL = rs.Grammar.from_yaml("flp10").enumerate()
+FOUND = rs.Rule(rs.Grammar.from_yaml("catalogue").enumerate(), {"oja_single": 0.7})
+
+
+def generators() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *SETTINGS.values(),
+        replace(SINE, rule=FOUND, feedback=LearntFeedback(pathway="layered", plastic=True)),
+        replace(SINE, rate=(0.1, 0.2, 0.3), rates=replace(SINE.rates, rate=(1e-3, 1e-4, 1e-5))),
+    ],
+    ids=[*SETTINGS, "a rule of one's own", "a rate a layer"],
+)
+def test_a_model_comes_back_with_its_settings(settings: FLPSettings, tmp_path: Path) -> None:
+    model = flp_model(settings, seeds=2, seed=5, dtype=WIDE)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)  # as if it had learnt
+    again, known = load_flp(save_flp(tmp_path / "model.safetensors", model, settings))
+    assert known == settings
+    assert again.seeds == 2
+    assert again.learner.reduction == model.learner.reduction
+    task = (images() if settings.image else sines()).sample(generators(), WIDE)
+    assert torch.equal(again(task).output, model(task).output)
+
+
+def test_candidates_come_back(tmp_path: Path) -> None:
+    model = flp_model(SINE, pool=POOL, theta=range(10))
+    again, _ = load_flp(save_flp(tmp_path / "model", model, SINE))
+    assert list(again.learner.pool) == list(POOL)
+    assert again.learner.pool.names == POOL.names
+    assert again.theta.tolist() == [[float(k) for k in range(10)]]
+
+
+def test_layers_of_ones_own_are_given_again(tmp_path: Path) -> None:
+    settings = replace(IMAGE, channels=(), strides=(), widths=(5, 6, 4))
+    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    path = save_flp(tmp_path / "model", flp_model(settings, features=own), settings)
+    for features in (None, nn.Sequential(nn.Flatten(), nn.Linear(64, 5, bias=False))):
+        with pytest.raises(ConfigError, match=r"^features: .*; give the module that flp_model was"):
+            load_flp(path, features=features)
+    blank = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    again, _ = load_flp(path, features=blank)
+    assert torch.equal(again.state_dict()["features.0.0.1.weight"], own[1].weight)
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    model = flp_model(SINE)
+    with pytest.raises(ConfigError, match=r"^settings: the model was made of others"):
+        save_flp(tmp_path / "model", model, IMAGE)
+    with pytest.raises(RunError, match="cannot be read as a model of FLP"):
+        load_flp(tmp_path / "nowhere")
+    save_file(dict(model.state_dict()), tmp_path / "weights")
+    with pytest.raises(RunError, match="weights holds no settings of FLP; write it with save_flp"):
+        load_flp(tmp_path / "weights")
+    (tmp_path / "half").write_bytes((tmp_path / "weights").read_bytes()[:900])
+    with pytest.raises(RunError, match="half cannot be read as a model of FLP"):
+        load_flp(tmp_path / "half")
