@@ -34,7 +34,7 @@ IMAGE_LINES: Mapping[str, tuple[str, str]] = {
     "Original OML (2)": (LINES[2], "solid"),
 }
 FAINT: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
-ROW = 2.15  # inches
+ROW, TALL = 2.15, 2.8  # inches
 
 
 @dataclass(frozen=True)
@@ -134,18 +134,20 @@ def image_curves(data: Mapping[str, Mapping[str, Floats]]) -> Figure:
         Percentages by condition and the network's title, at birth first.
     """
     plates = [list(data.items())[i : i + 2] for i in range(0, len(data), 2)]
-    figure = Figure(figsize=(WIDTH, ROW * len(plates)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, TALL * len(plates)), layout="constrained")
     for plate, part in zip(plates, _split(figure, len(plates)), strict=True):
-        for (title, networks), place in zip(plate, _split(part, 1, len(plate)), strict=True):
-            ax, ends = place.subplots(), []
+        axes = part.subplots(1, len(plate), sharey=True, squeeze=False)[0]
+        for (title, networks), ax in zip(plate, axes, strict=True):
+            ends = []
             for name, rows in networks.items():
-                colour, style = IMAGE_LINES[name]
-                end = _line(ax, np.arange(rows.shape[-1]), rows, colour, style=style)
-                ends.append((end, name, colour))
-            ax.set(xlim=(0, rows.shape[-1] - 1), ylim=(0, 100))
-            ax.set(xlabel="images learnt", ylabel="% error, queries of all classes")
+                x, (colour, style) = np.arange(rows.shape[-1]), IMAGE_LINES[name]
+                ends.append((_line(ax, x, rows, colour, style=style), name, colour))
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            ax.set(xlim=(0, x[-1]), xlabel="images learnt")
             ax.set_title(title)
-            label_ends(ax, ends)
+        axes[0].set_ylim(bottom=0)
+        axes[0].set_ylabel("% error, queries of all classes")
+        label_ends(ax, ends)  # only beside the last panel
     return figure
 
 
@@ -219,7 +221,7 @@ def _interference(data: Anatomy, axes: Sequence[Axes]) -> None:
         ends.append((_line(ax, x, rows, COLOURS[title]), title, COLOURS[title]))
     _logarithmic(ax, list(data.interference.values()))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.margins(x=0.0 if len(x) > 1 else 0.5)
+    ax.set_xlim((x[0], x[-1]) if len(x) > 1 else (1, 3))
     ax.set(xlabel="sines met", ylabel="squared change of outputs")
     label_ends(ax, ends)
 
