@@ -231,9 +231,13 @@ def test_figure2_leaves_out_what_is_not_known() -> None:
 
 def test_two_sines_have_one_interference() -> None:
     one = {title: rows[:, :1] for title, rows in anatomy_of(2).interference.items()}
-    _, panel, *_ = plotted(figure2(replace(anatomy_of(2), interference=one)))
+    figure = figure2(replace(anatomy_of(2), interference=one))
+    _, panel, *_ = plotted(figure)
     for line, rows in zip(panel, one.values(), strict=True):
         np.testing.assert_allclose(line, rows.mean(0))
+    points = [line for line in figure.axes[1].lines if line.get_xdata()[0] == 2]
+    assert len(points) == 2 * (1 + 2)  # a mean and both seeds, which no line would show
+    assert {point.get_marker() for point in points} == {"o"}
 
 
 def test_a_seed_that_is_lost_leaves_the_others() -> None:
