@@ -41,7 +41,7 @@ def _draw(measured: Mapping[str, Measured], run: Path) -> None:
 FLP_CURVES = Reproduction(
     name="flp-curves",
     title="FLP, appendix C: learning within a lifetime of images",
-    source=f"{FLP_TABLE2.source}; appendix C has no numbers",
+    source=f"{FLP_TABLE2.source}; its curves have no numbers",
     unit=FLP_TABLE2.unit,
     rows=FLP_TABLE2.rows,
     conditions=FLP_TABLE2.conditions,
