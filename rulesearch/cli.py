@@ -281,7 +281,8 @@ def reproduce(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Take networks of this run of flp-table1 (there, in flp-figure2, flp-longer).",
+            help="Take networks of this run: of flp-table1 there, in flp-figure2 and flp-longer; "
+            "of flp-table2 in flp-curves.",
         ),
     ] = None,
     out: OutOption = None,

@@ -47,6 +47,23 @@ def write_emnist(folder: Path) -> None:
     write_pair(folder / "emnist", "emnist-balanced-train", images, labels)
 
 
+def write_characters(folder: Path) -> None:
+    """Random images where Omniglot's would be, and mini-ImageNet's beside them."""
+    draw = np.random.default_rng(0)
+    classes = {
+        "omniglot/images_background": 6, "omniglot/images_evaluation": 4,
+        "mini/train": 5, "mini/test": 4,
+    }  # fmt: skip
+    for split, count in classes.items():
+        for k in range(count):
+            place = folder / split / f"class{k}"
+            place.mkdir(parents=True)
+            for n in range(5):
+                shape = (12, 12, 3) if "mini" in split else (12, 12)
+                pixels = draw.integers(256, size=shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{n}.png")
+
+
 def picture(
     value: int | NDArray[Any], mode: str = "L", format: str = "PNG", size: int = 4
 ) -> bytes:

@@ -216,6 +216,7 @@ def test_a_model_that_was_kept_goes_on_on_the_page_on_flp(
     assert found["output"].shape == (2, 10 * 32, 1)
     assert found["disturbed"].shape == (2, 1, 9)
     assert found["at_birth"].shape == (2, 1)
+    assert found["curve"].shape == (2, 1, 11)
     assert found["updates"].alignment.shape == found["updates"].magnitude.shape == (2, 1, 10, 1)
 
 

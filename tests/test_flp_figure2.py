@@ -17,8 +17,7 @@ from torch import Tensor
 from rulesearch.errors import ConfigError
 from rulesearch.outer import MetaModel, flp_model
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
-from rulesearch.reproduce import flp_figure2
-from rulesearch.reproduce.figures import plain
+from rulesearch.reproduce.figures import plain, seed_means
 from rulesearch.reproduce.flp import lifetime_errors, restored
 from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
 from rulesearch.reproduce.flp_table1 import SineSettings, sine_network, sine_tasks
@@ -177,7 +176,7 @@ def test_lifetimes_that_diverged_are_left_out() -> None:
     rows = torch.arange(12, dtype=torch.float64).reshape(2, 3, 2)
     error = torch.tensor([[1.0, np.inf, 3.0], [np.nan, np.nan, np.nan]], dtype=torch.float64)
     measured = {"flp-2-iid": {"error": error, "online": rows}}
-    means = flp_figure2._means(measured, "online", "iid", ["flp-2", "flp-3"])
+    means = seed_means(measured, "online", "iid", ["flp-2", "flp-3"])
     np.testing.assert_array_equal(means["flp-2"], [[2.0, 3.0], [np.nan, np.nan]])
     assert set(means) == {"flp-2"}
     assert plain(means) == {"flp-2": [[2.0, 3.0], [None, None]]}
@@ -232,9 +231,13 @@ def test_figure2_leaves_out_what_is_not_known() -> None:
 
 def test_two_sines_have_one_interference() -> None:
     one = {title: rows[:, :1] for title, rows in anatomy_of(2).interference.items()}
-    _, panel, *_ = plotted(figure2(replace(anatomy_of(2), interference=one)))
+    figure = figure2(replace(anatomy_of(2), interference=one))
+    _, panel, *_ = plotted(figure)
     for line, rows in zip(panel, one.values(), strict=True):
         np.testing.assert_allclose(line, rows.mean(0))
+    points = [line for line in figure.axes[1].lines if line.get_xdata()[0] == 2]
+    assert len(points) == 2 * (1 + 2)  # a mean and both seeds, which no line would show
+    assert {point.get_marker() for point in points} == {"o"}
 
 
 def test_a_seed_that_is_lost_leaves_the_others() -> None:

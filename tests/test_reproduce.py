@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
+from small_data import write_characters
 from tiny_reproduction import ROWS, tiny, whole_run
 
 from rulesearch.errors import ConfigError, DataError, RuleSearchError
@@ -28,12 +28,12 @@ from rulesearch.reproduce import (
     make_plan,
     reproduce,
 )
-from rulesearch.reproduce.flp import restored
+from rulesearch.reproduce.flp import new_lives, restored
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
 from rulesearch.reproduce.tables import latex, markdown
 
 IMAGES = (  # data that may not be at hand
-    "flp-table2", "flp-rules-omniglot", "cml-table1", "cml-table2", "cml-table3",
+    "flp-table2", "flp-curves", "flp-rules-omniglot", "cml-table1", "cml-table2", "cml-table3",
     "cml-rules",
 )  # fmt: skip
 SINES = tuple(name for name in REPRODUCTIONS if name not in IMAGES)
@@ -249,19 +249,7 @@ def test_figures_are_drawn_at_the_end(tmp_path: Path) -> None:
 @pytest.fixture
 def characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Random images where Omniglot's would be, and mini-ImageNet's beside them."""
-    draw = np.random.default_rng(0)
-    folders = {
-        "omniglot/images_background": 6, "omniglot/images_evaluation": 4,
-        "mini/train": 5, "mini/test": 4,
-    }  # fmt: skip
-    for folder, classes in folders.items():
-        for k in range(classes):
-            place = tmp_path / "data" / folder / f"class{k}"
-            place.mkdir(parents=True)
-            for n in range(5):
-                shape = (12, 12, 3) if "mini" in folder else (12, 12)
-                pixels = draw.integers(256, size=shape, dtype=np.uint8)
-                Image.fromarray(pixels).save(place / f"{n}.png")
+    write_characters(tmp_path / "data")
     monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
 
@@ -296,8 +284,8 @@ def test_test_lifetimes_are_of_classes_never_met(
     """Here Omniglot has 6 classes of 5 images to train on, mini-ImageNet 5; both 4 for tests."""
     met: list[Any] = []
     monkeypatch.setattr(
-        "rulesearch.reproduce.flp.lifetime_errors",
-        lambda model, tasks, *rest: met.append(tasks) or torch.zeros(2, 3),
+        "rulesearch.reproduce.flp.new_lives",
+        lambda model, tasks, *rest: met.append(tasks) or new_lives(model, tasks, *rest),
     )
     plan = make_plan("flp-table2", "small", (*IMAGES, f"mini_imagenet={characters / 'mini'}"))
     for job in [job for job in plan.jobs() if job.row == "flp-2"]:

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from rulesearch.analysis import Floats
 from rulesearch.report.style import GREY, LINES, STYLE, WIDTH, label_ends, layer_colours
 
-__all__ = ["Anatomy", "InnerCurves", "figure2", "learning_curves", "longer_lives"]
+__all__ = ["Anatomy", "InnerCurves", "figure2", "image_curves", "learning_curves", "longer_lives"]
 
 COLOURS = {
     "Feature reuse (1)": LINES[3],
@@ -24,8 +24,17 @@ COLOURS = {
     "Gradient (3)": LINES[1],
     "Gradient (3), first order": LINES[4],
 }
+IMAGE_LINES: Mapping[str, tuple[str, str]] = {
+    "Feature reuse (1)": (LINES[3], "solid"),
+    "FLP (2)": (LINES[0], "solid"),
+    "Gradient (2)": (LINES[1], "solid"),
+    "Gradient (2), first order": (LINES[4], "solid"),
+    "Gradient (2), random": (LINES[1], "dashed"),
+    "Gradient (2), random, first order": (LINES[4], "dashed"),
+    "Original OML (2)": (LINES[2], "solid"),
+}
 FAINT: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
-ROW = 2.15  # inches
+ROW, TALL = 2.15, 2.8  # inches
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,33 @@ def learning_curves(data: Mapping[str, InnerCurves]) -> Figure:
 
 
 @rc_context(STYLE)
+def image_curves(data: Mapping[str, Mapping[str, Floats]]) -> Figure:
+    """Draw how many queries are answered wrongly within a lifetime, a panel a condition.
+
+    Parameters
+    ----------
+    data : mapping to mapping to array, (seeds, 1 + steps)
+        Percentages by condition and the network's title, at birth first.
+    """
+    plates = [list(data.items())[i : i + 2] for i in range(0, len(data), 2)]
+    figure = Figure(figsize=(WIDTH, TALL * len(plates)), layout="constrained")
+    for plate, part in zip(plates, _split(figure, len(plates)), strict=True):
+        axes = part.subplots(1, len(plate), sharey=True, squeeze=False)[0]
+        for (title, networks), ax in zip(plate, axes, strict=True):
+            ends = []
+            for name, rows in networks.items():
+                x, (colour, style) = np.arange(rows.shape[-1]), IMAGE_LINES[name]
+                ends.append((_line(ax, x, rows, colour, style=style), name, colour))
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            ax.set(xlim=(0, x[-1]), xlabel="images learnt")
+            ax.set_title(title)
+        axes[0].set_ylim(bottom=0)
+        axes[0].set_ylabel("% error, queries of all classes")
+        label_ends(ax, ends)  # only beside the last panel
+    return figure
+
+
+@rc_context(STYLE)
 def longer_lives(times: Sequence[int], lives: Mapping[str, Mapping[str, Floats]]) -> Figure:
     """Draw errors after longer lifetimes, a panel for each way of living longer.
 
@@ -185,7 +221,8 @@ def _interference(data: Anatomy, axes: Sequence[Axes]) -> None:
         ends.append((_line(ax, x, rows, COLOURS[title]), title, COLOURS[title]))
     _logarithmic(ax, list(data.interference.values()))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlim=(x[0], max(x[-1], 3)), xlabel="sines met", ylabel="squared change of outputs")
+    ax.set_xlim((x[0], x[-1]) if len(x) > 1 else (1, 3))
+    ax.set(xlabel="sines met", ylabel="squared change of outputs")
     label_ends(ax, ends)
 
 
@@ -225,13 +262,21 @@ def _letter(ax: Axes, letter: str, title: str) -> None:
 
 
 def _line(
-    ax: Axes, x: Any, rows: Floats, colour: str, width: float = 1.3, marker: str = ""
+    ax: Axes,
+    x: Any,
+    rows: Floats,
+    colour: str,
+    width: float = 1.3,
+    marker: str = "",
+    style: str = "solid",
 ) -> float:
     """Draw the mean of the seeds over each of them, faint, and return its last value."""
+    if len(x) == 1:
+        marker = "o"  # one point makes no line
     if len(rows) > 1:
-        ax.plot(x, rows.T, color=colour, marker=marker, markersize=2, **FAINT)
+        ax.plot(x, rows.T, color=colour, marker=marker, markersize=2, ls=style, **FAINT)
     mean = np.ma.masked_invalid(rows).mean(0).filled(np.nan)
-    ax.plot(x, mean, color=colour, linewidth=width, marker=marker, markersize=4, zorder=2)
+    ax.plot(x, mean, color=colour, lw=width, ls=style, marker=marker, markersize=4, zorder=2)
     return float(mean[-1])
 
 

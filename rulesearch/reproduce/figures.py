@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
+from rulesearch.analysis import Floats
 from rulesearch.files import make_folder, write_atomically
 from rulesearch.report.style import figure_bytes
+from rulesearch.reproduce.base import Measured
 
-__all__ = ["import_all", "plain", "write_figures"]
+__all__ = ["import_all", "plain", "seed_means", "write_figures"]
 
 FORMS = ("svg", "pdf")
 
@@ -40,6 +43,20 @@ def write_figures(run: Path, figures: Mapping[str, Figure], numbers: Mapping[str
     for name, figure in figures.items():
         for form in FORMS:
             write_atomically(folder / f"{name}.{form}", figure_bytes(figure, form))
+
+
+def seed_means(
+    measured: Mapping[str, Measured], quantity: str, condition: str, rows: Iterable[str]
+) -> dict[str, Floats]:
+    """Over the lifetimes of each seed that did not diverge, of the rows that were run."""
+    found = {}
+    for row in rows:
+        job = measured.get(f"{row}-{condition}")
+        if job is not None:
+            alive = [e.isfinite() for e in job["error"]]
+            means = [v[a].nanmean(0) for v, a in zip(job[quantity], alive, strict=True)]
+            found[row] = torch.stack(means).numpy()
+    return found
 
 
 def plain(value: Any) -> Any:

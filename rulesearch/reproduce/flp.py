@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rulesearch.networks import LearntFeedback
+from rulesearch.analysis.flp_life import by_seed, query_errors
+from rulesearch.networks import LearntFeedback, NetworkState
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, Stage, flp_model
-from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.averaged import Averaged
 from rulesearch.outer.readout import fresh_readouts
 from rulesearch.outer.seeds import READOUT, TEST, generators
@@ -25,22 +25,32 @@ from rulesearch.reproduce.base import (
     portions,
 )
 from rulesearch.search.settings import Count, Size
-from rulesearch.tasks import TaskFamily
+from rulesearch.tasks import TaskBatch, TaskFamily
 
 __all__ = [
     "AT_ONCE",
     "FLPRunSettings",
+    "Lives",
+    "Measure",
     "Tasks",
     "chosen",
+    "final_errors",
     "flp_job",
     "lengths",
     "lifetime_errors",
+    "new_lives",
     "restored",
 ]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 AT_ONCE = 20  # test lifetimes side by side: what they hold is in proportion
+
+Lives = Iterable[tuple[TaskBatch, NetworkState]]
+"""Test tasks, and the networks that are born to them."""
+
+Measure = Callable[[MetaModel, Lives], dict[str, Tensor]]
+"""What is measured of a model's test lifetimes, ``(seeds, lifetimes, ...)`` each."""
 
 
 class FLPRunSettings(RunSettings):
@@ -109,12 +119,63 @@ class Tasks(NamedTuple):
     stages: tuple[Stage, ...] = ()
 
 
+def new_lives(
+    model: MetaModel,
+    tasks: TaskFamily,
+    lifetimes: int,
+    seed: int,
+    *,
+    fresh_readout: bool = False,
+) -> Iterator[tuple[TaskBatch, NetworkState]]:
+    """Test lifetimes, some at a time, those of a seed together.
+
+    Parameters
+    ----------
+    lifetimes : int
+        Of each seed.
+    seed : int
+        Of the run.
+    fresh_readout : bool
+        Whether each lifetime begins with weights of the last layer of its own, drawn anew.
+    """
+    for some in portions(model.seeds, lifetimes, max(1, AT_ONCE // model.seeds)):
+        task = tasks.sample(generators(seed, 0, TEST, some), model.dtype).to(model.device)
+        with torch.no_grad():
+            born = model.born(len(some) // model.seeds)
+        if fresh_readout:
+            draws = generators(seed, 1, READOUT, some)
+            fresh = fresh_readouts(model.learner.network, draws, model.dtype)
+            born = replace(born, W=[*born.W[:-1], fresh.to(model.device)])
+        yield task, born
+
+
+@torch.no_grad()
+def final_errors(model: MetaModel, lives: Lives) -> dict[str, Tensor]:
+    """``error`` (seeds, lifetimes), when all steps are lived; see :func:`query_errors`."""
+    found = [query_errors(model, model.live(task, born), task) for task, born in lives]
+    return {"error": torch.cat([by_seed(model, error) for error in found], 1).cpu()}
+
+
+def lifetime_errors(
+    model: MetaModel,
+    tasks: TaskFamily,
+    lifetimes: int,
+    seed: int,
+    *,
+    fresh_readout: bool = False,
+) -> Tensor:
+    """Errors ``(seeds, lifetimes)`` after test lifetimes, which are :func:`new_lives`."""
+    lives = new_lives(model, tasks, lifetimes, seed, fresh_readout=fresh_readout)
+    return final_errors(model, lives)["error"]
+
+
 def flp_job(
     place: tuple[str, str],
     flp: FLPSettings,
     tasks: Tasks,
     run: FLPRunSettings,
     like: tuple[str, FLPSettings] | None = None,
+    measure: Measure = final_errors,
 ) -> Job:
     """One row under one condition.
 
@@ -124,6 +185,8 @@ def flp_job(
         Row and condition.
     like : (str, FLPSettings), optional
         Row, and its settings, whose meta-trained forward weights are where this one starts.
+    measure : callable
+        Of the networks in test lifetimes.
     """
     row, condition = place
     source = None if like is None else (f"{like[0]}-{condition}", like[1])
@@ -132,7 +195,7 @@ def flp_job(
         condition,
         run.updates,
         partial(_begin, flp, tasks, run, source),
-        partial(_measure, tasks.test, run),
+        partial(_measure, tasks.test, run, measure),
         needs=() if source is None else (source[0],),
         lengths=lengths(tasks, run.updates),
     )
@@ -150,50 +213,6 @@ def restored(flp: FLPSettings, run: FLPRunSettings, trained: Mapping[str, Tensor
     model = flp_model(flp, run.seeds, run.seed, device=run.device)
     model.load_state_dict(dict(trained))
     return model
-
-
-def lifetime_errors(
-    model: MetaModel,
-    tasks: TaskFamily,
-    lifetimes: int,
-    seed: int,
-    *,
-    fresh_readout: bool = False,
-) -> Tensor:
-    """Errors after fresh lifetimes.
-
-    Parameters
-    ----------
-    lifetimes : int
-        Of each seed.
-    seed : int
-        Of the run.
-    fresh_readout : bool
-        Whether each lifetime begins with weights of the last layer of its own, drawn anew.
-
-    Returns
-    -------
-    Tensor (seeds, lifetimes)
-        Mean squared error on the queries; in classification the percentage of queries whose
-        largest output is not their class. NaN where a lifetime has diverged.
-    """
-    found = []
-    for some in portions(model.seeds, lifetimes, max(1, AT_ONCE // model.seeds)):
-        task = tasks.sample(generators(seed, 0, TEST, some), model.dtype).to(model.device)
-        with torch.no_grad():
-            born = model.born(len(some) // model.seeds)
-            if fresh_readout:
-                draws = generators(seed, 1, READOUT, some)
-                fresh = fresh_readouts(model.learner.network, draws, model.dtype)
-                born = replace(born, W=[*born.W[:-1], fresh.to(model.device)])
-            outcome = model.judge(model.live(task, born), task)
-        if model.learner.network.output == "linear":
-            error = outcome.loss
-        else:
-            left = (outcome.loss[:, None], *outcome.state.W)
-            error = 100 - 100 * share_right(outcome.output, task.label_query, *left)
-        found.append(error.reshape(model.seeds, -1).cpu())
-    return torch.cat(found, 1)
 
 
 def _begin(
@@ -219,5 +238,8 @@ def chosen(training: Training) -> MetaModel:
     return model
 
 
-def _measure(tasks: TaskFamily, run: RunSettings, training: Training) -> dict[str, Tensor]:
-    return {"error": lifetime_errors(chosen(training), tasks, run.lifetimes, run.seed)}
+def _measure(
+    tasks: TaskFamily, run: RunSettings, measure: Measure, training: Training
+) -> dict[str, Tensor]:
+    model = chosen(training)
+    return measure(model, new_lives(model, tasks, run.lifetimes, run.seed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
 from rulesearch.outer.averaged import Averaged
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, Trained, Training
-from rulesearch.reproduce.figures import write_figures
+from rulesearch.reproduce.figures import seed_means, write_figures
 from rulesearch.reproduce.flp import FLPRunSettings, Tasks, chosen, flp_job, restored
 from rulesearch.reproduce.flp_studied import PLASTIC, STUDIED, measured_on_tests, studied_networks
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_tasks
@@ -152,11 +152,11 @@ def _anatomy(measured: Mapping[str, Measured]) -> Anatomy:
     depth = [layer for job in measured.values() for layer in job["layers"].tolist()]
     deepest = range(min(depth), max(depth) + 1)
     return Anatomy(
-        usual=_by_layers(_means(measured, "error", "iid", PLASTIC)),
-        frozen=_by_layers(_means(measured, "frozen", "iid", PLASTIC)),
-        interference=_titled(_means(measured, "interference", "continual", STUDIED)),
-        alignment=_titled(_means(measured, "alignment", "continual", ["flp-3"])),
-        magnitude=_titled(_means(measured, "magnitude", "iid", ["flp-3", "gradient-3"])),
+        usual=_by_layers(seed_means(measured, "error", "iid", PLASTIC)),
+        frozen=_by_layers(seed_means(measured, "frozen", "iid", PLASTIC)),
+        interference=_titled(seed_means(measured, "interference", "continual", STUDIED)),
+        alignment=_titled(seed_means(measured, "alignment", "continual", ["flp-3"])),
+        magnitude=_titled(seed_means(measured, "magnitude", "iid", ["flp-3", "gradient-3"])),
         layers=tuple("readout" if n == max(depth) else f"layer {n}" for n in deepest),
     )
 
@@ -165,26 +165,12 @@ def _curves(measured: Mapping[str, Measured]) -> dict[str, InnerCurves]:
     """By the title of each condition that was run."""
     both = {
         title: InnerCurves(
-            _titled(_means(measured, "online", condition, STUDIED)),
-            _titled(_means(measured, "query", condition, STUDIED)),
+            _titled(seed_means(measured, "online", condition, STUDIED)),
+            _titled(seed_means(measured, "query", condition, STUDIED)),
         )
         for condition, title in FLP_TABLE1.conditions.items()
     }
     return {title: curves for title, curves in both.items() if curves.online}
-
-
-def _means(
-    measured: Mapping[str, Measured], quantity: str, condition: str, rows: Iterable[str]
-) -> dict[str, Floats]:
-    """Over the lifetimes of each seed that did not diverge, of the rows that were run."""
-    found = {}
-    for row in rows:
-        job = measured.get(f"{row}-{condition}")
-        if job is not None:
-            alive = [e.isfinite() for e in job["error"]]
-            means = [v[a].nanmean(0) for v, a in zip(job[quantity], alive, strict=True)]
-            found[row] = torch.stack(means).numpy()
-    return found
 
 
 def _titled(rows: Mapping[str, Floats]) -> dict[str, Floats]:

@@ -13,13 +13,13 @@ from rulesearch.outer import MINI_IMAGENET, OMNIGLOT, FLPSettings, MetaRates
 from rulesearch.outer.features import conv_size
 from rulesearch.outer.flp_presets import by_gradient, by_oml, with_plastic_layers
 from rulesearch.reproduce.base import Job, Published, Reproduction, Row
-from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job
+from rulesearch.reproduce.flp import FLPRunSettings, Measure, Tasks, final_errors, flp_job
 from rulesearch.reproduce.oml import oml_jobs
 from rulesearch.reproduce.photographs import check_photographs
 from rulesearch.search.settings import Count, Size
 from rulesearch.tasks import IMAGENET, ImageData, OMLTrajectories, OnlineFewShot, data_sets, load
 
-__all__ = ["FLP_TABLE2", "ImageSettings", "image_network", "image_tasks"]
+__all__ = ["FLP_TABLE2", "ImageSettings", "image_jobs", "image_network", "image_tasks"]
 
 Channels = tuple[Count, ...]
 MINI = "mini-imagenet"
@@ -212,7 +212,8 @@ def image_network(settings: ImageSettings, condition: str, plastic_layers: int) 
     return with_plastic_layers(network, plastic_layers)
 
 
-def _jobs(settings: ImageSettings) -> Sequence[Job]:
+def image_jobs(settings: ImageSettings, measure: Measure = final_errors) -> Sequence[Job]:
+    """The table's jobs, of which may be measured what one likes."""
     start, rate = settings.gradient_start, settings.gradient_rate
 
     def networks(
@@ -233,17 +234,19 @@ def _jobs(settings: ImageSettings) -> Sequence[Job]:
 
     found = image_tasks(settings)
     jobs = [
-        flp_job((row, condition), network, tasks, settings, like)
+        flp_job((row, condition), network, tasks, settings, like, measure)
         for condition, tasks in found.items()
         for row, (network, like) in networks(condition).items()
     ]
     for mini in (False, True):
         same_images = {key: tasks for key, tasks in found.items() if (key == MINI) == mini}
-        jobs += _oml_jobs(settings, same_images) if same_images else []
+        jobs += _oml_jobs(settings, same_images, measure) if same_images else []
     return jobs
 
 
-def _oml_jobs(settings: ImageSettings, tasks: Mapping[str, Tasks]) -> Sequence[Job]:
+def _oml_jobs(
+    settings: ImageSettings, tasks: Mapping[str, Tasks], measure: Measure
+) -> Sequence[Job]:
     """OML on the images of some conditions, with an output for each class of meta-training."""
     condition, first = next(iter(tasks.items()))
     assert isinstance(first.train, OnlineFewShot)
@@ -257,7 +260,7 @@ def _oml_jobs(settings: ImageSettings, tasks: Mapping[str, Tasks]) -> Sequence[J
         condition: (class_by_class if condition == "continual" else mixed, each.test)
         for condition, each in tasks.items()
     }
-    return oml_jobs("oml-2", by_oml(wide, settings.oml_rate), train, tests, settings)
+    return oml_jobs("oml-2", by_oml(wide, settings.oml_rate), train, tests, settings, measure)
 
 
 SMALL: Mapping[str, Any] = {
@@ -314,7 +317,7 @@ FLP_TABLE2 = Reproduction(
         "narrow": NARROW,
         "full": {"updates": 40_000, "seeds": 5, "lifetimes": 500},
     },
-    jobs=_jobs,
+    jobs=image_jobs,
     notes=(
         "The number of plastic layers is in parentheses.",
         "Gradient (2) starts from the forward weights of FLP (2), unless it says random. The "

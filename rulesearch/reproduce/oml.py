@@ -11,7 +11,7 @@ from torch import Tensor
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, flp_model
 from rulesearch.outer.averaged import Averaged
 from rulesearch.reproduce.base import Job, Trained, Training
-from rulesearch.reproduce.flp import FLPRunSettings, chosen, lifetime_errors
+from rulesearch.reproduce.flp import FLPRunSettings, Measure, chosen, new_lives
 from rulesearch.tasks import OMLTrajectories, TaskFamily
 
 __all__ = ["oml_jobs", "with_new_readout"]
@@ -23,6 +23,7 @@ def oml_jobs(
     train: OMLTrajectories,
     tests: Mapping[str, tuple[FLPSettings, TaskFamily]],
     run: FLPRunSettings,
+    measure: Measure,
 ) -> Sequence[Job]:
     """One row under several conditions, which tests alone tell apart: it is trained once.
 
@@ -32,8 +33,10 @@ def oml_jobs(
         The network of meta-training, which has an output for each class.
     tests : mapping
         Of each condition, the network, which may have other outputs and rates, and the tasks.
+    measure : callable
+        Of these networks in test lifetimes.
     """
-    measures = {key: partial(_measure, *test, run) for key, test in tests.items()}
+    measures = {key: partial(_measure, *test, run, measure) for key, test in tests.items()}
     first, *others = measures
     job = Job(row, first, run.updates, partial(_begin, flp, train, run), measures[first])
     return [job, *(job.again(key, measures[key]) for key in others)]
@@ -62,9 +65,12 @@ def _begin(
 
 
 def _measure(
-    flp: FLPSettings, tasks: TaskFamily, run: FLPRunSettings, training: Training
+    flp: FLPSettings,
+    tasks: TaskFamily,
+    run: FLPRunSettings,
+    measure: Measure,
+    training: Training,
 ) -> dict[str, Tensor]:
     with torch.no_grad():
         model = with_new_readout(chosen(training), flp)
-    error = lifetime_errors(model, tasks, run.lifetimes, run.seed, fresh_readout=True)
-    return {"error": error}
+    return measure(model, new_lives(model, tasks, run.lifetimes, run.seed, fresh_readout=True))

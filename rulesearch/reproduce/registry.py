@@ -15,6 +15,7 @@ from rulesearch.reproduce.cml_table3 import CML_TABLE3
 from rulesearch.reproduce.cml_table4 import CML_TABLE4
 from rulesearch.reproduce.cml_table5 import CML_TABLE5
 from rulesearch.reproduce.cml_theta import CML_THETA
+from rulesearch.reproduce.flp_curves import FLP_CURVES
 from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
 from rulesearch.reproduce.flp_longer import FLP_LONGER
 from rulesearch.reproduce.flp_rules import FLP_RULES, FLP_RULES_OMNIGLOT
@@ -29,6 +30,7 @@ REPRODUCTIONS: dict[str, Reproduction[Any]] = {
         FLP_TABLE1,
         FLP_TABLE2,
         FLP_FIGURE2,
+        FLP_CURVES,
         FLP_LONGER,
         FLP_RULES,
         FLP_RULES_OMNIGLOT,
