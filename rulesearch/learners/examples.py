@@ -11,7 +11,7 @@ from rulesearch.arguments import check_kind
 from rulesearch.compile.native import Examples
 from rulesearch.errors import LearnerError
 from rulesearch.networks import PlasticNetwork
-from rulesearch.networks.fit import as_classes
+from rulesearch.networks.fit import as_classes, check_targets
 
 __all__ = ["Indexed", "as_examples", "check_examples"]
 
@@ -132,6 +132,7 @@ def check_examples(
             raise LearnerError(
                 f"label has shape {tuple(label.shape)}; as targets it should be {(*lead, n_out)}"
             )
+        check_targets(network, label)
         label = label.to(like.dtype)
     else:
         if tuple(label.shape) != lead:

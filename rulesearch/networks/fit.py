@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind
-from rulesearch.errors import LearnerError
+from rulesearch.errors import LearnerError, RuleSearchError
 from rulesearch.networks.state import NetworkState
 
 if TYPE_CHECKING:
     from rulesearch.networks.network import PlasticNetwork
 
-__all__ = ["as_classes", "check_state", "check_weights"]
+__all__ = ["as_classes", "check_state", "check_targets", "check_weights"]
 
 _FINITE = ("mixing", "rate", "bias_rate", "feedback_rate")  # what a lifetime leaves as it is
+_SUM = 1e-3  # by which probabilities may miss 1
 
 
 def check_state(network: PlasticNetwork, state: NetworkState) -> None:
@@ -43,6 +44,23 @@ def as_classes(label: Tensor, n_out: int) -> Tensor:
         if low < 0 or high >= n_out:
             raise LearnerError(f"labels run from {low} to {high}; the output has {n_out} units")
     return label.long()
+
+
+def check_targets(
+    network: PlasticNetwork,
+    label: Tensor,
+    name: str = "label",
+    error: type[RuleSearchError] = LearnerError,
+) -> None:
+    """Refuse targets of a softmax output, of which cross-entropy says nothing; classes may pass."""
+    if network.output != "softmax" or not label.is_floating_point():
+        return
+    sums = label.sum(-1)
+    if not ((label >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=_SUM)):
+        raise error(
+            f"{name} holds targets that are no probabilities of classes (from 0 on, of sum 1), "
+            "which output='softmax' needs; for regression give the network output='linear'"
+        ).about("network", "output")
 
 
 def _check_parts(

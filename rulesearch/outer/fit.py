@@ -9,6 +9,7 @@ import torch
 from rulesearch.errors import ConfigError
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.tasks import ImageData, TaskFamily
+from rulesearch.tasks.family import check_answers
 from rulesearch.torch_arguments import device_at_hand, no_device
 
 __all__ = ["check_fit", "usable_device"]
@@ -20,7 +21,8 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
     Raises
     ------
     ConfigError
-        If they differ.
+        If they differ, or targets are none that a softmax output can have; one lifetime is drawn
+        to see them.
     """
     network = model.learner.network
     if tasks.n_out > network.sizes[-1] or (
@@ -30,6 +32,7 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
             f"meta-training: tasks '{tasks.name}' need {tasks.n_out} outputs, "
             f"the network has {network.sizes[-1]}"
         )
+    check_answers("tasks", tasks, network, model.dtype)
     if not model.features:
         _check_inputs(tasks, network.sizes[0])
         return
