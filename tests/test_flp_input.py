@@ -110,9 +110,14 @@ def training(settings: Any, tasks: Any, **options: Any) -> MetaTraining:
 
 
 def test_examples_of_another_width() -> None:
-    with pytest.raises(ConfigError, match=r"'sines-7-continual' have 8 values, .* takes 4"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'sines-7-continual' have 8 values, .* takes 4; make widths begin with 8",
+    ):
         training(replace(SINE, plastic_layers=4), sines(functions=7))
-    with pytest.raises(ConfigError, match="features cannot take an example of 'sines-7"):
+    with pytest.raises(
+        ConfigError, match=r"'sines-7.* 8 values, .* takes 4; make widths begin wit"
+    ):
         training(SINE, sines(functions=7))
 
 

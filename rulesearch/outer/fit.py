@@ -7,6 +7,7 @@ import math
 import torch
 
 from rulesearch.errors import ConfigError
+from rulesearch.outer.features import OwnFeatures, class_of, width_taken
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.tasks import ImageData, TaskFamily
 from rulesearch.tasks.family import check_answers
@@ -24,7 +25,7 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
         If they differ, or targets are none that a softmax output can have; one lifetime is drawn
         to see them.
     """
-    network = model.learner.network
+    network, n_in = model.learner.network, tasks.n_in
     if tasks.n_out > network.sizes[-1] or (
         network.output == "linear" and tasks.n_out != network.sizes[-1]
     ):
@@ -34,7 +35,7 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
         )
     check_answers("tasks", tasks, network, model.dtype)
     if not model.features:
-        _check_inputs(tasks, network.sizes[0])
+        _check_inputs(tasks, network.sizes[0], f"widths begin with {n_in}")
         return
     if model.image is not None:
         data = getattr(tasks, "data", None)
@@ -44,16 +45,12 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
                 f"meta-training: images of '{tasks.name}' have shape {(1, *shape)[-3:]}, features "
                 f"see {model.image}"
             )
-        _check_inputs(tasks, math.prod(model.image))
-    example = torch.zeros(1, model.seeds, 1, tasks.n_in, dtype=model.dtype, device=model.device)
-    try:
-        with torch.no_grad():
-            given = model.see(example, model.seeds).shape[-1]
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"meta-training: features cannot take an example of '{tasks.name}', "
-            f"{model.image or (tasks.n_in,)}: {error}"
-        ) from error
+        _check_inputs(tasks, math.prod(model.image), f"its image hold {n_in} values")
+    else:
+        below = model.features[0]
+        what = "its features take" if isinstance(below, OwnFeatures) else "widths begin with"
+        _check_inputs(tasks, width_taken(below), f"{what} {n_in}")
+    given = _width_given(model, tasks)
     if given != network.sizes[0]:
         raise ConfigError(
             f"meta-training: features give {given} values of an example, the plastic layers take "
@@ -61,12 +58,27 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
         )
 
 
-def _check_inputs(tasks: TaskFamily, wanted: int) -> None:
-    if tasks.n_in != wanted:
+def _check_inputs(tasks: TaskFamily, wanted: int | None, remedy: str) -> None:
+    if wanted not in (None, tasks.n_in):
         raise ConfigError(
             f"meta-training: examples of '{tasks.name}' have {tasks.n_in} values, the model takes "
-            f"{wanted}"
+            f"{wanted}; make {remedy}, or take other tasks"
         )
+
+
+def _width_given(model: MetaModel, tasks: TaskFamily) -> int:
+    """Values of an example that the plastic layers get from the features."""
+    # Of several examples, for what is lost of them is not seen of one.
+    example = torch.zeros(1, model.seeds, 2, tasks.n_in, dtype=model.dtype, device=model.device)
+    try:
+        with torch.no_grad():
+            return model.see(example, model.seeds).shape[-1]
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ConfigError(
+            f"meta-training: features cannot take an example of '{tasks.name}', "
+            f"{model.image or (tasks.n_in,)}: {class_of(model.features[0])} says "
+            f"{' '.join(str(error).split())}"
+        ) from error
 
 
 def usable_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from rulesearch.errors import ConfigError
 from rulesearch.grammar import Grammar, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import LearntFeedback, PlasticNetwork
-from rulesearch.outer.features import conv_features, conv_size, mlp_features
+from rulesearch.outer.features import OwnFeatures, conv_features, conv_size, mlp_features
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.outer.meta_training import MetaRates
 from rulesearch.outer.seeds import NETWORK, generators, members
@@ -263,13 +263,13 @@ def _features(
     """Layers below the plastic ones."""
     fixed = settings.widths[: -settings.plastic_layers]
     parts: list[nn.Module] = []
-    if own is not None:
-        parts += [own, nn.Flatten()]
-    elif settings.image is not None:
+    if own is None and settings.image is not None:
         colours = settings.image[0]
         parts.append(conv_features(colours, settings.channels, settings.strides, generator))
     if len(fixed) > 1:
         parts.append(mlp_features(fixed, generator))
+    if own is not None:
+        return OwnFeatures(own, *parts)
     return nn.Sequential(*parts) if parts else None
 
 

@@ -29,7 +29,6 @@ GROUPS = {
 """Meta-parameters that are learnt at a common rate."""
 
 TASK = "a TaskBatch, as of tasks.sample(generators)"
-_UNFIT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,11 +225,20 @@ def _check_features(features: Sequence[nn.Module], seeds: int) -> None:
                     "seeds never mix: give each a module of its own, as copy.deepcopy makes"
                 )
         for part in module.modules():
-            if part.training and isinstance(part, _UNFIT):
+            if part.training and _mixes_or_draws(part):
                 raise LearnerError(
                     f"features: {type(part).__name__} in training mode mixes examples or draws at "
                     "random; call eval() on the module, or take another kind of layer"
                 )
+
+
+def _mixes_or_draws(layer: nn.Module) -> bool:
+    """Whether a layer in training mode gives of an example what does not follow from it alone."""
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return layer.p > 0
+    if isinstance(layer, nn.RReLU):
+        return layer.lower != layer.upper
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm)
 
 
 def _check_theta(theta: Tensor, learner: PlasticityLearner) -> None:
