@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from rulesearch.errors import ConfigError
 from rulesearch.outer.features import OwnFeatures, class_of, width_taken
@@ -13,7 +15,7 @@ from rulesearch.tasks import ImageData, TaskFamily
 from rulesearch.tasks.family import check_answers
 from rulesearch.torch_arguments import device_at_hand, no_device
 
-__all__ = ["check_fit", "usable_device"]
+__all__ = ["check_finite_model", "check_fit", "usable_device"]
 
 
 def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
@@ -56,6 +58,21 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
             f"meta-training: features give {given} values of an example, the plastic layers take "
             f"{network.sizes[0]}"
         )
+
+
+def check_finite_model(parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse meta-parameters of which every lifetime would be rejected.
+
+    Raises
+    ------
+    ConfigError
+        If a number of one of them is not finite.
+    """
+    for name, parameter in parameters:
+        if not parameter.isfinite().all():
+            raise ConfigError(
+                f"meta-training: {name} of the model is not finite; give finite numbers"
+            )
 
 
 def _check_inputs(tasks: TaskFamily, wanted: int | None, remedy: str) -> None:

@@ -77,9 +77,9 @@ class MetaModel(nn.Module):
     ConfigError
         If the learner, the modules or the shape of an image are of another kind.
     LearnerError
-        If the state is not the network's, there are not as many modules as seeds or two of them
-        share parameters, a module mixes examples or draws at random, or theta is not one finite
-        coefficient a term.
+        If the state is not the network's or not finite, there are not as many modules as seeds or
+        two of them share parameters, a module mixes examples or draws at random, or theta is not
+        one finite coefficient a term.
     """
 
     W: nn.ParameterList
@@ -104,6 +104,7 @@ class MetaModel(nn.Module):
         wanted = "a PlasticityLearner, as PlasticityLearner(network, rule)"
         check_kind("learner", learner, PlasticityLearner, wanted)
         learner.network.check(born)
+        _check_born(born)
         _check_features(features, born.lifetimes)
         self.learner, self.seeds = learner, born.lifetimes
         if image is not None:
@@ -239,6 +240,13 @@ def _mixes_or_draws(layer: nn.Module) -> bool:
     if isinstance(layer, nn.RReLU):
         return layer.lower != layer.upper
     return isinstance(layer, nn.modules.batchnorm._BatchNorm)
+
+
+def _check_born(born: NetworkState) -> None:
+    for name, tensors in born.parts():
+        for k, tensor in enumerate(tensors):
+            if not tensor.isfinite().all():
+                raise LearnerError(f"state.{name}[{k}] is not finite; give finite numbers")
 
 
 def _check_theta(theta: Tensor, learner: PlasticityLearner) -> None:

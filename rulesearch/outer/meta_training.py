@@ -15,7 +15,7 @@ from rulesearch.errors import ConfigError
 from rulesearch.outer.checkpoint import check_checkpoint
 from rulesearch.outer.clipping import UsualNorm
 from rulesearch.outer.curriculum import TASKS, Stage, stage_at
-from rulesearch.outer.fit import check_fit
+from rulesearch.outer.fit import check_finite_model, check_fit
 from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
 from rulesearch.outer.readout import draw_classes_anew
@@ -109,8 +109,9 @@ class MetaTraining:
     Raises
     ------
     ConfigError
-        If there are not as many rates as plastic layers, tasks and model do not fit together, or
-        something is to be learnt of which the meta-gradient tells nothing.
+        If there are not as many rates as plastic layers, tasks and model do not fit together, a
+        meta-parameter is not finite, or something is to be learnt of which the meta-gradient tells
+        nothing.
     """
 
     model: MetaModel
@@ -125,6 +126,7 @@ class MetaTraining:
 
     def __post_init__(self) -> None:
         self._check_kinds()
+        check_finite_model(self.model.named_parameters())
         for tasks in (*(stage.tasks for stage in self.stages), self.tasks):
             check_fit(self.model, tasks)
         if self.model.learner.method == "first-order":
@@ -273,10 +275,11 @@ class MetaTraining:
         Raises
         ------
         ConfigError
-            If it is of another model.
+            If it is of another model, or its meta-parameters are not finite.
         """
         parameters = dict(self.model.named_parameters())
         check_checkpoint(tensors, parameters, "another model")
+        check_finite_model((key, tensors[f"model.{key}"]) for key in parameters)
         with torch.no_grad():
             for key, parameter in parameters.items():
                 parameter.copy_(tensors[f"model.{key}"])
