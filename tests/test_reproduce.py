@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from rich.console import Console
+from safetensors.torch import load_file, save_file
 from tiny_reproduction import ROWS, tiny, whole_run
 
 from rulesearch.errors import ConfigError, DataError, RuleSearchError
@@ -26,10 +27,12 @@ from rulesearch.reproduce import (
     load_outcome,
     load_plan,
     make_plan,
+    pooled,
     reproduce,
 )
 from rulesearch.reproduce.flp import restored
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
+from rulesearch.reproduce.progress import JobProgress
 from rulesearch.reproduce.tables import latex, markdown
 
 IMAGES = (  # data that may not be at hand
@@ -228,6 +231,33 @@ def test_lifetimes_that_diverge_are_told(tmp_path: Path) -> None:
     updates = [json.loads(line) for line in events.splitlines()]
     assert updates[0]["loss"] == [None, None]
     assert updates[0]["rejected"] == [True, True]
+
+
+def test_seeds_that_no_update_taught_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    plan = tiny("oml_rate=1e6", "updates=3", "conditions=[iid]", rows=("oml-3",))
+    with JobProgress(Console(width=200)) as progress:
+        outcome = reproduce(plan, run, [progress])
+    told = "oml-3-iid: each of the first 3 updates of seed 0, 1 was rejected, as not finite or not"
+    assert capsys.readouterr().out.count(told) == 1
+    note = "Original OML (3), iid: every update of seed 0, 1 was rejected, as not finite or not"
+    assert note in (run / "table.md").read_text()
+    assert outcome.content["rows"][0]["ours"]["iid"]["untaught"] == [0, 1]
+    file = run / "jobs" / "oml-3-iid.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"untaught": torch.tensor([False, True])}, file)
+    assert note.replace("0, 1", "1") in markdown(load_outcome(run).content)
+    assert note.replace("0, 1", "1") in markdown(pooled([run]))
+    del tensors["untaught"]  # of a run before there was such a count
+    save_file(tensors, file)
+    assert "every update" not in markdown(load_outcome(run).content)
+
+
+def test_seeds_that_an_update_taught_are_not(whole: Path) -> None:
+    assert "every update" not in (whole / "table.md").read_text()
+    assert load_outcome(whole).content["rows"][0]["ours"]["iid"]["untaught"] == []
 
 
 def test_figures_are_drawn_at_the_end(tmp_path: Path) -> None:

@@ -119,6 +119,12 @@ def _remarks(content: Content) -> Iterable[str]:
                     f"* {row['title']}, {content['conditions'][condition]}: {ours['diverged']} of "
                     f"{lived} test lifetimes diverged and are left out of the mean."
                 )
+            if ours is not None and ours["untaught"]:
+                seeds = ", ".join(map(str, ours["untaught"]))
+                yield (
+                    f"{row['title']}, {content['conditions'][condition]}: every update of seed "
+                    f"{seeds} was rejected, as not finite or not solved, and it learnt nothing."
+                )
             if ours is not None and ours["rejected"]:
                 yield (
                     f"{row['title']}, {content['conditions'][condition]}: {ours['rejected']} "
