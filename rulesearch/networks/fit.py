@@ -15,7 +15,7 @@ from rulesearch.networks.state import NetworkState
 if TYPE_CHECKING:
     from rulesearch.networks.network import PlasticNetwork
 
-__all__ = ["as_classes", "check_state", "check_targets", "check_weights"]
+__all__ = ["as_classes", "check_label", "check_state", "check_targets", "check_weights"]
 
 _FINITE = ("mixing", "rate", "bias_rate", "feedback_rate")  # what a lifetime leaves as it is
 _SUM = 1e-3  # by which probabilities may miss 1
@@ -35,6 +35,11 @@ def check_weights(network: PlasticNetwork, state: NetworkState) -> None:
     """Raise LearnerError where what a forward pass reads is not the network's."""
     shapes = _shapes(network, state)
     _check_parts(state, {name: shapes[name] for name in ("W", "bias")})
+
+
+def check_label(label: Tensor) -> None:
+    """Raise LearnerError where labels are no tensor."""
+    check_kind("label", label, Tensor, "a torch tensor", LearnerError)
 
 
 def as_classes(label: Tensor, n_out: int) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from rulesearch.arguments import check_choice, check_kind, real, whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks.activations import ACTIVATIONS, Activation
 from rulesearch.networks.drawing import INITIALISATIONS, draw_into
-from rulesearch.networks.fit import as_classes, check_state, check_weights
+from rulesearch.networks.fit import as_classes, check_label, check_state, check_weights
 from rulesearch.networks.learnt_feedback import LearntFeedback
 from rulesearch.networks.state import NetworkState
 from rulesearch.torch_arguments import check_floating, check_generators, device_at_hand
@@ -62,12 +62,13 @@ class PlasticNetwork:
     bias : bool
         Whether units have biases.
     learnt_feedback : LearntFeedback
-        How learnt feedback acts.
+        How learnt feedback acts, under ``flp`` alone.
 
     Raises
     ------
     ConfigError
-        For an unknown choice, sizes that are no network, or a beta out of range.
+        For an unknown choice, sizes that are no network, a beta out of range, or choices of learnt
+        feedback where another is used.
     """
 
     sizes: Sequence[int]
@@ -101,6 +102,16 @@ class PlasticNetwork:
             ("weight_init", INITIALISATIONS),
         ):
             check_choice(name, getattr(self, name), known)
+        if not self.learns_feedback and self.learnt_feedback != LearntFeedback():
+            raise ConfigError(
+                f"learnt_feedback is for feedback='flp', and this network has '{self.feedback}'; "
+                "set feedback='flp', or leave learnt_feedback out"
+            )
+
+    def with_feedback(self, feedback: str) -> PlasticNetwork:
+        """Return the same network with another feedback; choices of a learnt one stay behind."""
+        how = self.learnt_feedback if feedback == "flp" else LearntFeedback()
+        return replace(self, feedback=feedback, learnt_feedback=how)
 
     @property
     def connections(self) -> list[tuple[int, int]]:
@@ -284,7 +295,7 @@ class PlasticNetwork:
 
     def target(self, label: Tensor, dtype: torch.dtype) -> Tensor:
         """Integer labels as one-hot vectors; floating-point targets as they are."""
-        _check_label(label)
+        check_label(label)
         if label.is_floating_point():
             return label.to(dtype)
         return functional.one_hot(as_classes(label, self.sizes[-1]), self.sizes[-1]).to(dtype)
@@ -303,7 +314,7 @@ class PlasticNetwork:
         Tensor (lifetimes,)
         """
         check_kind("output", output, Tensor, "a torch tensor", LearnerError)
-        _check_label(label)
+        check_label(label)
         examples = output.shape if label.is_floating_point() else output.shape[:-1]
         if label.shape != examples:
             raise LearnerError(
@@ -384,7 +395,3 @@ class PlasticNetwork:
         """
         target = self.target(label, activations[-1].dtype)
         return self.learnt_feedback.sources(activations[-1], target, errors[1:])
-
-
-def _check_label(label: Tensor) -> None:
-    check_kind("label", label, Tensor, "a torch tensor", LearnerError)

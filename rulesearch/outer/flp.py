@@ -140,16 +140,17 @@ class FLPSettings:
     @property
     def network(self) -> PlasticNetwork:
         """The plastic layers."""
-        return PlasticNetwork(
+        network = PlasticNetwork(
             self.plastic_widths,
             activation="relu",
             output=self.output,
-            feedback="flp" if self.learning == "flp" else "symmetric",
+            feedback="flp",
             feedback_init="kaiming",
             weight_init="kaiming",
             bias=True,
             learnt_feedback=self.feedback,
         )
+        return network if self.learning == "flp" else network.with_feedback("symmetric")
 
 
 def flp_model(

@@ -132,7 +132,7 @@ def contenders(
         feedback = "symmetric" if name == "backprop" else network.feedback
         found[name.replace("_", " ")] = (
             Rule(TermPool([gradient]), {"F0": rate}),
-            replace(network, feedback=feedback),
+            network.with_feedback(feedback),
         )
     return found
 

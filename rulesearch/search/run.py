@@ -342,6 +342,6 @@ class _Search:
             name,
             TermPool([gradient]),
             torch.full((settings.seeds, 1), gradient.init, dtype=torch.float64),
-            network=replace(network, feedback=feedback),
+            network=network.with_feedback(feedback),
             optimiser=self._optimiser(settings.episodes),
         )
