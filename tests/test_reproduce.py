@@ -353,6 +353,40 @@ def test_mini_imagenet_only_where_it_is(characters: Path) -> None:
         uneven.jobs()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["strides=[2]"],
+            "channels=[2, 3], strides=[2], size=12: 2 convolutions (channels) need as",
+        ),
+        (
+            ["size=4"],
+            "channels=[2, 3], strides=[2, 1], size=4: convolutions of strides (2, 1) need",
+        ),
+        (
+            ["mini_imagenet={mini}", "mini_channels=[2]"],
+            "mini_channels=[2], strides=[2, 1], size=12:",
+        ),
+        (["outputs=2"], "outputs=2: ways=3 need 3 outputs or more"),
+        (["ways=700", "outputs=700"], "ways=700: Omniglot has 659 characters to test on"),
+        (["shots=11"], "shots=11: that takes 22 images of each class, and Omniglot has 20"),
+        (["oml_shots=21"], "oml_shots=21: that takes 21 images of each class, and Omniglot has 20"),
+    ],
+)
+@pytest.mark.parametrize("name", ["flp-table2", "flp-rules-omniglot"])
+def test_sizes_that_do_not_fit_are_told_before_anything_is_loaded(
+    name: str, changes: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rulesearch.reproduce.flp_table2.load", None)
+    conditions = [] if "mini" in changes[0] else ["conditions=[iid]"]
+    chosen = [change.format(mini=tmp_path) for change in changes]
+    plan = make_plan(name, "small", [*IMAGES, *conditions, *chosen])
+    with pytest.raises(ConfigError) as raised:
+        plan.jobs()
+    assert str(raised.value).startswith(message)
+
+
 def test_photographs_that_are_not_there_are_told_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
