@@ -233,6 +233,21 @@ def test_lifetimes_that_diverge_are_told(tmp_path: Path) -> None:
     assert updates[0]["rejected"] == [True, True]
 
 
+def test_a_mean_of_more_updates_than_there_are_is_of_all(tmp_path: Path) -> None:
+    """As where only ``updates`` of a scale that averages is changed."""
+    found = {}
+    for average in (1, 5, 6):
+        plan = tiny(f"average={average}", "conditions=[iid]", rows=("flp-3",))
+        reproduce(plan, tmp_path / str(average))
+        note = (
+            f"average={average} is more than updates=5: the mean is of the meta-parameters of all"
+        )
+        assert (note in (tmp_path / str(average) / "table.md").read_text()) == (average > 5)
+        found[average] = load_file(tmp_path / str(average) / "jobs" / "flp-3-iid.safetensors")
+    assert found[6]["model.W.0"].equal(found[5]["model.W.0"])
+    assert not found[5]["model.W.0"].equal(found[1]["model.W.0"])
+
+
 def test_seeds_that_no_update_taught_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,20 +98,28 @@ class FLPSettings:
         check_kind("FLP: rule", self.rule, (str, Rule), "a term of the catalogue, or a Rule")
         check_kind("FLP: feedback", self.feedback, LearntFeedback, "a LearntFeedback")
         check_kind("FLP: rates", self.rates, MetaRates, "MetaRates")
+        if len(self.widths) < 2:
+            raise ConfigError(
+                f"FLP: widths is {self.widths}; give the units of two layers or more, as "
+                "(784, 100, 10)"
+            )
         if not 1 <= whole("FLP: plastic_layers", self.plastic_layers, 0) < len(self.widths):
             raise ConfigError(
                 f"FLP: {len(self.widths) - 1} layers, of which 1 or more can be plastic, "
                 f"not {self.plastic_layers}"
             )
-        if isinstance(self.rate, Sequence):
+        if isinstance(self.rate, tuple | list):
             object.__setattr__(self, "rate", tuple(self.rate))
         if isinstance(self.rate, tuple) and len(self.rate) != self.plastic_layers:
             raise ConfigError(
                 f"FLP: {len(self.rate)} values of rate for {self.plastic_layers} plastic layers"
             )
         for name, values in (("mixing", (self.mixing,)), ("rate", self.starts)):
+            given = getattr(self, name)
+            if any(isinstance(value, str) for value in values):
+                raise ConfigError(f"FLP: {name} is text, {given!r}; give finite numbers")
             if not all(math.isfinite(number(value)) for value in values):
-                raise ConfigError(f"FLP: {name} is {getattr(self, name)}; give finite numbers")
+                raise ConfigError(f"FLP: {name} is {given!r}; give finite numbers")
         self._check_convolutions()
 
     def _check_convolutions(self) -> None:

@@ -106,6 +106,11 @@ def _remarks(content: Content) -> Iterable[str]:
         f"{settings['lifetimes']} test lifetimes a seed; in parentheses the standard error over "
         "seeds."
     )
+    if settings.get("average", 1) > settings["updates"]:
+        yield (
+            f"average={settings['average']} is more than updates={settings['updates']}: the mean "
+            "is of the meta-parameters of all updates."
+        )
     yield from content["notes"]
     yield from _residuals(content)
     for row in content["rows"]:
