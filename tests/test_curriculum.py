@@ -100,7 +100,7 @@ def test_spare_slots_change_nothing_but_the_code() -> None:
         (lambda: Stage(1, SHORT, 0.0), "pace of a stage must be above 0"),
         (lambda: Stage(1, SHORT, math.nan), "pace of a stage is nan"),
         (lambda: sines(slots=2), "slots must be at least 3"),
-        (lambda: training(stages=[Stage(1, sines(functions=2))]), "an example of 'sines-2"),
+        (lambda: training(stages=[Stage(1, sines(functions=2))]), "examples of 'sines-2"),
     ],
 )
 def test_what_makes_no_sense(made: Any, message: str) -> None:

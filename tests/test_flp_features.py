@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from refusals import assert_refused
 from small_flp import IMAGE, SINE, WIDE, gradients, images, sines, task_of, values
 from torch import Tensor, nn
 
@@ -199,11 +201,17 @@ def test_a_module_of_two_seeds_is_refused() -> None:
 
 
 def test_what_mixes_examples_is_refused() -> None:
-    for layer in (nn.BatchNorm2d(1), nn.Dropout(0.5)):
+    for layer in (nn.BatchNorm2d(1), nn.Dropout(0.5), nn.RReLU()):
         module = nn.Sequential(layer, convolutions())
         with pytest.raises(LearnerError, match="mixes examples or draws at random"):
             model_of(OWN, module)
         MetaTraining(model_of(OWN, module.eval()), images(), OWN.rates).update()
+
+
+def test_what_draws_nothing_is_taken_in_training_mode() -> None:
+    for layer in (nn.Dropout(0.0), nn.RReLU(0.2, 0.2)):
+        module = nn.Sequential(layer, convolutions())
+        MetaTraining(model_of(OWN, module), images(), OWN.rates).update()
 
 
 def test_features_beside_convolutions_are_refused() -> None:
@@ -211,8 +219,57 @@ def test_features_beside_convolutions_are_refused() -> None:
         flp_model(IMAGE, features=convolutions())
 
 
-def test_features_that_cannot_take_the_tasks() -> None:
-    with pytest.raises(ConfigError, match="features cannot take an example"):
-        MetaTraining(
-            model_of(replace(SINE, plastic_layers=3), nn.Linear(9, 4)), sines(), SINE.rates
-        )
+class Broken(nn.Module):
+    """Asks a tensor for what it does not have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.no_such_thing  # type: ignore[attr-defined, no-any-return]
+
+
+class First(nn.Module):
+    """Gives the first of the examples alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[0]
+
+
+class Sum(nn.Module):
+    """Gives one value of each example, without a dimension for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(1)
+
+
+REFUSED: dict[str, tuple[nn.Module, type[Exception], str]] = {
+    "a tuple": (nn.LSTM(4, 4), LearnerError, "features: LSTM gives tuple of 2 examples; it should "
+                "return a tensor with a row for each of them, (2, ...)"),
+    "one of many": (First(), LearnerError, "features: First gives shape (4,) of 2 examples"),
+    "an attribute": (Broken(), ConfigError, "(4,): Broken says 'Tensor' object has no attribute"),
+    "another width": (nn.Linear(9, 4), ConfigError, "'sines-3-continual' have 4 values, the model "
+                      "takes 9; make its features take 4, or take other tasks"),
+    "pixels": (nn.Conv1d(1, 1, 9), ConfigError, "features cannot take an example of 'sines-3-contin"
+               "ual', (4,): Conv1d says "),
+    "a wider layer": (nn.Linear(4, 7), LearnerError, "features: Linear gives 7 values of an example"
+                      ", the next layer takes 4; make widths begin with 7"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "error", "message"), REFUSED.values(), ids=REFUSED)
+def test_features_that_give_something_else(
+    module: nn.Module, error: type[Exception], message: str
+) -> None:
+    model = model_of(replace(SINE, plastic_layers=3), module)
+    assert_refused(lambda: MetaTraining(model, sines(), SINE.rates), error, message)
+
+
+def test_bare_features_that_give_something_else() -> None:
+    model = model_of(replace(SINE, widths=(4, 4, 1), plastic_layers=2), nn.Linear(4, 4), 1)
+    for module, name in ((nn.LSTM(4, 4), "LSTM"), (First(), "First")):
+        bare = MetaModel(model.learner, model.born(), [module.to(WIDE)])
+        refused = partial(MetaTraining, bare, sines(), SINE.rates)
+        assert_refused(refused, LearnerError, f"features: {name} gives")
+
+
+def test_features_may_give_one_value_without_a_dimension() -> None:
+    model = model_of(replace(SINE, widths=(1, 4, 1), plastic_layers=2), Sum())
+    assert MetaTraining(model, sines(), SINE.rates).update().loss.isfinite().all()

@@ -79,6 +79,33 @@ def test_lifetimes_refuse_what_is_not_finite(part: str) -> None:
         MetaModel(model.learner, state)
 
 
+@pytest.mark.parametrize("part", ["W", "B", "bias", "feedback_bias"])
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_networks_are_not_born_with_what_is_not_finite(part: str, value: float) -> None:
+    model = flp_model(SINE, 2)
+    state = model.born().detach()
+    getattr(state, part)[1].flatten()[-1] = value
+    with pytest.raises(LearnerError, match=rf"state\.{part}\[1\] is not finite"):
+        MetaModel(model.learner, state)
+
+
+@pytest.mark.parametrize("part", ["theta", "W.0", "B.1", "mixing.0", "features.1.0.0.weight"])
+def test_meta_training_refuses_what_is_not_finite(part: str) -> None:
+    """Loaded into a model, or from a checkpoint."""
+    settings = replace(SINE, plastic_layers=2)
+    model = flp_model(settings, 2)
+    good = {key: value.clone() for key, value in model.state_dict().items()}
+    bad = good | {part: good[part] / 0}
+    begun = MetaTraining(model, sines(), settings.rates)
+    checkpoint = begun.tensors() | {f"model.{part}": bad[part]}
+    with pytest.raises(ConfigError, match=f"{part} of the model is not finite"):
+        begun.load(checkpoint, 1)
+    assert begun.update().loss.isfinite().all()
+    model.load_state_dict(bad)
+    with pytest.raises(ConfigError, match=f"{part} of the model is not finite"):
+        MetaTraining(model, sines(), settings.rates)
+
+
 def test_theta_that_is_none() -> None:
     pool = Grammar.from_yaml("flp10").enumerate()
     for theta in ([1.0, 2.0], [1.0] * (len(pool) + 1)):
@@ -110,9 +137,14 @@ def training(settings: Any, tasks: Any, **options: Any) -> MetaTraining:
 
 
 def test_examples_of_another_width() -> None:
-    with pytest.raises(ConfigError, match=r"'sines-7-continual' have 8 values, .* takes 4"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'sines-7-continual' have 8 values, .* takes 4; make widths begin with 8",
+    ):
         training(replace(SINE, plastic_layers=4), sines(functions=7))
-    with pytest.raises(ConfigError, match="features cannot take an example of 'sines-7"):
+    with pytest.raises(
+        ConfigError, match=r"'sines-7.* 8 values, .* takes 4; make widths begin wit"
+    ):
         training(SINE, sines(functions=7))
 
 

@@ -33,8 +33,20 @@ def test_every_part_is_drawn_by_its_own_generator() -> None:
     assert len({t.data_ptr() for t in state.tensors()}) == len(state.tensors())
 
 
+@pytest.mark.parametrize("feedback", ["random", "symmetric", "direct"])
+def test_choices_of_learnt_feedback_want_learnt_feedback(feedback: str) -> None:
+    """They would be of no consequence."""
+    how = LearntFeedback(source="target", clamp_output=True)
+    message = f"learnt_feedback is for feedback='flp', and this network has '{feedback}'"
+    with pytest.raises(ConfigError, match=message):
+        PlasticNetwork(SIZES, feedback=feedback, learnt_feedback=how)
+    learnt = PlasticNetwork(SIZES, feedback="flp", learnt_feedback=how)
+    assert learnt.with_feedback("flp") == learnt
+    assert learnt.with_feedback(feedback) == PlasticNetwork(SIZES, feedback=feedback)
+
+
 def test_a_network_is_remade_with_another_feedback() -> None:
-    network = replace(NETWORKS["error"], feedback="random", bias=False)
+    network = replace(NETWORKS["target"].with_feedback("random"), bias=False)
     state = network.init([torch.Generator().manual_seed(0)])
     assert [b.shape for b in state.B] == [w.shape for w in state.W]
     assert not any((state.bias, state.feedback_bias, state.mixing))
@@ -104,7 +116,7 @@ def test_parts_that_a_network_does_not_have() -> None:
     network, (state, x, label) = NETWORKS["plastic"], lifetimes(NETWORKS["plastic"], steps=2)
     cases = {
         "bias": replace(network, bias=False),
-        "feedback_bias": replace(network, feedback="direct"),
+        "feedback_bias": network.with_feedback("direct"),
         "bias_rate": replace(network, bias=False),
         "feedback_rate": NETWORKS["error"],
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,23 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from small_data import write_characters
-from tiny_reproduction import ROWS, tiny, whole_run
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from tiny_reproduction import ROWS, check_jobs, tiny, whole_run
 
-from rulesearch.errors import ConfigError, DataError, RuleSearchError
 from rulesearch.outer.seeds import TEST, generators
 from rulesearch.reproduce import (
     REPRODUCTIONS,
     Outcome,
-    Plan,
     load_outcome,
     load_plan,
     make_plan,
+    pooled,
     reproduce,
 )
-from rulesearch.reproduce.flp import new_lives, restored
+from rulesearch.reproduce.flp import restored
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
+from rulesearch.reproduce.progress import JobProgress
 from rulesearch.reproduce.tables import latex, markdown
 
 IMAGES = (  # data that may not be at hand
@@ -53,19 +52,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_every_job_has_a_place_and_follows_what_it_needs(name: str, scale: str) -> None:
     check_jobs(make_plan(name, scale))
-
-
-def check_jobs(plan: Plan) -> None:
-    known, seen = {row.key for row in plan.reproduction.rows}, set[str]()
-    # An online life is lived in updates, too, none shorter than a choice.
-    most = plan.settings.updates + plan.settings.model_dump().get("horizon", 0)
-    for job in plan.jobs():
-        assert job.row in known
-        assert job.condition in plan.reproduction.conditions
-        assert 0 <= job.updates <= most  # 0: what another trained is tested
-        assert set(job.needs) <= seen
-        assert job.name not in seen
-        seen.add(job.name)
 
 
 def test_full_scale_is_the_papers() -> None:
@@ -230,6 +216,48 @@ def test_lifetimes_that_diverge_are_told(tmp_path: Path) -> None:
     assert updates[0]["rejected"] == [True, True]
 
 
+def test_a_mean_of_more_updates_than_there_are_is_of_all(tmp_path: Path) -> None:
+    """As where only ``updates`` of a scale that averages is changed."""
+    found = {}
+    for average in (1, 5, 6):
+        plan = tiny(f"average={average}", "conditions=[iid]", rows=("flp-3",))
+        reproduce(plan, tmp_path / str(average))
+        note = (
+            f"average={average} is more than updates=5: the mean is of the meta-parameters of all"
+        )
+        assert (note in (tmp_path / str(average) / "table.md").read_text()) == (average > 5)
+        found[average] = load_file(tmp_path / str(average) / "jobs" / "flp-3-iid.safetensors")
+    assert found[6]["model.W.0"].equal(found[5]["model.W.0"])
+    assert not found[5]["model.W.0"].equal(found[1]["model.W.0"])
+
+
+def test_seeds_that_no_update_taught_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    plan = tiny("oml_rate=1e6", "updates=3", "conditions=[iid]", rows=("oml-3",))
+    with JobProgress(Console(width=200)) as progress:
+        outcome = reproduce(plan, run, [progress])
+    told = "oml-3-iid: each of the first 3 updates of seed 0, 1 was rejected, as not finite or not"
+    assert capsys.readouterr().out.count(told) == 1
+    note = "Original OML (3), iid: every update of seed 0, 1 was rejected, as not finite or not"
+    assert note in (run / "table.md").read_text()
+    assert outcome.content["rows"][0]["ours"]["iid"]["untaught"] == [0, 1]
+    file = run / "jobs" / "oml-3-iid.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"untaught": torch.tensor([False, True])}, file)
+    assert note.replace("0, 1", "1") in markdown(load_outcome(run).content)
+    assert note.replace("0, 1", "1") in markdown(pooled([run]))
+    del tensors["untaught"]  # of a run before there was such a count
+    save_file(tensors, file)
+    assert "every update" not in markdown(load_outcome(run).content)
+
+
+def test_seeds_that_an_update_taught_are_not(whole: Path) -> None:
+    assert "every update" not in (whole / "table.md").read_text()
+    assert load_outcome(whole).content["rows"][0]["ours"]["iid"]["untaught"] == []
+
+
 def test_figures_are_drawn_at_the_end(tmp_path: Path) -> None:
     drawn: list[set[str]] = []
 
@@ -244,116 +272,6 @@ def test_figures_are_drawn_at_the_end(tmp_path: Path) -> None:
 
 
 # -- images --
-
-
-@pytest.fixture
-def characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Random images where Omniglot's would be, and mini-ImageNet's beside them."""
-    write_characters(tmp_path / "data")
-    monkeypatch.setenv("RULESEARCH_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
-
-
-IMAGES = (
-    "updates=2", "lifetimes=3", "ways=3", "shots=2", "size=12", "channels=[2, 3]",
-    "strides=[2, 1]", "hidden=4", "outputs=6", "mini_channels=[2, 2]", "mini_hidden=3",
-    "oml_shots=3",
-)  # fmt: skip
-
-
-def test_images(characters: Path, tmp_path: Path) -> None:
-    plan = make_plan("flp-table2", "small", (*IMAGES, f"mini_imagenet={characters / 'mini'}"))
-    check_jobs(plan)
-    trained = {job.row: job.needs for job in plan.jobs() if job.condition == "continual"}
-    from_flp = {row for row, needs in trained.items() if needs == ("flp-2-continual",)}
-    assert from_flp == {"gradient-2", "gradient-2-first-order"}
-    content = reproduce(plan, tmp_path / "run").content
-    assert list(content["conditions"]) == ["iid", "continual", "mini-imagenet"]
-    assert [row["row"] for row in content["rows"]] == [row.key for row in plan.reproduction.rows]
-    for row in content["rows"]:
-        for condition, figure in row["ours"].items():
-            errors = load_file(tmp_path / "run" / "jobs" / f"{row['row']}-{condition}.safetensors")
-            wrong = errors["measured.error"] * 6 / 100  # of 3 ways and 2 queries each
-            torch.testing.assert_close(wrong, wrong.round(), rtol=0, atol=1e-4)
-            assert 0 <= figure["value"] <= 100
-
-
-def test_test_lifetimes_are_of_classes_never_met(
-    characters: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here Omniglot has 6 classes of 5 images to train on, mini-ImageNet 5; both 4 for tests."""
-    met: list[Any] = []
-    monkeypatch.setattr(
-        "rulesearch.reproduce.flp.new_lives",
-        lambda model, tasks, *rest: met.append(tasks) or new_lives(model, tasks, *rest),
-    )
-    plan = make_plan("flp-table2", "small", (*IMAGES, f"mini_imagenet={characters / 'mini'}"))
-    for job in [job for job in plan.jobs() if job.row == "flp-2"]:
-        training: Any = job.begin({})
-        job.measure(training)
-        learnt, tested = (
-            {image.numpy().tobytes() for image in tasks.data.images}
-            for tasks in (training.training.tasks, met.pop())
-        )
-        assert (len(learnt), len(tested)) == (25 if "mini" in job.condition else 30, 20)
-        assert not learnt & tested
-
-
-def test_mini_imagenet_only_where_it_is(characters: Path) -> None:
-    plan = make_plan("flp-table2", "small", IMAGES)
-    assert {job.condition for job in plan.jobs()} == {"iid", "continual"}
-    started = make_plan("flp-table2", "small", (*IMAGES, "start=[0.5, 0.25]"))
-    begun = {job.row: job.begin({}).model for job in started.jobs()[:2]}
-    rates = {row: [r.unique().tolist() for r in model.rate] for row, model in begun.items()}
-    assert rates == {"feature-reuse-1": [[0.25]], "flp-2": [[0.5], [0.25]]}
-    uneven = make_plan("flp-table2", "small", (*IMAGES, "strides=[2]"))
-    with pytest.raises(ConfigError, match=r"2 convolutions \(channels\) need as many strides"):
-        uneven.jobs()
-
-
-def test_photographs_that_are_not_there_are_told_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "train").mkdir()
-    for name, setting in (
-        ("flp-table2", "mini_imagenet"), ("cml-table1", "data"), ("cml-table2", "data")
-    ):  # fmt: skip
-        module = "cml_cifar" if name == "cml-table1" else name.replace("-", "_")
-        monkeypatch.setattr(f"rulesearch.reproduce.{module}.load", None)
-        for root, split in ((tmp_path / "none", "train"), (tmp_path, "test")):
-            told = make_plan(name, "small", [f"{setting}={root}"])
-            with pytest.raises(DataError) as raised:
-                told.jobs()
-            assert str(raised.value).startswith(
-                f"{setting}={root}: data set 'image_folder': there is no '{root / split}'; name a "
-            )
-
-
-def test_mini_imagenet_asks_for_no_other_data(
-    characters: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where Omniglot is not, its conditions are left out, unless they are asked for."""
-    shutil.rmtree(characters / "omniglot")
-    monkeypatch.setenv("RULESEARCH_CACHE", str(characters / "cache"))
-    told = (*IMAGES, f"mini_imagenet={characters / 'mini'}")
-    jobs = make_plan("flp-table2", "small", told).jobs()
-    assert {job.condition for job in jobs} == {"mini-imagenet"}
-    assert jobs[0].begin({}).update().loss.isfinite().all()
-
-
-def test_conditions_are_chosen(characters: Path) -> None:
-    def chosen(name: str, *told: str) -> set[str]:
-        return {job.condition for job in make_plan(name, "small", told).jobs()}
-
-    mini = f"mini_imagenet={characters / 'mini'}"
-    assert chosen("flp-table1", "conditions=[continual]") == {"continual"}
-    assert chosen("flp-table2", *IMAGES, mini, "conditions=[continual]") == {"continual"}
-    assert chosen("flp-table2", *IMAGES, mini, "conditions=[mini-imagenet]") == {"mini-imagenet"}
-    with pytest.raises(ConfigError, match="condition mini-imagenet needs its images"):
-        chosen("flp-table2", *IMAGES, "conditions=[mini-imagenet]")
-    for told in ("conditions=[]", "conditions=[mixed]"):
-        with pytest.raises(RuleSearchError, match="conditions"):
-            make_plan("flp-table1", "small", (told,))
 
 
 def test_an_outcome_without_jobs_is_empty() -> None:

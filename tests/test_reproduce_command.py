@@ -43,6 +43,8 @@ def test_list(run_main: Any) -> None:
         (["flp-table1", "--set", "updates"], "--set updates: write key=value"),
         (["flp-table1", "--set", "updates=none"], "--set updates:1:1: 'updates': should be a"),
         (["flp-table1", "--set", "hidden=[4, 4]"], "'hidden': should have at least 3"),
+        (["flp-table2", "--set", "rate=[1e-3]"], "'rate': needs 2 values, found 1"),
+        (["flp-table1", "--set", "betas=[]"], "'betas': needs 2 values, found 0"),
         (["flp-table1", "--set", "clip=0"], "'clip': should be greater than 0"),
         (["flp-table1", "--set", "pool=3"], "the pool 3; enlarge the pool"),
         (["flp-table1", "--set", "order=random"], "'order': should be 'iid' or 'mixed'"),

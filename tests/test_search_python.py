@@ -196,8 +196,9 @@ def test_an_experiment_is_written_and_read_back(tmp_path: Path) -> None:
         LinearTeacher(inputs=5, silent=2, steps=7, queries=4),
     ]
     for tasks in families:
+        output = "linear" if isinstance(tasks, LinearTeacher) else "softmax"
         net = rs.PlasticNetwork(
-            [tasks.n_in, 7, tasks.n_out], activation="tanh", feedback="direct", beta=3.0
+            [tasks.n_in, 7, tasks.n_out], "tanh", 3.0, output=output, feedback="direct"
         )
         settings = settings_from(rs.L2(0.5), seeds=3, seed=7, clip=None, window=3)
         experiment = Experiment(POOL[:4], net, tasks, settings, "mine", "part")

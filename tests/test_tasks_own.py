@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,67 @@ def test_what_a_family_does_not_keep_is_told_before_anything_is_learnt(
     assert_refused(lambda: search(tasks), rs.ConfigError, message)
     assert_refused(lambda: search(tasks, scaling=False), rs.ConfigError, message)
     staged = [Stage(1, tasks)]
-    for families in ((tasks, []), (Halves(), staged)):
-        training = MetaTraining(flp_model(SETTINGS), families[0], stages=families[1])
-        assert_refused(training.update, rs.ConfigError, message)
+    for own, stages in ((tasks, []), (Halves(), staged)):
+        refused = partial(MetaTraining, flp_model(SETTINGS), own, stages=stages)
+        assert_refused(refused, rs.ConfigError, message)
+
+
+def answering(targets: Callable[[torch.Tensor], torch.Tensor]) -> Halves:
+    """The same examples, asked for targets that are made of the one-hot code of their side."""
+
+    def given(label: torch.Tensor) -> torch.Tensor:
+        return targets(torch.eye(2)[label])
+
+    return drawing(lambda b: replace(b, label=given(b.label), label_query=given(b.label_query)))
+
+
+NO_CLASSES = {
+    "real": answering(lambda hot: 3 * hot - 1),
+    "of sum 2": answering(lambda hot: 2 * hot),
+    "none": answering(torch.zeros_like),
+    "NaN": answering(lambda hot: hot / 0),
+    "queries": drawing(lambda b: replace(b, label_query=5 * torch.eye(2)[b.label_query])),
+}
+
+
+@pytest.mark.parametrize("tasks", NO_CLASSES.values(), ids=NO_CLASSES)
+def test_targets_of_regression_want_a_linear_output(tasks: Any, tmp_path: Path) -> None:
+    """Whose cross-entropy would mean nothing, and of one output be zero whatever is learnt."""
+    message = "of 'halves' holds targets that are no probabilities of classes"
+    assert_refused(lambda: search(tasks, tmp_path / "run"), rs.ConfigError, message)
+    assert not (tmp_path / "run").exists()
+    model, staged = flp_model(SETTINGS), [Stage(1, tasks)]
+    assert_refused(lambda: MetaTraining(model, tasks), rs.ConfigError, message)
+    assert_refused(lambda: MetaTraining(model, Halves(), stages=staged), rs.ConfigError, message)
+    batch = tasks.sample([torch.Generator().manual_seed(0)])
+    assert_refused(lambda: model(batch), rs.LearnerError, "for regression give the network output=")
+    linear = MetaTraining(flp_model(replace(SETTINGS, output="linear")), tasks)
+    assert linear.updates == 0
+
+
+def test_targets_that_are_probabilities_are_classes() -> None:
+    found = []
+    for tasks in (Halves(), answering(lambda hot: hot)):
+        training = MetaTraining(flp_model(SETTINGS), tasks)
+        found.append([training.update().loss.item() for _ in range(2)])
+    assert found[0] == pytest.approx(found[1])
+    soft = answering(lambda hot: 0.8 * hot + 0.1)
+    assert MetaTraining(flp_model(SETTINGS), soft).update().loss.isfinite().all()
+    assert search(soft).history["search"].theta.shape == (1, 2, 1)
+
+
+def test_sines_want_a_linear_output() -> None:
+    model, sines = flp_model(replace(SETTINGS, widths=(4, 4, 1))), rs.tasks.IncrementalSines(3, 2)
+    assert_refused(
+        lambda: MetaTraining(model, sines),
+        rs.ConfigError,
+        "'sines-3-continual' holds targets that are no",
+    )
+    network = rs.PlasticNetwork([3, 1], activation="tanh")
+    learner = rs.PlasticityLearner(network, rs.Rule(POOL, {"F0": 0.1}))
+    x, target = torch.ones(2, 1, 3), torch.full((2, 1, 1), -4.0)
+    message = "label holds targets that are no probabilities"
+    assert_refused(lambda: learner.live(learner.init(), None, x, target), rs.LearnerError, message)
 
 
 @pytest.mark.parametrize("part", ["x", "x_query"])

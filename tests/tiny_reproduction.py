@@ -44,3 +44,17 @@ def left(run: Path) -> dict[str, Any]:
             if key != "seconds"
         },
     }
+
+
+def check_jobs(plan: Plan) -> None:
+    """Every job has a place in the table, and comes after what it needs."""
+    known, seen = {row.key for row in plan.reproduction.rows}, set[str]()
+    # An online life is lived in updates, too, none shorter than a choice.
+    most = plan.settings.updates + plan.settings.model_dump().get("horizon", 0)
+    for job in plan.jobs():
+        assert job.row in known
+        assert job.condition in plan.reproduction.conditions
+        assert 0 <= job.updates <= most  # 0: what another trained is tested
+        assert set(job.needs) <= seen
+        assert job.name not in seen
+        seen.add(job.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import types
+from collections import Counter
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
@@ -34,7 +35,9 @@ def validate(model: type[Model], document: Document, what: str) -> Model:
         return model.model_validate(document.data)
     except ValidationError as failed:
         found = []
-        errors = [(e, _path(e, document.data)) for e in failed.errors(include_url=False)]
+        raised = failed.errors(include_url=False)
+        lacking = Counter(e["loc"][:-1] for e in raised if _is_short(e))
+        errors = [(e, _path(e, document.data)) for e in raised]
         unknown = {path[:-1] for error, path in errors if error["type"] == "extra_forbidden"}
         for error, path in errors:
             if error["type"] == "missing" and path in unknown:
@@ -42,9 +45,15 @@ def validate(model: type[Model], document: Document, what: str) -> Model:
             # A wrong value is shown where it stands, a wrong key where the key does.
             by_key = error["type"] in KEY_ERRORS
             place = document.key_place(path) if by_key else document.place(path)
-            found.append((place.line, place.column, place, _line(error, path, model, what)))
+            count = lacking[error["loc"][:-1]]
+            found.append((place.line, place.column, place, _line(error, path, model, what, count)))
         _, _, place, message = min(found, key=lambda item: item[:2])
         raise GrammarError(message, place) from None
+
+
+def _is_short(error: Any) -> bool:
+    """Whether a list of a fixed length has fewer values."""
+    return error["type"] == "missing" and isinstance(error["loc"][-1], int)
 
 
 def _path(error: Any, data: Any) -> Path:
@@ -83,8 +92,8 @@ def _keys_at(model: type[BaseModel], path: Path, location: Path) -> list[str]:
     return sorted({name for m in here for name in m.model_fields})
 
 
-def _line(error: Any, path: Path, model: type[BaseModel], what: str) -> str:
-    """One of pydantic's errors in one line."""
+def _line(error: Any, path: Path, model: type[BaseModel], what: str, lacking: int) -> str:
+    """One of pydantic's errors in one line; ``lacking`` values of a list that is too short."""
     last = str(path[-1])[:64] if path else ""
     key = next((str(step)[:64] for step in reversed(path) if isinstance(step, str)), "")
     named = f"'{key}': " if key else ""
@@ -95,6 +104,9 @@ def _line(error: Any, path: Path, model: type[BaseModel], what: str) -> str:
             if error["input"] is None:  # what follows a comma in braces is a key without a value
                 hint = "; in braces a comma ends a value, so quote a value that holds one"
             return f"unknown key '{last}'{hint}"
+        case "missing" if _is_short(error):
+            given = len(error["input"])
+            return f"{named}needs {given + lacking} values, found {given}"
         case "missing":
             return f"{named}missing key '{error['loc'][-1]}'"
         case "model_type" | "model_attributes_type" if not path:

@@ -11,7 +11,7 @@ from rulesearch.arguments import check_kind
 from rulesearch.compile.native import Examples
 from rulesearch.errors import LearnerError
 from rulesearch.networks import PlasticNetwork
-from rulesearch.networks.fit import as_classes
+from rulesearch.networks.fit import as_classes, check_targets
 from rulesearch.torch_arguments import check_dense
 
 __all__ = ["Indexed", "as_examples", "check_examples"]
@@ -135,6 +135,7 @@ def check_examples(
             raise LearnerError(
                 f"label has shape {tuple(label.shape)}; as targets it should be {(*lead, n_out)}"
             )
+        check_targets(network.output, label)
         label = label.to(like.dtype)
     else:
         if tuple(label.shape) != lead:

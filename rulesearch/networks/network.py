@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.machine import check_memory
 from rulesearch.networks.activations import ACTIVATIONS, Activation
 from rulesearch.networks.drawing import INITIALISATIONS, draw_into
-from rulesearch.networks.fit import Shapes, as_classes, check_parts, check_state
+from rulesearch.networks.fit import Shapes, as_classes, check_input, check_state
 from rulesearch.networks.learnt_feedback import LearntFeedback
 from rulesearch.networks.state import NetworkState
 from rulesearch.torch_arguments import check_dense, check_floating, check_generators, device_at_hand
@@ -63,12 +63,13 @@ class PlasticNetwork:
     bias : bool
         Whether units have biases.
     learnt_feedback : LearntFeedback
-        How learnt feedback acts.
+        How learnt feedback acts, under ``flp`` alone.
 
     Raises
     ------
     ConfigError
-        For an unknown choice, sizes that are no network, or a beta out of range.
+        For an unknown choice, sizes that are no network, a beta out of range, or choices of learnt
+        feedback where another is used.
     """
 
     sizes: Sequence[int]
@@ -102,6 +103,16 @@ class PlasticNetwork:
             ("weight_init", INITIALISATIONS),
         ):
             check_choice(name, getattr(self, name), known)
+        if not self.learns_feedback and self.learnt_feedback != LearntFeedback():
+            raise ConfigError(
+                f"learnt_feedback is for feedback='flp', and this network has '{self.feedback}'; "
+                "set feedback='flp', or leave learnt_feedback out"
+            )
+
+    def with_feedback(self, feedback: str) -> PlasticNetwork:
+        """Return the same network with another feedback; choices of a learnt one stay behind."""
+        how = self.learnt_feedback if feedback == "flp" else LearntFeedback()
+        return replace(self, feedback=feedback, learnt_feedback=how)
 
     @property
     def connections(self) -> list[tuple[int, int]]:
@@ -251,7 +262,7 @@ class PlasticNetwork:
         LearnerError
             As from calling the network.
         """
-        self._check_input(state, x)
+        check_input(state, x, self._shapes)
         layers, last = [x], len(state.W) - 1
         for k in range(last):
             layers.append(self.sigma.value(self._drive(state, k, layers[-1]), self.beta))
@@ -273,25 +284,10 @@ class PlasticNetwork:
             If the weights are not those of the network, or x is not ``(lifetimes, examples,
             n_in)``, of the type of the weights and with them.
         """
-        self._check_input(state, x)
+        check_input(state, x, self._shapes)
         for k in range(len(state.W) - 1):
             x = self.sigma.value(self._drive(state, k, x), self.beta)
         return self._drive(state, -1, x)
-
-    def _check_input(self, state: NetworkState, x: Tensor) -> None:
-        check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
-        check_dense("x", x)
-        check_parts(state, {name: self._shapes[name] for name in ("W", "bias")})
-        like, n_in = state.W[0], self.sizes[0]
-        if x.dtype != like.dtype or x.device != like.device:
-            raise LearnerError(
-                f"x is {x.dtype} on {x.device}, the weights are {like.dtype} on {like.device}"
-            )
-        alone = x.ndim < 3 or 1 in (x.shape[-3], state.lifetimes)
-        if x.ndim < 2 or x.shape[-1] != n_in or not (alone or x.shape[-3] == state.lifetimes):
-            raise LearnerError(
-                f"x has shape {tuple(x.shape)}; it should be ({state.lifetimes}, examples, {n_in})"
-            )
 
     def target(self, label: Tensor, dtype: torch.dtype) -> Tensor:
         """Integer labels as one-hot vectors; floating-point targets as they are."""

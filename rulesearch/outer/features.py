@@ -10,11 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks.layout import channels_last
 from rulesearch.outer.relu_layers import ROWS, ReluLayers
 
-__all__ = ["conv_features", "conv_size", "extract", "mlp_features"]
+__all__ = [
+    "OwnFeatures",
+    "class_of",
+    "conv_features",
+    "conv_size",
+    "extract",
+    "mlp_features",
+    "width_taken",
+]
 
 
 def extract(module: nn.Module, x: Tensor, image: Sequence[int] | None = None) -> Tensor:
@@ -33,15 +41,78 @@ def extract(module: nn.Module, x: Tensor, image: Sequence[int] | None = None) ->
     -------
     Tensor (..., n_features)
         What the module gives of an example, flattened.
+
+    Raises
+    ------
+    LearnerError
+        If it gives something else than a tensor with a row for each example.
     """
     flat = channels_last(x.reshape(-1, *image)) if image else x.reshape(-1, x.shape[-1])
     found: Tensor
     if len(flat) <= ROWS or _slices_itself(module):
-        found = module(flat)
+        found = _given(module, flat)
     else:
         learnt = [p for p in module.parameters() if p.requires_grad]
         found = _BySlices.apply(module, flat, *learnt)  # type: ignore[no-untyped-call]
     return found.reshape(*x.shape[:-1], -1)
+
+
+class OwnFeatures(nn.Sequential):
+    """A module of one's own and the layers after it, which take what it gives of an example.
+
+    Parameters
+    ----------
+    own : Module
+    layers : Module
+        That follow, fully connected, if any.
+    """
+
+    def __init__(self, own: nn.Module, *layers: nn.Module) -> None:
+        super().__init__(own, nn.Flatten(), *layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of examples.
+
+        Raises
+        ------
+        LearnerError
+            If the module of one's own gives something else than these layers take.
+        """
+        own, flatten, *layers = self
+        found: Tensor = flatten(_given(own, x).unsqueeze(-1))  # which takes two dimensions or more
+        wanted = width_taken(layers[0]) if layers else None
+        if wanted not in (None, found.shape[1]):
+            raise LearnerError(
+                f"features: {type(own).__name__} gives {found.shape[1]} values of an example, the "
+                f"next layer takes {wanted}; make widths begin with {found.shape[1]}"
+            )
+        for layer in layers:
+            found = layer(found)
+        return found
+
+
+def class_of(module: nn.Module) -> str:
+    """Name of a module's class, of one's own that of what it holds."""
+    return type(module[0] if isinstance(module, OwnFeatures) else module).__name__
+
+
+def width_taken(module: nn.Module) -> int | None:
+    """Values of an example that a module takes, where its first layer is a linear one."""
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[0]
+    return module.in_features if isinstance(module, nn.Linear) else None
+
+
+def _given(module: nn.Module, x: Tensor) -> Tensor:
+    """What a module gives of examples, a row for each."""
+    found = module(x)
+    if isinstance(found, Tensor) and found.shape[:1] == x.shape[:1]:
+        return found
+    shown = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    raise LearnerError(
+        f"features: {type(module).__name__} gives {shown} of {len(x)} examples; it should return a "
+        f"tensor with a row for each of them, ({len(x)}, ...)"
+    )
 
 
 def _slices_itself(module: nn.Module) -> bool:
@@ -58,11 +129,11 @@ class _BySlices(torch.autograd.Function):
         ctx.module = module
         ctx.save_for_backward(x, *parameters)
         slices = x.split(ROWS)
-        first: Tensor = module(slices[0])
+        first = _given(module, slices[0])
         found = first.new_empty(len(x), *first.shape[1:])
         found[:ROWS] = first
         for part, target in zip(slices[1:], found.split(ROWS)[1:], strict=True):
-            target.copy_(module(part))
+            target.copy_(_given(module, part))
         return found
 
     @staticmethod

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from rulesearch.errors import ConfigError
+from rulesearch.outer.features import OwnFeatures, class_of, width_taken
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.tasks import ImageData, TaskFamily
+from rulesearch.tasks.family import check_answers
 from rulesearch.torch_arguments import device_at_hand, no_device
 
-__all__ = ["check_fit", "usable_device"]
+__all__ = ["check_finite_model", "check_fit", "usable_device"]
 
 
 def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
@@ -20,9 +24,10 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
     Raises
     ------
     ConfigError
-        If they differ.
+        If they differ, or targets are none that a softmax output can have; one lifetime is drawn
+        to see them.
     """
-    network = model.learner.network
+    network, n_in = model.learner.network, tasks.n_in
     if tasks.n_out > network.sizes[-1] or (
         network.output == "linear" and tasks.n_out != network.sizes[-1]
     ):
@@ -30,8 +35,9 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
             f"meta-training: tasks '{tasks.name}' need {tasks.n_out} outputs, "
             f"the network has {network.sizes[-1]}"
         )
+    check_answers("tasks", tasks, network, model.dtype)
     if not model.features:
-        _check_inputs(tasks, network.sizes[0])
+        _check_inputs(tasks, network.sizes[0], f"widths begin with {n_in}")
         return
     if model.image is not None:
         data = getattr(tasks, "data", None)
@@ -41,16 +47,12 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
                 f"meta-training: images of '{tasks.name}' have shape {(1, *shape)[-3:]}, features "
                 f"see {model.image}"
             )
-        _check_inputs(tasks, math.prod(model.image))
-    example = torch.zeros(1, model.seeds, 1, tasks.n_in, dtype=model.dtype, device=model.device)
-    try:
-        with torch.no_grad():
-            given = model.see(example, model.seeds).shape[-1]
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"meta-training: features cannot take an example of '{tasks.name}', "
-            f"{model.image or (tasks.n_in,)}: {error}"
-        ) from error
+        _check_inputs(tasks, math.prod(model.image), f"its image hold {n_in} values")
+    else:
+        below = model.features[0]
+        what = "its features take" if isinstance(below, OwnFeatures) else "widths begin with"
+        _check_inputs(tasks, width_taken(below), f"{what} {n_in}")
+    given = _width_given(model, tasks)
     if given != network.sizes[0]:
         raise ConfigError(
             f"meta-training: features give {given} values of an example, the plastic layers take "
@@ -58,12 +60,42 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
         )
 
 
-def _check_inputs(tasks: TaskFamily, wanted: int) -> None:
-    if tasks.n_in != wanted:
+def check_finite_model(parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse meta-parameters of which every lifetime would be rejected.
+
+    Raises
+    ------
+    ConfigError
+        If a number of one of them is not finite.
+    """
+    for name, parameter in parameters:
+        if not parameter.isfinite().all():
+            raise ConfigError(
+                f"meta-training: {name} of the model is not finite; give finite numbers"
+            )
+
+
+def _check_inputs(tasks: TaskFamily, wanted: int | None, remedy: str) -> None:
+    if wanted not in (None, tasks.n_in):
         raise ConfigError(
             f"meta-training: examples of '{tasks.name}' have {tasks.n_in} values, the model takes "
-            f"{wanted}"
+            f"{wanted}; make {remedy}, or take other tasks"
         )
+
+
+def _width_given(model: MetaModel, tasks: TaskFamily) -> int:
+    """Values of an example that the plastic layers get from the features."""
+    # Of several examples, for what is lost of them is not seen of one.
+    example = torch.zeros(1, model.seeds, 2, tasks.n_in, dtype=model.dtype, device=model.device)
+    try:
+        with torch.no_grad():
+            return model.see(example, model.seeds).shape[-1]
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ConfigError(
+            f"meta-training: features cannot take an example of '{tasks.name}', "
+            f"{model.image or (tasks.n_in,)}: {class_of(model.features[0])} says "
+            f"{' '.join(str(error).split())}"
+        ) from error
 
 
 def usable_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from rulesearch.errors import ConfigError
 from rulesearch.grammar import Grammar, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import LearntFeedback, PlasticNetwork
-from rulesearch.outer.features import conv_features, conv_size, mlp_features
+from rulesearch.outer.features import OwnFeatures, conv_features, conv_size, mlp_features
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.outer.meta_training import MetaRates
 from rulesearch.outer.seeds import NETWORK, generators, members
@@ -98,20 +98,28 @@ class FLPSettings:
         check_kind("FLP: rule", self.rule, (str, Rule), "a term of the catalogue, or a Rule")
         check_kind("FLP: feedback", self.feedback, LearntFeedback, "a LearntFeedback")
         check_kind("FLP: rates", self.rates, MetaRates, "MetaRates")
+        if len(self.widths) < 2:
+            raise ConfigError(
+                f"FLP: widths is {self.widths}; give the units of two layers or more, as "
+                "(784, 100, 10)"
+            )
         if not 1 <= whole("FLP: plastic_layers", self.plastic_layers, 0) < len(self.widths):
             raise ConfigError(
                 f"FLP: {len(self.widths) - 1} layers, of which 1 or more can be plastic, "
                 f"not {self.plastic_layers}"
             )
-        if isinstance(self.rate, Sequence):
+        if isinstance(self.rate, tuple | list):
             object.__setattr__(self, "rate", tuple(self.rate))
         if isinstance(self.rate, tuple) and len(self.rate) != self.plastic_layers:
             raise ConfigError(
                 f"FLP: {len(self.rate)} values of rate for {self.plastic_layers} plastic layers"
             )
         for name, values in (("mixing", (self.mixing,)), ("rate", self.starts)):
+            given = getattr(self, name)
+            if any(isinstance(value, str) for value in values):
+                raise ConfigError(f"FLP: {name} is text, {given!r}; give finite numbers")
             if not all(math.isfinite(number(value)) for value in values):
-                raise ConfigError(f"FLP: {name} is {getattr(self, name)}; give finite numbers")
+                raise ConfigError(f"FLP: {name} is {given!r}; give finite numbers")
         self._check_convolutions()
 
     def _check_convolutions(self) -> None:
@@ -140,16 +148,17 @@ class FLPSettings:
     @property
     def network(self) -> PlasticNetwork:
         """The plastic layers."""
-        return PlasticNetwork(
+        network = PlasticNetwork(
             self.plastic_widths,
             activation="relu",
             output=self.output,
-            feedback="flp" if self.learning == "flp" else "symmetric",
+            feedback="flp",
             feedback_init="kaiming",
             weight_init="kaiming",
             bias=True,
             learnt_feedback=self.feedback,
         )
+        return network if self.learning == "flp" else network.with_feedback("symmetric")
 
 
 def flp_model(
@@ -263,13 +272,13 @@ def _features(
     """Layers below the plastic ones."""
     fixed = settings.widths[: -settings.plastic_layers]
     parts: list[nn.Module] = []
-    if own is not None:
-        parts += [own, nn.Flatten()]
-    elif settings.image is not None:
+    if own is None and settings.image is not None:
         colours = settings.image[0]
         parts.append(conv_features(colours, settings.channels, settings.strides, generator))
     if len(fixed) > 1:
         parts.append(mlp_features(fixed, generator))
+    if own is not None:
+        return OwnFeatures(own, *parts)
     return nn.Sequential(*parts) if parts else None
 
 

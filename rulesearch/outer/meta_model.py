@@ -12,6 +12,7 @@ from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import LearnerError
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState
+from rulesearch.networks.fit import check_targets
 from rulesearch.outer.features import extract
 from rulesearch.tasks import TaskBatch
 
@@ -28,7 +29,6 @@ GROUPS = {
 """Meta-parameters that are learnt at a common rate."""
 
 TASK = "a TaskBatch, as of tasks.sample(generators)"
-_UNFIT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +77,9 @@ class MetaModel(nn.Module):
     ConfigError
         If the learner, the modules or the shape of an image are of another kind.
     LearnerError
-        If the state is not the network's, there are not as many modules as seeds or two of them
-        share parameters, a module mixes examples or draws at random, or theta is not one finite
-        coefficient a term.
+        If the state is not the network's or not finite, there are not as many modules as seeds or
+        two of them share parameters, a module mixes examples or draws at random, or theta is not
+        one finite coefficient a term.
     """
 
     W: nn.ParameterList
@@ -104,6 +104,7 @@ class MetaModel(nn.Module):
         wanted = "a PlasticityLearner, as PlasticityLearner(network, rule)"
         check_kind("learner", learner, PlasticityLearner, wanted)
         learner.network.check(born)
+        _check_born(born)
         _check_features(features, born.lifetimes)
         self.learner, self.seeds = learner, born.lifetimes
         if image is not None:
@@ -204,6 +205,7 @@ class MetaModel(nn.Module):
                 )
             loss = (output - target).square().mean((-1, -2))
         else:
+            check_targets(network.output, task.label_query, "label_query")
             loss = network.loss(output, task.label_query)
         return LifeOutcome(loss, output, state)
 
@@ -224,11 +226,27 @@ def _check_features(features: Sequence[nn.Module], seeds: int) -> None:
                     "seeds never mix: give each a module of its own, as copy.deepcopy makes"
                 )
         for part in module.modules():
-            if part.training and isinstance(part, _UNFIT):
+            if part.training and _mixes_or_draws(part):
                 raise LearnerError(
                     f"features: {type(part).__name__} in training mode mixes examples or draws at "
                     "random; call eval() on the module, or take another kind of layer"
                 )
+
+
+def _mixes_or_draws(layer: nn.Module) -> bool:
+    """Whether a layer in training mode gives of an example what does not follow from it alone."""
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return layer.p > 0
+    if isinstance(layer, nn.RReLU):
+        return layer.lower != layer.upper
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm)
+
+
+def _check_born(born: NetworkState) -> None:
+    for name, tensors in born.parts():
+        for k, tensor in enumerate(tensors):
+            if not tensor.isfinite().all():
+                raise LearnerError(f"state.{name}[{k}] is not finite; give finite numbers")
 
 
 def _check_theta(theta: Tensor, learner: PlasticityLearner) -> None:

@@ -16,7 +16,7 @@ from rulesearch.named import under
 from rulesearch.outer.checkpoint import load_parameters
 from rulesearch.outer.clipping import UsualNorm
 from rulesearch.outer.curriculum import TASKS, Stage, stage_at
-from rulesearch.outer.fit import check_fit
+from rulesearch.outer.fit import check_finite_model, check_fit
 from rulesearch.outer.meta_model import GROUPS, MetaModel
 from rulesearch.outer.penalty import NoPenalty, Penalty
 from rulesearch.outer.readout import draw_classes_anew
@@ -119,8 +119,9 @@ class MetaTraining:
     Raises
     ------
     ConfigError
-        If there are not as many rates as plastic layers, tasks and model do not fit together, or
-        something is to be learnt of which the meta-gradient tells nothing.
+        If there are not as many rates as plastic layers, tasks and model do not fit together, a
+        meta-parameter is not finite, or something is to be learnt of which the meta-gradient tells
+        nothing.
     """
 
     model: MetaModel
@@ -135,6 +136,7 @@ class MetaTraining:
 
     def __post_init__(self) -> None:
         self._check_kinds()
+        check_finite_model(self.model.named_parameters())
         for tasks in (*(stage.tasks for stage in self.stages), self.tasks):
             check_fit(self.model, tasks)
         if self.model.learner.method == "first-order":
@@ -283,9 +285,11 @@ class MetaTraining:
         Raises
         ------
         ConfigError
-            If it is of another model.
+            If it is of another model, or its meta-parameters are not finite.
         """
         parameters = dict(self.model.named_parameters())
+        held = under("model.", tensors)
+        check_finite_model((key, held[key]) for key in parameters if key in held)
         load_parameters(parameters, tensors, "another model")
         for key, parameter in parameters.items():
             if moments := under(f"adam.{key}.", tensors):

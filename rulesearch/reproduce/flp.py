@@ -70,7 +70,8 @@ class FLPRunSettings(RunSettings):
     clip : float or None
         Largest meta-gradient, as a multiple of its usual norm; the paper does not clip.
     average : int
-        Last updates whose meta-parameters are averaged; the paper takes those of the last.
+        Last updates whose meta-parameters are averaged, all where there are no more; the paper
+        takes those of the last.
     betas : (float, float)
         Of Adam's running means, of a gradient and of its square.
     gradient_start, gradient_rate : float

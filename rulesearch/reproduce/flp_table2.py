@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError
 from rulesearch.outer import MINI_IMAGENET, OMNIGLOT, FLPSettings, MetaRates
 from rulesearch.outer.features import conv_size
@@ -23,6 +25,7 @@ __all__ = ["FLP_TABLE2", "ImageSettings", "image_jobs", "image_network", "image_
 
 Channels = tuple[Count, ...]
 MINI = "mini-imagenet"
+CHARACTERS, DRAWINGS = 659, 20  # of Omniglot's evaluation set, and of each
 
 
 class ImageSettings(FLPRunSettings):
@@ -122,7 +125,8 @@ def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
     Raises
     ------
     ConfigError
-        If mini-ImageNet is asked for, and its folder is not named.
+        If mini-ImageNet is asked for, and its folder is not named, or settings do not fit one
+        another; before any image is loaded.
     DataError
         If images are not there.
     """
@@ -155,6 +159,7 @@ def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
     wanted, orders = _conditions(settings), {"iid": "iid", "continual": "continual"}
     orders = {condition: order for condition, order in orders.items() if condition in wanted}
     found: dict[str, Tasks] = {}
+    _check_sizes(settings, wanted)
     if MINI in wanted:
         check_photographs("mini_imagenet", str(settings.mini_imagenet))
     if orders:
@@ -163,6 +168,29 @@ def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
     if MINI in wanted:
         found[MINI] = tasks("iid", (mini("train"), mini("test")))
     return found
+
+
+def _check_sizes(settings: ImageSettings, wanted: Sequence[str]) -> None:
+    """Hold settings against one another, and against what is known of Omniglot."""
+    ways = settings.ways
+    if settings.outputs < ways:
+        raise ConfigError(f"outputs={settings.outputs}: ways={ways} need {ways} outputs or more")
+    for condition in wanted:
+        key = "mini_channels" if condition == MINI else "channels"
+        chosen = (key, "strides", "size")
+        said = (f"{name}={json.dumps(getattr(settings, name))}" for name in chosen)
+        with naming(f"{', '.join(said)}:"):
+            image_network(settings, condition, 2)
+    if set(wanted) == {MINI}:
+        return
+    if ways > CHARACTERS:
+        raise ConfigError(f"ways={ways}: Omniglot has {CHARACTERS} characters to test on")
+    for name, each in (("shots", 2 * settings.shots), ("oml_shots", settings.oml_shots)):
+        if each > DRAWINGS:
+            raise ConfigError(
+                f"{name}={getattr(settings, name)}: that takes {each} images of each class, and "
+                f"Omniglot has {DRAWINGS}"
+            )
 
 
 def _conditions(settings: ImageSettings) -> Sequence[str]:

@@ -20,10 +20,21 @@ from rulesearch.reproduce.base import Published
 from rulesearch.reproduce.plan import Plan
 from rulesearch.reproduce.tables import latex, markdown
 
-__all__ = ["REJECTED", "RESIDUAL", "SECONDS", "Finished", "Outcome", "finite", "read_finished"]
+__all__ = [
+    "REJECTED",
+    "RESIDUAL",
+    "SECONDS",
+    "UNTAUGHT",
+    "Finished",
+    "Outcome",
+    "finite",
+    "read_finished",
+    "seeds_of",
+]
 
 SECONDS = "seconds"  # a job's word for the time that it took, and a checkpoint's for that so far
 REJECTED = "rejected"  # and for the lifetimes of its updates that taught nothing
+UNTAUGHT = "untaught"  # and for the seeds of which every update was rejected
 RESIDUAL = "residual."  # and for what its last update left unsolved, by kind
 
 
@@ -40,6 +51,8 @@ class Finished(NamedTuple):
         Lifetimes of its updates that diverged, or were not solved as asked, and taught nothing.
     residual : mapping
         What was left unsolved at the last update, ``(seeds,)`` by kind.
+    untaught : Tensor (seeds,) bool, or None
+        Seeds of which every update was rejected; None where that is not known.
     """
 
     model: Mapping[str, Tensor]
@@ -47,6 +60,7 @@ class Finished(NamedTuple):
     seconds: float
     rejected: int
     residual: Mapping[str, Tensor]
+    untaught: Tensor | None = None
 
 
 def read_finished(file: Path) -> Finished:
@@ -60,12 +74,13 @@ def read_finished(file: Path) -> Finished:
     try:
         tensors = load(file.read_bytes())
         seconds, rejected = float(tensors.pop(SECONDS)), int(tensors.pop(REJECTED, 0))
+        untaught = tensors.pop(UNTAUGHT, None)  # none of jobs without updates
     except (OSError, KeyError, SafetensorError) as error:
         raise RunError(
             f"{file} cannot be read ({error}); remove it, and its job is run anew"
         ) from None
     model, measured, residual = (under(p, tensors) for p in ("model.", "measured.", RESIDUAL))
-    return Finished(model, measured, seconds, rejected, residual)
+    return Finished(model, measured, seconds, rejected, residual, untaught)
 
 
 @dataclass(frozen=True)
@@ -128,6 +143,7 @@ class Outcome:
             "lifetimes": error.shape[1],
             "diverged": int((~alive).sum()),
             "rejected": done.rejected,
+            "untaught": [] if done.untaught is None else seeds_of(done.untaught),
             "residual": {kind: finite(left) for kind, left in done.residual.items()},
             "episodes": settings.updates * settings.episodes,
             "minutes": round(done.seconds / 60, 2),
@@ -139,6 +155,11 @@ class Outcome:
         write_atomically(run / "result.json", json.dumps(content, indent=1) + "\n")
         write_atomically(run / "table.md", markdown(content))
         write_atomically(run / "table.tex", latex(content))
+
+
+def seeds_of(which: Tensor) -> list[int]:
+    """Numbers of the seeds that a mask holds for."""
+    return [seed for seed, holds in enumerate(which.tolist()) if holds]
 
 
 def finite(values: Tensor) -> list[float | None]:

@@ -88,7 +88,13 @@ def _joined(parts: Sequence[Finished]) -> Finished:
         seconds=sum(part.seconds for part in parts),
         rejected=sum(part.rejected for part in parts),
         residual=seeds([part.residual for part in parts]),
+        untaught=torch.cat([_untaught(part) for part in parts]),
     )
+
+
+def _untaught(part: Finished) -> torch.Tensor:
+    none = torch.zeros(len(part.measured["error"]), dtype=torch.bool)
+    return none if part.untaught is None else part.untaught
 
 
 def _check_alike(run: Path, outcome: Outcome, other: Path, theirs: Outcome) -> None:

@@ -52,6 +52,12 @@ class JobProgress:
                 self._begin(event)
             case "update":
                 self._update(event)
+            case "untaught":
+                seeds = ", ".join(map(str, event["seeds"]))
+                self._bars.say(
+                    f"{event['job']}: each of the first {event['updates']} updates of seed {seeds} "
+                    "was rejected, as not finite or not solved; smaller steps may help"
+                )
             case "measuring":
                 self._show(self._updates, "test lifetimes")
 

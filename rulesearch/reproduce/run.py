@@ -22,10 +22,12 @@ from rulesearch.reproduce.outcome import (
     REJECTED,
     RESIDUAL,
     SECONDS,
+    UNTAUGHT,
     Finished,
     Outcome,
     finite,
     read_finished,
+    seeds_of,
 )
 from rulesearch.reproduce.plan import Plan, is_reproduction, load_plan
 from rulesearch.reproduce.trained import trained_elsewhere
@@ -33,6 +35,9 @@ from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder, check_free
 
 __all__ = ["load_outcome", "reproduce", "resume_reproduction"]
+
+NOT_YET = torch.tensor(True)
+ENOUGH = 100  # updates after which it is worth telling that a seed was taught by none
 
 
 def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> Outcome:
@@ -107,6 +112,7 @@ class _Run:
     checkpoint: Checkpoint | None
     finished: dict[str, Finished] = field(default_factory=dict)
     rejected: int = 0  # lifetimes of the job that runs
+    untaught: Tensor = NOT_YET  # its seeds without an update that was not rejected
     residual: Mapping[str, Tensor] = field(default_factory=dict)  # of its last update
 
     def run(self) -> Outcome:
@@ -150,6 +156,7 @@ class _Run:
 
     def _run_job(self, job: Job, file: Path) -> None:
         started, self.rejected, self.residual = time.perf_counter(), 0, {}
+        self.untaught = NOT_YET
         needed = {name: self.finished[name].model for name in job.needs}
         training = job.begin(needed)
         if job.name in self.given:
@@ -160,6 +167,7 @@ class _Run:
                 tensors = dict(self.checkpoint.tensors)
                 started -= float(tensors.pop(SECONDS))
                 self.rejected = int(tensors.pop(REJECTED, 0))
+                self.untaught = tensors.pop(UNTAUGHT, ~NOT_YET)
                 kinds = [key for key in tensors if key.startswith(RESIDUAL)]
                 self.residual = {key.removeprefix(RESIDUAL): tensors.pop(key) for key in kinds}
                 training.load(tensors, done)
@@ -187,7 +195,8 @@ class _Run:
     def _tally(self) -> dict[str, Tensor]:
         """What is known of the job's updates besides what they learnt."""
         left = {RESIDUAL + kind: value for kind, value in self.residual.items()}
-        return {REJECTED: torch.tensor(self.rejected), **left}
+        untaught = {UNTAUGHT: self.untaught} if self.untaught.ndim else {}
+        return {REJECTED: torch.tensor(self.rejected), **untaught, **left}
 
     def _note(self, job: Job, update: int, record: UpdateRecord) -> None:
         event = {
@@ -202,10 +211,14 @@ class _Run:
             lost = record.diverged
             event["diverged"] = lost.tolist()
         self.rejected, self.residual = self.rejected + int(lost.sum()), record.residual
+        self.untaught = self.untaught & record.rejected.cpu()
         if self.residual:
             event["residual"] = {kind: finite(left) for kind, left in self.residual.items()}
         self.folder.append(event)
         self._tell(event)
+        if self.untaught.any() and update + 1 == min(ENOUGH, job.updates):
+            about = {"job": job.name, "seeds": seeds_of(self.untaught), "updates": update + 1}
+            self._tell({"event": "untaught", **about})
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         for sink in self.sinks:

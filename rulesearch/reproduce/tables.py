@@ -106,6 +106,11 @@ def _remarks(content: Content) -> Iterable[str]:
         f"{settings['lifetimes']} test lifetimes a seed; in parentheses the standard error over "
         "seeds."
     )
+    if settings.get("average", 1) > settings["updates"]:
+        yield (
+            f"average={settings['average']} is more than updates={settings['updates']}: the mean "
+            "is of the meta-parameters of all updates."
+        )
     yield from content["notes"]
     yield from _residuals(content)
     for row in content["rows"]:
@@ -118,6 +123,12 @@ def _remarks(content: Content) -> Iterable[str]:
                 yield (
                     f"* {row['title']}, {content['conditions'][condition]}: {ours['diverged']} of "
                     f"{lived} test lifetimes diverged and are left out of the mean."
+                )
+            if ours is not None and ours["untaught"]:
+                seeds = ", ".join(map(str, ours["untaught"]))
+                yield (
+                    f"{row['title']}, {content['conditions'][condition]}: every update of seed "
+                    f"{seeds} was rejected, as not finite or not solved, and it learnt nothing."
                 )
             if ours is not None and ours["rejected"]:
                 yield (

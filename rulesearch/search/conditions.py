@@ -137,6 +137,10 @@ def _field(name: str, kind: Callable[[str], Any] = str) -> Callable[[Condition, 
     return changed
 
 
+def _feedback(base: Condition, value: str) -> Condition:
+    return replace(base, network=base.network.with_feedback(value))
+
+
 # -- the tasks --
 
 
@@ -190,7 +194,7 @@ FACTORS: Mapping[str, Callable[[Condition, str], Condition]] = {
     "width": _width,
     "activation": _field("activation"),
     "beta": _field("beta", float),
-    "feedback": _field("feedback"),
+    "feedback": _feedback,
     "feedback_init": _field("feedback_init"),
     "weight_init": _field("weight_init"),
     "steps": _steps,

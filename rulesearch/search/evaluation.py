@@ -123,7 +123,7 @@ def control(name: str, network: PlasticNetwork) -> tuple[TermPool, PlasticNetwor
     """The gradient alone, with W's transpose for backprop or else the network's own feedback."""
     gradient = Term.from_text("F0", "-e_post * y_pre.T", 1e-3, "pseudo-gradient")
     feedback = "symmetric" if name == "backprop" else network.feedback
-    return TermPool([gradient]), replace(network, feedback=feedback)
+    return TermPool([gradient]), network.with_feedback(feedback)
 
 
 def contenders(

@@ -55,7 +55,7 @@ class Contender:
     def network(self, condition: Condition) -> PlasticNetwork:
         """The condition's network with the contender's own feedback."""
         network = condition.network
-        return replace(network, feedback="symmetric") if self.symmetric else network
+        return network.with_feedback("symmetric") if self.symmetric else network
 
     def settled(self, condition: Condition, seed: int, device: str = "cpu") -> Rule:
         """The rule, its rate tuned on tasks that have nothing in common with those of the test."""

@@ -10,9 +10,11 @@ from torch import Tensor
 from rulesearch.arguments import check_kind, check_takes
 from rulesearch.errors import ConfigError
 from rulesearch.learners import Indexed
+from rulesearch.networks import PlasticNetwork
+from rulesearch.networks.fit import check_targets
 from rulesearch.tasks.base import TaskBatch, TaskFamily
 
-__all__ = ["check_batch", "check_described", "check_family", "check_finite"]
+__all__ = ["check_answers", "check_batch", "check_described", "check_family", "check_finite"]
 
 
 def check_family(name: str, tasks: TaskFamily, wanted: str, *asked: str) -> None:
@@ -60,6 +62,30 @@ def check_batch(
     if wrong:
         raise ConfigError(f"{what} for {lifetimes} generators: {wrong}")
     return batch
+
+
+def check_answers(
+    name: str, tasks: TaskFamily, network: PlasticNetwork, dtype: torch.dtype | None = None
+) -> None:
+    """Draw a lifetime for a softmax output, and refuse targets that it cannot be asked for.
+
+    Parameters
+    ----------
+    dtype : torch.dtype, optional
+        Of the examples, where the family is asked for one.
+
+    Raises
+    ------
+    ConfigError
+        If they are no probabilities of classes; or as from :func:`check_batch`.
+    """
+    if network.output != "softmax":
+        return
+    draws = [torch.Generator().manual_seed(0)]
+    drawn = tasks.sample(draws) if dtype is None else tasks.sample(draws, dtype)
+    batch = check_batch(name, tasks, drawn, 1, dtype or torch.float32)
+    for part, label in (("label", batch.label), ("label_query", batch.label_query)):
+        check_targets(network.output, label, f"{name}: {part} of '{tasks.name}'", ConfigError)
 
 
 def check_finite(name: str, tasks: TaskFamily, batch: TaskBatch) -> None:
