@@ -8,13 +8,16 @@ from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from torch import Tensor
 
+from rulesearch.arguments import naming
+from rulesearch.errors import ConfigError
 from rulesearch.networks import LearntFeedback
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, Stage, flp_model
 from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.averaged import Averaged
+from rulesearch.outer.flp import flp_learner
 from rulesearch.outer.readout import fresh_readouts
 from rulesearch.outer.seeds import READOUT, TEST, generators
 from rulesearch.reproduce.base import (
@@ -24,21 +27,37 @@ from rulesearch.reproduce.base import (
     Training,
     portions,
 )
+from rulesearch.reproduce.given import RuleName
 from rulesearch.search.settings import Count, Size
 from rulesearch.tasks import TaskFamily
 
 __all__ = [
     "AT_ONCE",
     "FLPRunSettings",
+    "Mixing",
     "Tasks",
     "chosen",
     "flp_job",
+    "last_layers",
     "lengths",
     "lifetime_errors",
     "restored",
 ]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _kind(start: object) -> str:
+    """Which form a value has: a plain union reports the mistakes of its first member."""
+    return "each" if isinstance(start, list | tuple) else "one"
+
+
+Mixing = Annotated[
+    Annotated[Finite, Tag("one")] | Annotated[tuple[Finite, ...], Tag("each")],
+    Discriminator(_kind),
+]
+"""One number for all plastic layers, or one for each, first to last."""
 
 AT_ONCE = 20  # test lifetimes side by side: what they hold is in proportion
 
@@ -50,6 +69,9 @@ class FLPRunSettings(RunSettings):
     ----------
     forward, feedback : float
         Adam's step of forward weights and of feedback.
+    rule : str
+        What weights of FLP learn by: a term of the catalogue, or a ``rule.json`` that
+        ``Rule.save`` wrote.
     reduction : {'sum', 'mean'}
         Of FLP's updates over the examples of a step.
     source, clamp_output, presynaptic, pathway, plastic
@@ -70,6 +92,7 @@ class FLPRunSettings(RunSettings):
 
     forward: Size = 1e-4
     feedback: Size = 1e-4
+    rule: RuleName = "oja_single"
     reduction: Literal["sum", "mean"] = "sum"
     source: Literal["error", "target"] = "error"
     clamp_output: bool = False
@@ -100,6 +123,24 @@ class FLPRunSettings(RunSettings):
         )
 
 
+def last_layers(start: Mixing, count: int, deepest: int) -> Mixing:
+    """Where mixing begins in the last layers of the deepest network that a value is given for.
+
+    Raises
+    ------
+    ConfigError
+        If there are not as many values as that network has plastic layers.
+    """
+    if not isinstance(start, tuple):
+        return start
+    if len(start) != deepest:
+        raise ConfigError(
+            f"mixing_start has {len(start)} values; give one number, or {deepest}, a value for "
+            "each plastic layer of the network that has most, first to last"
+        )
+    return start[-count:]
+
+
 class Tasks(NamedTuple):
     """Where a network is meta-trained, where it is tested, and easier tasks to begin with."""
 
@@ -125,6 +166,8 @@ def flp_job(
         Row, and its settings, whose meta-trained forward weights are where this one starts.
     """
     row, condition = place
+    with naming(f"rule={run.rule}:"):  # what the network does not carry is told before it runs
+        flp_learner(flp)
     source = None if like is None else (f"{like[0]}-{condition}", like[1])
     return Job(
         row,

@@ -82,6 +82,17 @@ class RuleSettings(FLPRunSettings):
             )
         return plastic
 
+    @field_validator("rule")
+    @classmethod
+    def _it_is_searched_for(cls, rule: str) -> str:
+        if rule != cls.model_fields["rule"].default:
+            raise PydanticCustomError(
+                "rule",
+                "is what this searches for; grammar and theta_start say among what, and where "
+                "the search begins",
+            )
+        return rule
+
     @field_validator("average")
     @classmethod
     def _terms_are_those_of_the_last_update(cls, average: int) -> int:
@@ -101,6 +112,11 @@ class SineRuleSettings(SineSettings, RuleSettings):
     """
 
     plastic_layers: Count = 2
+
+    @property
+    def deepest(self) -> int:
+        """Of its one kind of network."""
+        return self.plastic_layers
 
 
 class ImageRuleSettings(ImageSettings, RuleSettings):
