@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os.path import isfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError, did_you_mean
-from rulesearch.grammar import Grammar, TermPool
+from rulesearch.grammar import Grammar, Term, TermPool
 from rulesearch.rules import Rule
 
-__all__ = ["GrammarName", "RuleName", "named_rule", "term_or_rule"]
+__all__ = [
+    "RANDOM",
+    "GrammarName",
+    "RuleName",
+    "ThetaStart",
+    "candidates",
+    "named_rule",
+    "term_or_rule",
+]
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+RANDOM = "random"
+
+
+def _kind(start: object) -> str:
+    """Which form a value has: a plain union reports the mistakes of its first member."""
+    if start is None:
+        return "own"
+    return "terms" if isinstance(start, Mapping) else RANDOM
+
+
+ThetaStart = Annotated[
+    Annotated[dict[str, Finite], Tag("terms")]
+    | Annotated[Literal["random"], Tag(RANDOM)]
+    | Annotated[None, Tag("own")],
+    Discriminator(_kind),
+]
+"""Coefficients by name, those of others being zero; drawn at random; or the grammar's own."""
 
 
 def _catalogue() -> TermPool:
@@ -54,6 +84,32 @@ def _rule_name(name: str) -> str:
 
 RuleName = Annotated[str, AfterValidator(_rule_name)]
 """A term of the catalogue, or a ``rule.json``: what :func:`named_rule` takes."""
+
+
+def candidates(grammar: str, start: ThetaStart = None) -> TermPool:
+    """The terms of a grammar, with the coefficients that a search begins with.
+
+    Raises
+    ------
+    GrammarError
+        If there is no such grammar, or it is none.
+    ConfigError
+        If it has no term of a name, or all coefficients are zero.
+    """
+    pool = Grammar.from_yaml(grammar).enumerate()
+    if isinstance(start, Mapping):
+        with naming(f"theta_start: grammar={grammar} has"):
+            pool.subset(start)
+        pool = TermPool(
+            Term(term.name, term.expr, start.get(term.name, 0.0), term.about) for term in pool
+        )
+    if start != RANDOM and not any(pool.init):
+        raise ConfigError(
+            f"grammar={grammar}: no term begins with a coefficient, and the largest is held at "
+            f"one; name one, as theta_start={{{pool.names[0]}: 1}}, or say theta_start={RANDOM}"
+        )
+    return pool
+
 
 GrammarName = Annotated[str, AfterValidator(_absolute)]
 """What :meth:`rulesearch.Grammar.from_yaml` takes."""
