@@ -21,12 +21,13 @@ from rulesearch.grammar import Grammar, Term, TermPool
 from rulesearch.networks import LearntFeedback
 from rulesearch.outer import FLPSettings, MetaRates, MetaTraining, ProximalL1, flp_model
 from rulesearch.outer.rule_shape import ShapeTraining, in_common_units
-from rulesearch.reproduce import make_plan, reproduce, resume_reproduction
+from rulesearch.outer.seeds import TEST, generators
+from rulesearch.reproduce import make_plan, reproduce, resume_reproduction, trained_model
 from rulesearch.reproduce.base import Job, Measured
 from rulesearch.reproduce.flp import Tasks
 from rulesearch.reproduce.flp_rules import SineRuleSettings, rule_jobs, rule_table
 from rulesearch.rules import Rule
-from rulesearch.tasks import LinearTeacher
+from rulesearch.tasks import IncrementalSines, LinearTeacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -203,6 +204,17 @@ def test_rules_and_tables_are_left(whole: Path) -> None:
         assert "Kept (of 2)" in latex
         assert all(name.replace("_", r"\_") in latex for name in names)
         assert "survivors, refitted" in (whole / "rules" / condition / "terms.txt").read_text()
+
+
+def test_a_network_with_the_rule_that_was_found_is_had(whole: Path) -> None:
+    model = trained_model(whole, "refitted", "continual")
+    job = load_file(whole / "jobs" / "refitted-continual.safetensors")
+    assert torch.equal(model.theta, job["measured.t"])
+    tasks = IncrementalSines(2, 3, 4, 4, order="continual")
+    draws = generators(0, 0, TEST, [(seed, k) for seed in range(2) for k in range(3)])
+    with torch.no_grad():
+        loss = model(tasks.sample(draws)).loss
+    torch.testing.assert_close(loss.reshape(2, 3), job["measured.error"])
 
 
 @pytest.mark.parametrize("name", ["flp-rules", "flp-rules-omniglot"])
