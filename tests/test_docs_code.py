@@ -13,9 +13,11 @@ import pytest
 import tiny_sweep
 import torch
 from safetensors.torch import load_file
+from tiny_reproduction import tiny
 
 import rulesearch as rs
 from rulesearch.outer import FLPSettings, MetaTraining
+from rulesearch.reproduce import reproduce
 from rulesearch.tasks.family import check_batch, check_family
 from rulesearch.tasks.wheel import uniform_regret
 
@@ -218,6 +220,18 @@ def test_a_model_that_was_kept_goes_on_on_the_page_on_flp(
     assert found["at_birth"].shape == (2, 1)
     assert found["curve"].shape == (2, 1, 11)
     assert found["updates"].alignment.shape == found["updates"].magnitude.shape == (2, 1, 10, 1)
+
+
+def test_networks_of_a_run_live_on_the_page_on_flp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reproduce(tiny(rows=("flp-3",)), "runs/flp-table1-small")
+    code = next(c for c in blocks("flp.md") if "trained_model" in c)
+    assert code.count("functions=4, batches=6") == 1
+    found = run([code.replace("4, batches=6", "2, batches=3")], torch=torch, rs=rs)
+    assert (found["flp3"].seeds, len(found["flp3"].W)) == (2, 3)
+    assert capsys.readouterr().out.startswith("tensor([")
 
 
 def test_a_rule_is_learnt_on_the_page_on_flp() -> None:

@@ -27,6 +27,8 @@ NAN, INF = math.nan, math.inf
 def test_settings_that_are_not_finite(value: float) -> None:
     with pytest.raises(ConfigError, match="FLP: mixing is"):
         replace(SINE, mixing=value)
+    with pytest.raises(ConfigError, match="FLP: mixing is"):
+        replace(SINE, mixing=[0.5, value, 0.5])
     with pytest.raises(ConfigError, match="FLP: rate is"):
         replace(SINE, rate=value)
     with pytest.raises(ConfigError, match="FLP: rate is"):
@@ -230,3 +232,10 @@ def test_labels_of_a_linear_output_are_one_hot() -> None:
     as_targets = replace(task, label_query=torch.eye(3, dtype=WIDE)[label])
     found: Tensor = model.judge(model.born(), as_targets).loss
     torch.testing.assert_close(found.detach(), expected)
+
+
+def test_mixing_begins_in_each_layer_where_it_is_said() -> None:
+    model = flp_model(replace(SINE, mixing=[0.25, 0.5, 0.75]), 2)
+    assert [m.tolist() for m in model.mixing] == [[0.25] * 2, [0.5] * 2, [0.75] * 2]
+    with pytest.raises(ConfigError, match="FLP: 2 values of mixing for 3 plastic layers"):
+        replace(SINE, mixing=(0.25, 0.5))

@@ -210,9 +210,16 @@ def test_any_rule_is_plugged_in() -> None:
 
 
 def test_baselines_of_other_settings() -> None:
-    flp = FLPSettings((9, 8, 7, 6), 3, rate=(1.0, 2.0, 3.0), rates=MetaRates(rate=(0.1, 0.2, 0.3)))
+    flp = FLPSettings(
+        (9, 8, 7, 6),
+        3,
+        mixing=(0.4, 0.5, 0.6),
+        rate=(1.0, 2.0, 3.0),
+        rates=MetaRates(rate=(0.1, 0.2, 0.3)),
+    )
     two = with_plastic_layers(flp, 2)
     assert (two.plastic_layers, two.rate, two.rates.rate) == (2, (2.0, 3.0), (0.2, 0.3))
+    assert two.mixing == (0.5, 0.6)
     assert with_plastic_layers(SINE, 1) == replace(SINE, plastic_layers=1)
     assert by_gradient(flp, 0.5, 0.25).rates.rate == 0.25
     assert by_oml(flp, 0.5).starts == (0.5,) * 3

@@ -16,17 +16,18 @@ from safetensors.torch import load_file
 from tiny_reproduction import left
 from tiny_search import interrupt_after
 
-from rulesearch.errors import ConfigError, GrammarError
+from rulesearch.errors import ConfigError, GrammarError, RuleSearchError
 from rulesearch.grammar import Grammar, Term, TermPool
 from rulesearch.networks import LearntFeedback
 from rulesearch.outer import FLPSettings, MetaRates, MetaTraining, ProximalL1, flp_model
 from rulesearch.outer.rule_shape import ShapeTraining, in_common_units
-from rulesearch.reproduce import make_plan, reproduce, resume_reproduction
+from rulesearch.outer.seeds import TEST, generators
+from rulesearch.reproduce import make_plan, reproduce, resume_reproduction, trained_model
 from rulesearch.reproduce.base import Job, Measured
 from rulesearch.reproduce.flp import Tasks
 from rulesearch.reproduce.flp_rules import SineRuleSettings, rule_jobs, rule_table
 from rulesearch.rules import Rule
-from rulesearch.tasks import LinearTeacher
+from rulesearch.tasks import IncrementalSines, LinearTeacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -205,6 +206,17 @@ def test_rules_and_tables_are_left(whole: Path) -> None:
         assert "survivors, refitted" in (whole / "rules" / condition / "terms.txt").read_text()
 
 
+def test_a_network_with_the_rule_that_was_found_is_had(whole: Path) -> None:
+    model = trained_model(whole, "refitted", "continual")
+    job = load_file(whole / "jobs" / "refitted-continual.safetensors")
+    assert torch.equal(model.theta, job["measured.t"])
+    tasks = IncrementalSines(2, 3, 4, 4, order="continual")
+    draws = generators(0, 0, TEST, [(seed, k) for seed in range(2) for k in range(3)])
+    with torch.no_grad():
+        loss = model(tasks.sample(draws)).loss
+    torch.testing.assert_close(loss.reshape(2, 3), job["measured.error"])
+
+
 @pytest.mark.parametrize("name", ["flp-rules", "flp-rules-omniglot"])
 def test_plastic_feedback_is_refused_before_anything_is_trained(name: str) -> None:
     """Its synapses have no errors, of which three of the terms speak."""
@@ -214,6 +226,76 @@ def test_plastic_feedback_is_refused_before_anything_is_trained(name: str) -> No
     assert speak == {"fed", "fed_pre", "fed_both"}
     with pytest.raises(GrammarError, match=r"'plastic': should be false: .*e_pre, e_post"):
         make_plan(name, "small", ("plastic=true",))
+
+
+# -- among what terms, and from where --
+
+
+def begun(*overrides: str) -> Any:
+    """What all terms begin as, of two seeds."""
+    jobs = make_plan("flp-rules", "small", (*TINY, *overrides), ("all-terms",)).jobs()
+    return jobs[0].begin({}).model
+
+
+def test_a_search_begins_where_it_is_told_to() -> None:
+    oja, *others = begun().theta.tolist()[0]
+    assert (oja, set(others)) == (1.0, {0.0})
+    model = begun("theta_start={hebb: 0.5, decay: -0.25}", "start=0.01")
+    names = model.learner.pool.names
+    expected = [{"hebb": 1.0, "decay": -0.5}.get(name, 0.0) for name in names]
+    assert model.theta.tolist() == [expected] * 2
+    assert all(rate.eq(0.005).all() for rate in model.rate)  # half of 0.01: the same rule
+    assert begun("theta_start.hebb=1").theta[:, names.index("hebb")].eq(1).all()
+
+
+def test_a_search_that_begins_at_random_has_no_favourite() -> None:
+    theta = begun("theta_start=random", "seeds=3", "start=0.01").theta.detach()
+    assert theta.shape == (3, 10)
+    assert theta.ne(0).all()
+    assert theta.abs().amax(1).eq(1).all()
+    assert len({tuple(row) for row in theta.tolist()}) == 3
+    assert theta.lt(0).any()
+    assert torch.equal(begun("theta_start=random", "seeds=2").theta, theta[:2])
+    other = begun("theta_start=random", "seeds=2", "seed=1").theta
+    assert not torch.equal(other, theta[:2])
+
+
+def test_a_grammar_of_ones_own_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "name: own\nterms:\n  grows: {expr: y_post * y_pre.T}\n  fades: {expr: -W}\n"
+    (tmp_path / "own.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    own = (*TINY, "grammar=own.yaml", "conditions=[iid]", "updates=2")
+    plan = make_plan("flp-rules", "small", (*own, "theta_start=random"), SEARCH)
+    content = reproduce(plan, tmp_path / "run").content
+    assert content["changed"]["grammar"] == str(tmp_path / "own.yaml")
+    assert content["changed"]["theta_start"] == "random"
+    terms = (tmp_path / "run" / "rules" / "iid" / "terms.txt").read_text()
+    assert "grows" in terms
+    assert "fades" in terms
+    assert set(Rule.load(tmp_path / "run" / "rules" / "iid" / "rule.json").coefficients) <= {
+        "grows", "fades"
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"own.yaml: no term begins .* as theta_start=\{grows"):
+        make_plan("flp-rules", "small", own).jobs()
+    (tmp_path / "own.yaml").write_text("terms:\n  back: {expr: B, init: 1.0}\n")
+    with pytest.raises(RuleSearchError, match=r"own.yaml: a term needs B of its own connection"):
+        make_plan("flp-rules", "small", own).jobs()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("theta_start={}", "no term begins with a coefficient, and the largest is held at one"),
+        ("theta_start={hebb: 0}", "no term begins with a coefficient"),
+        ("theta_start={hebbb: 1}", "theta_start: .*no term 'hebbb' in the pool; did you mean"),
+        ("theta_start={hebb: x}", "'hebb': should be a valid number, not 'x'"),
+        ("theta_start=zero", "'theta_start': should be 'random'"),
+        ("grammar=flp11", "no file and no bundled grammar 'flp11'; did you mean 'flp10'"),
+    ],
+)
+def test_beginnings_that_there_are_not(setting: str, told: str) -> None:
+    with pytest.raises(RuleSearchError, match=told):
+        make_plan("flp-rules", "small", (*TINY, setting)).jobs()
 
 
 def test_survivors_are_those_that_the_penalty_left(whole: Path) -> None:

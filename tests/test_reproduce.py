@@ -261,8 +261,9 @@ def test_seeds_that_an_update_taught_are_not(whole: Path) -> None:
 def test_figures_are_drawn_at_the_end(tmp_path: Path) -> None:
     drawn: list[set[str]] = []
 
-    def draw(measured: Mapping[str, Any], run: Path) -> None:
+    def draw(measured: Mapping[str, Any], run: Path, settings: SineSettings) -> None:
         drawn.append(set(measured))
+        assert settings.updates == 5
         assert measured["oml-3-iid"]["error"].shape == (2, 3)
         assert (run / "result.json").is_file()
 

@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from tiny_reproduction import tiny
 
 from rulesearch.errors import ConfigError, RunError
-from rulesearch.reproduce import make_plan, reproduce, resume_reproduction
+from rulesearch.outer.seeds import TEST, generators
+from rulesearch.reproduce import make_plan, reproduce, resume_reproduction, trained_model
+from rulesearch.tasks import IncrementalSines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,6 +33,46 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("trained") / "table1"
     reproduce(make_plan("flp-table1", "small", SETTINGS, ROWS), run)
     return run
+
+
+# -- in Python --
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_trained_model_has_the_errors_of_its_run(table: Path, row: str) -> None:
+    """On the same test lifetimes, of which each seed has three."""
+    model = trained_model(table, row, "continual")
+    tasks = IncrementalSines(3, 3, 4, 4, order="continual")
+    draws = generators(0, 0, TEST, [(seed, k) for seed in range(2) for k in range(3)])
+    with torch.no_grad():
+        loss = model(tasks.sample(draws)).loss
+    measured = load_file(table / "jobs" / f"{row}-continual.safetensors")["measured.error"]
+    torch.testing.assert_close(loss.reshape(2, 3), measured)
+
+
+def test_the_mean_of_the_last_updates_is_what_is_had(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = (*SETTINGS, "average=2", "conditions=[iid]")
+    reproduce(make_plan("flp-table1", "small", settings, ["flp-2"]), run)
+    kept = load_file(run / "jobs" / "flp-2-iid.safetensors")
+    for key, value in trained_model(str(run), "flp-2", "iid").state_dict().items():
+        assert torch.equal(value, kept[f"model.{key}"])
+
+
+def test_models_that_there_are_not(table: Path, tmp_path: Path) -> None:
+    for row, condition, told in (
+        ("flp-4", "iid", "no job 'flp-4-iid'; did you mean 'flp-3-iid'"),
+        ("oml-3", "whatever", "no job 'oml-3-whatever'; there are feature-reuse-1-continual, "),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            trained_model(table, row, condition)
+    with pytest.raises(ConfigError, match="cuda:77"):
+        trained_model(table, "flp-3", "iid", device="cuda:77")
+    sines = ["hidden=[4]", "functions=2", "batches=2", "examples=3", "updates=1", "seeds=1"]
+    plan = make_plan("cml-continual", "small", [*sines, "lifetimes=2"], ["descent"])
+    reproduce(plan, tmp_path / "cml")
+    with pytest.raises(ConfigError, match="cml-continual trains no networks of FLP"):
+        trained_model(tmp_path / "cml", "descent", "continual")
 
 
 def jobs_of(run: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -24,7 +24,7 @@ from rulesearch.outer.seeds import NETWORK, generators, members
 from rulesearch.rules import Rule
 from rulesearch.torch_arguments import device_at_hand
 
-__all__ = ["LEARNING", "FLPSettings", "flp_model"]
+__all__ = ["LEARNING", "FLPSettings", "flp_learner", "flp_model"]
 
 LEARNING = ("flp", "gradient", "oml")
 
@@ -52,8 +52,9 @@ class FLPSettings:
         code has: the sum under ``flp``, the mean under gradient descent.
     output : {'linear', 'softmax'}
     feedback : LearntFeedback
-    mixing : float
-        Its strength at the start of meta-training.
+    mixing : float or tuple of float
+        Its strength at the start of meta-training, in all plastic layers or in each, first to
+        last.
     rate : float or tuple of float
         alpha at the start of meta-training, or for all time under ``oml``, of all plastic layers
         or of each, first to last; and the rate of feedback that is plastic.
@@ -78,7 +79,7 @@ class FLPSettings:
     reduction: str | None = None
     output: str = "linear"
     feedback: LearntFeedback = field(default_factory=LearntFeedback)
-    mixing: float = 0.5
+    mixing: float | tuple[float, ...] = 0.5
     rate: float | tuple[float, ...] = 0.0
     rates: MetaRates = field(default_factory=MetaRates)
     image: tuple[int, int, int] | None = None
@@ -108,19 +109,25 @@ class FLPSettings:
                 f"FLP: {len(self.widths) - 1} layers, of which 1 or more can be plastic, "
                 f"not {self.plastic_layers}"
             )
-        if isinstance(self.rate, tuple | list):
-            object.__setattr__(self, "rate", tuple(self.rate))
-        if isinstance(self.rate, tuple) and len(self.rate) != self.plastic_layers:
-            raise ConfigError(
-                f"FLP: {len(self.rate)} values of rate for {self.plastic_layers} plastic layers"
-            )
-        for name, values in (("mixing", (self.mixing,)), ("rate", self.starts)):
+        for name in ("mixing", "rate"):
             given = getattr(self, name)
-            if any(isinstance(value, str) for value in values):
+            if isinstance(given, str):
                 raise ConfigError(f"FLP: {name} is text, {given!r}; give finite numbers")
-            if not all(math.isfinite(number(value)) for value in values):
+            if isinstance(given, Sequence):
+                object.__setattr__(self, name, tuple(given))
+                if len(given) != self.plastic_layers:
+                    raise ConfigError(
+                        f"FLP: {len(given)} values of {name} for {self.plastic_layers} plastic "
+                        "layers"
+                    )
+            if not all(math.isfinite(number(value)) for value in self._each(name)):
                 raise ConfigError(f"FLP: {name} is {given!r}; give finite numbers")
         self._check_convolutions()
+
+    def _each(self, name: str) -> tuple[float, ...]:
+        """A value for each plastic layer."""
+        given = getattr(self, name)
+        return given if isinstance(given, tuple) else (given,) * self.plastic_layers
 
     def _check_convolutions(self) -> None:
         if self.image is not None and len(self.image) != 3:
@@ -138,7 +145,12 @@ class FLPSettings:
     @property
     def starts(self) -> tuple[float, ...]:
         """First value of the rates of each plastic layer."""
-        return self.rate if isinstance(self.rate, tuple) else (self.rate,) * self.plastic_layers
+        return self._each("rate")
+
+    @property
+    def mixings(self) -> tuple[float, ...]:
+        """First value of the mixing of each plastic layer."""
+        return self._each("mixing")
 
     @property
     def plastic_widths(self) -> tuple[int, ...]:
@@ -206,15 +218,8 @@ def flp_model(
     if theta is not None:
         check_kind("theta", theta, Iterable, "numbers, one a term, as [1.0, 0.0]")
     device = device_at_hand(device)
-    network = settings.network
-    rule: Rule | TermPool = pool if pool is not None else _rule(settings)
-    learner = PlasticityLearner(
-        network,
-        rule,
-        settings.method,
-        reduction=settings.reduction or ("sum" if settings.learning == "flp" else "mean"),
-        almost_everywhere=True,
-    )
+    learner = flp_learner(settings, pool)
+    network = learner.network
     draws = generators(seed, 0, NETWORK, members(seeds))
     given = _own_features(settings, features, seeds)
     lowest = [_features(settings, g, own) for g, own in zip(draws, given, strict=True)]
@@ -226,7 +231,10 @@ def flp_model(
 
     born = replace(
         born,
-        mixing=[torch.full_like(m, settings.mixing) for m in born.mixing],
+        mixing=[
+            torch.full_like(m, mixing)
+            for m, mixing in zip(born.mixing, settings.mixings, strict=False)  # none in baselines
+        ],
         rate=rates(born.W),
         bias_rate=rates(born.bias, settings.learning != "flp"),
         feedback_rate=rates(born.B, network.plastic_feedback),
@@ -235,6 +243,23 @@ def flp_model(
     below = [m.to(dtype) for m in lowest if m is not None]
     model = MetaModel(learner, born, below, coefficients, settings.image).to(device)
     return model if like is None else _start_from(model, like)
+
+
+def flp_learner(settings: FLPSettings, pool: TermPool | None = None) -> PlasticityLearner:
+    """How the network learns within a lifetime: by its rule, or by the terms of a pool.
+
+    Raises
+    ------
+    LearnerError
+        If a term needs a signal that the network does not carry.
+    """
+    return PlasticityLearner(
+        settings.network,
+        _rule(settings) if pool is None else pool,
+        settings.method,
+        reduction=settings.reduction or ("sum" if settings.learning == "flp" else "mean"),
+        almost_everywhere=True,
+    )
 
 
 def _rule(settings: FLPSettings) -> Rule:

@@ -55,10 +55,11 @@ def with_plastic_layers(flp: FLPSettings, count: int) -> FLPSettings:
     """The same network with so many plastic layers, or fewer; with one it is feature reuse."""
     _check(flp)
     whole("FLP: plastic_layers", count, least=1)
-    rate, step = flp.rate, flp.rates.rate
+    mixing, rate, step = flp.mixing, flp.rate, flp.rates.rate
     return replace(
         flp,
         plastic_layers=count,
+        mixing=mixing[-count:] if isinstance(mixing, tuple) else mixing,
         rate=rate[-count:] if isinstance(rate, tuple) else rate,
         rates=replace(flp.rates, rate=step[-count:] if isinstance(step, tuple) else step),
     )

@@ -7,9 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-__all__ = ["NETWORK", "READOUT", "TASK", "TEST", "VALIDATION", "generators", "members"]
+__all__ = [
+    "COEFFICIENTS",
+    "NETWORK",
+    "READOUT",
+    "TASK",
+    "TEST",
+    "VALIDATION",
+    "generators",
+    "members",
+]
 
-TASK, NETWORK, TEST, VALIDATION, READOUT = 0, 1, 2, 4, 5
+TASK, NETWORK, TEST, VALIDATION, READOUT, COEFFICIENTS = 0, 1, 2, 4, 5, 6
 
 
 def members(seeds: int, count: int = 1, first: int = 0) -> list[tuple[int, int]]:
@@ -25,7 +34,8 @@ def generators(
     Parameters
     ----------
     seed, stream, what : int
-        Of the run; of the phase; TASK, NETWORK, TEST, VALIDATION or READOUT.
+        Of the run; of the phase; TASK, NETWORK, TEST, VALIDATION, READOUT or
+        COEFFICIENTS.
     lifetimes : sequence of (int, int)
         Seed and member of the meta-batch. Their draws depend neither on each other nor on lambda.
     update : int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rulesearch.reproduce.base import Job, Published, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.model import trained_model
 from rulesearch.reproduce.outcome import Finished, Outcome
 from rulesearch.reproduce.plan import Plan, load_plan, make_plan, run_folder
 from rulesearch.reproduce.pooled import pooled
@@ -28,4 +29,5 @@ __all__ = [
     "reproduce",
     "resume_reproduction",
     "run_folder",
+    "trained_model",
 ]

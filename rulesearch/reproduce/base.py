@@ -185,7 +185,8 @@ class Reproduction(Generic[S]):
     notes : tuple of str
         What a reader of the table should know.
     draw : callable, optional
-        Writes figures and their numbers into the run folder, from what every job measured.
+        Writes figures and their numbers into the run folder, from what every job measured under
+        the settings.
     quoted : tuple of str
         Keys of rows without jobs: the paper's figures stand there alone.
     trained_by : str, optional
@@ -203,6 +204,6 @@ class Reproduction(Generic[S]):
     scales: Mapping[str, Mapping[str, Any]]
     jobs: Callable[[S], Sequence[Job]]
     notes: tuple[str, ...] = ()
-    draw: Callable[[Mapping[str, Measured], Path], None] | None = None
+    draw: Callable[[Mapping[str, Measured], Path, S], None] | None = None
     quoted: tuple[str, ...] = ()
     trained_by: str | None = None

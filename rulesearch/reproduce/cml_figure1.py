@@ -203,7 +203,7 @@ def _jobs(settings: NudgingSettings) -> Sequence[Job]:
     return ridge + [_digits_job(b, steps, problem, settings) for steps in DIGITS for b in BETAS]
 
 
-def _draw(measured: Mapping[str, Measured], run: Path) -> None:
+def _draw(measured: Mapping[str, Measured], run: Path, _: NudgingSettings) -> None:
     """Draw what was run of both panels: strengths that all curves of a panel have."""
     betas = [b for b in BETAS if any(f"{_row(b)}-{c}" in measured for c in CONDITIONS)]
 

@@ -29,6 +29,7 @@ from rulesearch.outer.bilevel.networks import Examples, named_weights
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance
 from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests, synapses
+from rulesearch.reproduce.given import RuleName, named_rule
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import FewShot, ImageData, TaskFamily, load
@@ -67,7 +68,7 @@ class RuleSettings(RunSettings):
     hidden : sequence of int
         Units of the hidden layers.
     rule : str or None
-        A ``rule.json`` in place of the paper's rule.
+        A ``rule.json``, or a term of the catalogue, in place of the paper's rule.
     coefficients : Coefficients
         Of the paper's rule.
     steps, nudged_steps : int
@@ -85,7 +86,7 @@ class RuleSettings(RunSettings):
     shots: Count = 5
     queries: Count = 10
     hidden: tuple[Count, ...] = (130, 70)
-    rule: str | None = None
+    rule: RuleName | None = None
     coefficients: Coefficients = Coefficients(F0=0.2, F2=0.1, F9=0.005)
     steps: Count = 30
     nudged_steps: Count = 10
@@ -176,7 +177,7 @@ class _Model:
 def _rule(settings: RuleSettings) -> Rule:
     """Without consolidation."""
     if settings.rule is not None:
-        return Rule.load(settings.rule)
+        return named_rule(settings.rule)
     return Rule(Grammar.from_yaml("bio").enumerate(), settings.coefficients.model_dump())
 
 

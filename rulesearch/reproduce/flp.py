@@ -8,13 +8,16 @@ from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from torch import Tensor
 
 from rulesearch.analysis.flp_life import by_seed, query_errors
+from rulesearch.arguments import naming
+from rulesearch.errors import ConfigError
 from rulesearch.networks import LearntFeedback, NetworkState
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, Stage, flp_model
 from rulesearch.outer.averaged import Averaged
+from rulesearch.outer.flp import flp_learner
 from rulesearch.outer.readout import fresh_readouts
 from rulesearch.outer.seeds import READOUT, TEST, generators
 from rulesearch.reproduce.base import (
@@ -24,6 +27,7 @@ from rulesearch.reproduce.base import (
     Training,
     portions,
 )
+from rulesearch.reproduce.given import RuleName
 from rulesearch.search.settings import Count, Size
 from rulesearch.tasks import TaskBatch, TaskFamily
 
@@ -32,10 +36,12 @@ __all__ = [
     "FLPRunSettings",
     "Lives",
     "Measure",
+    "Mixing",
     "Tasks",
     "chosen",
     "final_errors",
     "flp_job",
+    "last_layers",
     "lengths",
     "lifetime_errors",
     "new_lives",
@@ -43,6 +49,19 @@ __all__ = [
 ]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _kind(start: object) -> str:
+    """Which form a value has: a plain union reports the mistakes of its first member."""
+    return "each" if isinstance(start, list | tuple) else "one"
+
+
+Mixing = Annotated[
+    Annotated[Finite, Tag("one")] | Annotated[tuple[Finite, ...], Tag("each")],
+    Discriminator(_kind),
+]
+"""One number for all plastic layers, or one for each, first to last."""
 
 AT_ONCE = 20  # test lifetimes side by side: what they hold is in proportion
 
@@ -60,6 +79,9 @@ class FLPRunSettings(RunSettings):
     ----------
     forward, feedback : float
         Adam's step of forward weights and of feedback.
+    rule : str
+        What weights of FLP learn by: a term of the catalogue, or a ``rule.json`` that
+        ``Rule.save`` wrote.
     reduction : {'sum', 'mean'}
         Of FLP's updates over the examples of a step.
     source, clamp_output, presynaptic, pathway, plastic
@@ -82,6 +104,7 @@ class FLPRunSettings(RunSettings):
 
     forward: Size = 1e-4
     feedback: Size = 1e-4
+    rule: RuleName = "oja_single"
     reduction: Literal["sum", "mean"] = "sum"
     source: Literal["error", "target"] = "error"
     clamp_output: bool = False
@@ -110,6 +133,24 @@ class FLPRunSettings(RunSettings):
             pathway=self.pathway,
             plastic=self.plastic,
         )
+
+
+def last_layers(start: Mixing, count: int, deepest: int) -> Mixing:
+    """Where mixing begins in the last layers of the deepest network that a value is given for.
+
+    Raises
+    ------
+    ConfigError
+        If there are not as many values as that network has plastic layers.
+    """
+    if not isinstance(start, tuple):
+        return start
+    if len(start) != deepest:
+        raise ConfigError(
+            f"mixing_start has {len(start)} values; give one number, or {deepest}, a value for "
+            "each plastic layer of the network that has most, first to last"
+        )
+    return start[-count:]
 
 
 class Tasks(NamedTuple):
@@ -190,6 +231,8 @@ def flp_job(
         Of the networks in test lifetimes.
     """
     row, condition = place
+    with naming(f"rule={run.rule}:"):  # what the network does not carry is told before it runs
+        flp_learner(flp)
     source = None if like is None else (f"{like[0]}-{condition}", like[1])
     return Job(
         row,

@@ -28,7 +28,7 @@ def _curves(model: MetaModel, lives: Lives) -> dict[str, Tensor]:
     return {"error": curve[..., -1], "query": curve}
 
 
-def _draw(measured: Mapping[str, Measured], run: Path) -> None:
+def _draw(measured: Mapping[str, Measured], run: Path, _: ImageSettings) -> None:
     """Write the figure and the numbers drawn."""
     curves = {}
     for condition, title in FLP_TABLE2.conditions.items():

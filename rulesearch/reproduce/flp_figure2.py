@@ -137,7 +137,7 @@ def _between(batches: int) -> int:
     return max(n for n in range(1, max(batches // 4, 1) + 1) if batches % n == 0)
 
 
-def _draw(measured: Mapping[str, Measured], run: Path) -> None:
+def _draw(measured: Mapping[str, Measured], run: Path, _: SineSettings) -> None:
     """Write both figures and the numbers drawn."""
     anatomy, curves = _anatomy(measured), _curves(measured)
     numbers = {

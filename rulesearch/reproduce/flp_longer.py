@@ -82,7 +82,7 @@ def _by_length(
     return found
 
 
-def _draw(measured: Mapping[str, Measured], run: Path) -> None:
+def _draw(measured: Mapping[str, Measured], run: Path, _: LongerSettings) -> None:
     """Write the figure, the numbers drawn, and a table of them."""
     lives: dict[str, dict[str, Floats]] = {}
     diverged: dict[str, dict[str, list[int]]] = {}

@@ -1,6 +1,6 @@
 """The plasticity terms that a network with learnt feedback wants.
 
-The terms of the grammar ``flp10`` are learnt together with everything else that FLP learns, in
+The terms of a grammar, ``flp10``, are learnt together with everything else that FLP learns, in
 three steps, each a job of its own: all terms are learnt freely; a penalty then takes those that
 are not needed; and a newborn network learns with what is left, beside one with Oja's rule of
 single neurons and one with Hebb's.
@@ -18,8 +18,9 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
+from rulesearch.arguments import naming
 from rulesearch.files import make_folder, write_atomically
-from rulesearch.grammar import Grammar, TermPool
+from rulesearch.grammar import TermPool
 from rulesearch.outer import (
     FLPSettings,
     MetaModel,
@@ -30,13 +31,15 @@ from rulesearch.outer import (
     flp_model,
     term_scales,
 )
+from rulesearch.outer.flp import flp_learner
 from rulesearch.outer.rule_shape import ShapeTraining, in_common_units
-from rulesearch.outer.seeds import TASK, generators, members
+from rulesearch.outer.seeds import COEFFICIENTS, TASK, generators, members
 from rulesearch.report.table import latex_table, text_table
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, Trained, Training
 from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job, lengths, lifetime_errors
 from rulesearch.reproduce.flp_table1 import FLP_TABLE1, SineSettings, sine_network, sine_tasks
 from rulesearch.reproduce.flp_table2 import FLP_TABLE2, ImageSettings, image_network, image_tasks
+from rulesearch.reproduce.given import RANDOM, GrammarName, ThetaStart, candidates
 from rulesearch.rules import Rule
 from rulesearch.search.selection import kept_terms
 from rulesearch.search.settings import Count, Size
@@ -59,6 +62,12 @@ class RuleSettings(FLPRunSettings):
 
     Attributes
     ----------
+    grammar : str
+        Candidate terms: a bundled grammar, or a file.
+    theta_start : mapping of str to float, or 'random', optional
+        Coefficients that the search begins with, in common units: by name, those of other terms
+        being zero; or of each seed its own, uniform and then scaled so that the largest is one.
+        By default the grammar's, which is Oja's rule of single neurons in ``flp10``.
     theta : float
         Adam's step of the coefficients, in common units, the largest of them being one.
     lam : float
@@ -67,6 +76,8 @@ class RuleSettings(FLPRunSettings):
         Share of the largest coefficient above which a term is kept.
     """
 
+    grammar: GrammarName = "flp10"
+    theta_start: ThetaStart = None
     theta: Annotated[float, Field(gt=0)] = 1e-3
     lam: Size = 1e-2
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.05
@@ -81,6 +92,17 @@ class RuleSettings(FLPRunSettings):
                 "which the synapses of plastic feedback do not have",
             )
         return plastic
+
+    @field_validator("rule")
+    @classmethod
+    def _it_is_searched_for(cls, rule: str) -> str:
+        if rule != cls.model_fields["rule"].default:
+            raise PydanticCustomError(
+                "rule",
+                "is what this searches for; grammar and theta_start say among what, and where "
+                "the search begins",
+            )
+        return rule
 
     @field_validator("average")
     @classmethod
@@ -101,6 +123,11 @@ class SineRuleSettings(SineSettings, RuleSettings):
     """
 
     plastic_layers: Count = 2
+
+    @property
+    def deepest(self) -> int:
+        """Of its one kind of network."""
+        return self.plastic_layers
 
 
 class ImageRuleSettings(ImageSettings, RuleSettings):
@@ -147,6 +174,9 @@ class _Search:
         )
         if trained is not None:
             model.load_state_dict(dict(trained))
+        elif run.theta_start == RANDOM:
+            with torch.no_grad():
+                model.theta.copy_(_random_shapes(run, len(pool)))
         stages = self.tasks.stages if trained is None else ()
         rates = replace(self.flp.rates, theta=run.theta)
         training = MetaTraining(
@@ -180,6 +210,13 @@ class _Search:
         }
 
 
+def _random_shapes(run: RuleSettings, terms: int) -> Tensor:
+    """Coefficients of each seed, ``(seeds, terms)``, of which the largest is one or minus one."""
+    draws = generators(run.seed, 0, COEFFICIENTS, members(run.seeds))
+    drawn = torch.stack([2 * torch.rand(terms, generator=g) - 1 for g in draws])
+    return drawn / drawn.abs().amax(1, keepdim=True)
+
+
 def rule_jobs(
     condition: str, flp: FLPSettings, tasks: Tasks, run: RuleSettings, pool: TermPool
 ) -> list[Job]:
@@ -193,6 +230,8 @@ def rule_jobs(
         Candidate terms. Those that begin off zero are what the search starts from.
     """
     in_common_units(pool, torch.ones(len(pool)))  # before a run begins, for what SymPy imports
+    with naming(f"grammar={run.grammar}:"):
+        flp_learner(flp, pool)
     search = _Search(condition, flp, tasks, run, pool)
     return [
         flp_job(("hebb", condition), replace(flp, rule="hebb"), tasks, run),
@@ -239,9 +278,9 @@ def rule_table(pool: TermPool, measured: Mapping[str, Measured], condition: str)
     }
 
 
-def _draw(measured: Mapping[str, Measured], run: Path) -> None:
+def _draw(measured: Mapping[str, Measured], run: Path, settings: RuleSettings) -> None:
     """Write ``rules/CONDITION/``: the rule, and the table of terms as text and in LaTeX."""
-    pool = _pool()
+    pool = _pool(settings)
     for name in measured:
         row, _, condition = name.rpartition("-")
         if row != REFITTED:
@@ -253,12 +292,12 @@ def _draw(measured: Mapping[str, Measured], run: Path) -> None:
         write_atomically(folder / "terms.tex", latex_table(content))
 
 
-def _pool() -> TermPool:
-    return Grammar.from_yaml("flp10").enumerate()
+def _pool(settings: RuleSettings) -> TermPool:
+    return candidates(settings.grammar, settings.theta_start)
 
 
 def _sine_jobs(settings: SineRuleSettings) -> Sequence[Job]:
-    jobs, pool = [], _pool()
+    jobs, pool = [], _pool(settings)
     flp = sine_network(settings, settings.plastic_layers)
     for condition, tasks in sine_tasks(settings).items():
         jobs += rule_jobs(condition, flp, tasks, settings, pool)
@@ -266,7 +305,7 @@ def _sine_jobs(settings: SineRuleSettings) -> Sequence[Job]:
 
 
 def _image_jobs(settings: ImageRuleSettings) -> Sequence[Job]:
-    pool = _pool()
+    pool = _pool(settings)
     return [
         job
         for condition, tasks in image_tasks(settings).items()

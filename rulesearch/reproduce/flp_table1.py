@@ -12,7 +12,8 @@ from pydantic_core import PydanticCustomError
 from rulesearch.outer import SINES, FLPSettings, MetaRates, Stage
 from rulesearch.outer.flp_presets import by_gradient, by_oml
 from rulesearch.reproduce.base import Job, Published, Reproduction, Row
-from rulesearch.reproduce.flp import FLPRunSettings, Tasks, flp_job
+from rulesearch.reproduce.flp import FLPRunSettings, Mixing, Tasks, flp_job, last_layers
+from rulesearch.reproduce.given import term_or_rule
 from rulesearch.search.settings import Count, Size, Spec
 from rulesearch.tasks import IncrementalSines
 
@@ -60,6 +61,9 @@ class SineSettings(FLPRunSettings):
         Test lifetimes are always of fresh ones.
     mixing, rate : float
         Adam's step of FLP's mixing and rates.
+    mixing_start : float, or three
+        First value of FLP's mixing, in all plastic layers or in each of FLP (3), of which other
+        networks have the last.
     start : float
         First value of FLP's rates; zero in the paper.
     milestones : tuple of int
@@ -81,10 +85,16 @@ class SineSettings(FLPRunSettings):
     pool: Count | None = None
     mixing: Size = 1e-4
     rate: Size = 1e-8
+    mixing_start: Mixing = SINES.mixing
     start: Size = 0.0
     milestones: tuple[Count, ...] = ()
     gradient_start: Size = 2e-3
     oml_rate: Size = 6e-3
+
+    @property
+    def deepest(self) -> int:
+        """Plastic layers of the network that has most."""
+        return SINES.plastic_layers
 
     @field_validator("stages")
     @classmethod
@@ -169,6 +179,8 @@ def sine_network(settings: SineSettings, plastic_layers: int) -> FLPSettings:
         SINES,
         widths=widths,
         plastic_layers=plastic_layers,
+        rule=term_or_rule(settings.rule),
+        mixing=last_layers(settings.mixing_start, plastic_layers, settings.deepest),
         reduction=settings.reduction,
         feedback=settings.learnt_feedback,
         rate=settings.start,

@@ -15,7 +15,16 @@ from rulesearch.outer import MINI_IMAGENET, OMNIGLOT, FLPSettings, MetaRates
 from rulesearch.outer.features import conv_size
 from rulesearch.outer.flp_presets import by_gradient, by_oml, with_plastic_layers
 from rulesearch.reproduce.base import Job, Published, Reproduction, Row
-from rulesearch.reproduce.flp import FLPRunSettings, Measure, Tasks, final_errors, flp_job
+from rulesearch.reproduce.flp import (
+    FLPRunSettings,
+    Measure,
+    Mixing,
+    Tasks,
+    final_errors,
+    flp_job,
+    last_layers,
+)
+from rulesearch.reproduce.given import term_or_rule
 from rulesearch.reproduce.oml import oml_jobs
 from rulesearch.reproduce.photographs import check_photographs
 from rulesearch.search.settings import Count, Size
@@ -45,6 +54,11 @@ class ImageSettings(FLPRunSettings):
         Units of the fully connected layer.
     outputs : int
         Of the network, of which those beyond ``ways`` are never right.
+    mixing : float
+        Adam's step of FLP's mixing; the paper's stays where it begins.
+    mixing_start : float, or two
+        First value of FLP's mixing: in both plastic layers, or in the fully connected layer, and
+        in the readout.
     rate : (float, float)
         Adam's step of FLP's rates: of the fully connected layer, and of the readout.
     start : (float, float)
@@ -74,6 +88,8 @@ class ImageSettings(FLPRunSettings):
     outputs: Count = 1000
     source: Literal["error", "target"] = "target"
     clamp_output: bool = True
+    mixing: Size = 0.0
+    mixing_start: Mixing = OMNIGLOT.mixing
     rate: tuple[Size, Size] = (1e-3, 1e-5)
     start: tuple[Size, Size] = (0.0, 0.0)
     oml_shots: Count = 10
@@ -221,13 +237,15 @@ def image_network(settings: ImageSettings, condition: str, plastic_layers: int) 
             settings.mini_hidden if mini else settings.hidden,
             settings.outputs,
         ),
+        rule=term_or_rule(settings.rule),
+        mixing=last_layers(settings.mixing_start, 2, 2),
         reduction=settings.reduction,
         feedback=settings.learnt_feedback,
         rate=settings.start,
         rates=MetaRates(
             settings.forward,
             settings.feedback,
-            mixing=0.0,
+            mixing=settings.mixing,
             rate=settings.mini_rate if mini else settings.rate,
             feedback_rate=settings.feedback_rate,
             clip=settings.clip,

@@ -110,6 +110,7 @@ class Outcome:
             "unit": r.unit,
             "scale": self.plan.scale,
             "settings": settings.model_dump(mode="json"),
+            "changed": self.plan.changed,
             "notes": list(r.notes),
             "conditions": conditions,
             "rows": [

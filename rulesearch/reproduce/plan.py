@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,12 @@ from rulesearch.search.config import parsed_override, with_value
 from rulesearch.search.settings import Spec
 
 __all__ = ["Plan", "is_reproduction", "load_plan", "make_plan", "run_folder"]
+
+# Settings that a table tells of itself, or that its figures do not depend on.
+TOLD = {
+    *("updates", "episodes", "seeds", "lifetimes", "conditions"),
+    *("checkpoint_every", "device"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,14 @@ class Plan:
         return replace(self, settings=self.settings.model_copy(update={"device": device}))
 
     @property
+    def changed(self) -> dict[str, Any]:
+        """Settings that are not those of the scale; all, where no scale has the name any more."""
+        r, usual = self.reproduction, {}
+        if self.scale in r.scales:
+            usual = r.settings.model_validate(r.scales[self.scale]).model_dump(mode="json")
+        return _apart(self.settings.model_dump(mode="json", exclude=TOLD), usual)
+
+    @property
     def content(self) -> dict[str, Any]:
         """As plain data: what ``config.yaml`` holds."""
         return {
@@ -104,6 +118,18 @@ class Plan:
     @property
     def _origin(self) -> dict[str, str]:
         return {} if self.trained is None else {"trained": str(self.trained)}
+
+
+def _apart(now: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs, within what is itself a mapping too."""
+    found = {}
+    for key, value in now.items():
+        before = usual.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and value != before:
+            found[key] = _apart(value, before)
+        elif key not in usual or value != before:
+            found[key] = value
+    return found
 
 
 def make_plan(

@@ -70,6 +70,9 @@ def pooled(runs: Sequence[Path]) -> dict[str, Any]:
     content["settings"] = {
         key: value for key, value in settings[0].items() if all(s[key] == value for s in settings)
     }
+    content["changed"] = {
+        key: value for key, value in content["changed"].items() if key in content["settings"]
+    }
     content["settings"]["seeds"] = max(
         done.measured["error"].shape[0] for done in finished.values()
     )

@@ -142,7 +142,7 @@ class _Run:
             Outcome(self.plan, self.finished).save(path)
         if self.plan.reproduction.draw is not None:
             measured = {name: done.measured for name, done in self.finished.items()}
-            self.plan.reproduction.draw(measured, path)
+            self.plan.reproduction.draw(measured, path, self.plan.settings)
         return Outcome(self.plan, self.finished)
 
     def _file(self, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -111,6 +112,8 @@ def _remarks(content: Content) -> Iterable[str]:
             f"average={settings['average']} is more than updates={settings['updates']}: the mean "
             "is of the meta-parameters of all updates."
         )
+    if content["changed"]:
+        yield f"With {', '.join(_settings(content['changed']))}."
     yield from content["notes"]
     yield from _residuals(content)
     for row in content["rows"]:
@@ -135,6 +138,15 @@ def _remarks(content: Content) -> Iterable[str]:
                     f"{row['title']}, {content['conditions'][condition]}: {ours['rejected']} "
                     "lifetimes of meta-training were rejected and taught nothing."
                 )
+
+
+def _settings(changed: Mapping[str, Any], within: str = "") -> Iterable[str]:
+    """As ``--set`` takes them: ``hidden=[8, 8]``, ``one_shot.steps=50``."""
+    for key, value in changed.items():
+        if isinstance(value, Mapping) and value:
+            yield from _settings(value, f"{within}{key}.")
+        else:
+            yield f"{within}{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _residuals(content: Content) -> Iterable[str]:
