@@ -107,7 +107,7 @@ def _remarks(content: Content) -> Iterable[str]:
         f"{settings['lifetimes']} test lifetimes a seed; in parentheses the standard error over "
         "seeds."
     )
-    if settings.get("average", 1) > settings["updates"]:
+    if settings.get("average", 1) > max(settings["updates"], 1):
         yield (
             f"average={settings['average']} is more than updates={settings['updates']}: the mean "
             "is of the meta-parameters of all updates."
