@@ -52,7 +52,7 @@ class Finished(NamedTuple):
     residual : mapping
         What was left unsolved at the last update, ``(seeds,)`` by kind.
     untaught : Tensor (seeds,) bool, or None
-        Seeds of which every update was rejected; None where that is not known.
+        Seeds of which every update was rejected; None where there is no such.
     """
 
     model: Mapping[str, Tensor]
@@ -74,7 +74,7 @@ def read_finished(file: Path) -> Finished:
     try:
         tensors = load(file.read_bytes())
         seconds, rejected = float(tensors.pop(SECONDS)), int(tensors.pop(REJECTED, 0))
-        untaught = tensors.pop(UNTAUGHT, None)  # none of jobs without updates
+        untaught = tensors.pop(UNTAUGHT, None)
     except (OSError, KeyError, SafetensorError) as error:
         raise RunError(
             f"{file} cannot be read ({error}); remove it, and its job is run anew"

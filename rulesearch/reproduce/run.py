@@ -167,7 +167,7 @@ class _Run:
                 tensors = dict(self.checkpoint.tensors)
                 started -= float(tensors.pop(SECONDS))
                 self.rejected = int(tensors.pop(REJECTED, 0))
-                self.untaught = tensors.pop(UNTAUGHT, ~NOT_YET)
+                self.untaught = tensors.pop(UNTAUGHT, ~NOT_YET)  # left out where there is none
                 kinds = [key for key in tensors if key.startswith(RESIDUAL)]
                 self.residual = {key.removeprefix(RESIDUAL): tensors.pop(key) for key in kinds}
                 training.load(tensors, done)
@@ -195,7 +195,8 @@ class _Run:
     def _tally(self) -> dict[str, Tensor]:
         """What is known of the job's updates besides what they learnt."""
         left = {RESIDUAL + kind: value for kind, value in self.residual.items()}
-        untaught = {UNTAUGHT: self.untaught} if self.untaught.ndim else {}
+        some = self.untaught is not NOT_YET and bool(self.untaught.any())
+        untaught = {UNTAUGHT: self.untaught} if some else {}
         return {REJECTED: torch.tensor(self.rejected), **untaught, **left}
 
     def _note(self, job: Job, update: int, record: UpdateRecord) -> None:
