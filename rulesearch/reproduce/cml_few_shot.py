@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rulesearch.named import copied
@@ -30,7 +29,7 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training
-from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
+from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance, Ways
 from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
@@ -107,7 +106,7 @@ class FewShotSettings(RunSettings):
         The largest residual of learning that an update accepts; by default any.
     """
 
-    ways: Annotated[int, Field(strict=True, ge=2)]
+    ways: Ways
     queries: Count = 15
     size: Count
     channels: tuple[Count, ...]

@@ -27,7 +27,7 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.networks import Examples, named_weights
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance
+from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance, Ways
 from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests, synapses
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
@@ -81,7 +81,7 @@ class RuleSettings(RunSettings):
     data: str = "emnist"
     held_out: Count = 12
     unseen: Count = 50
-    ways: Annotated[int, Field(strict=True, ge=2)] = 5
+    ways: Ways = 5
     shots: Count = 5
     queries: Count = 10
     hidden: tuple[Count, ...] = (130, 70)
