@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, NamedTuple, Self
 
+import torch
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
@@ -28,7 +29,7 @@ from rulesearch.outer.bilevel import (
 from rulesearch.outer.bilevel.networks import Examples, named_weights
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance, Ways
-from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests, synapses
+from rulesearch.reproduce.cml_tasks import Draws, births, learnt, meta_training, on_tests, synapses
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import FewShot, ImageData, TaskFamily, load
@@ -162,10 +163,10 @@ class _Model:
     def judge(self, family: TaskFamily, draws: Draws, theta: Named) -> Tensor:
         """Share of a new task's queries that are classified rightly; NaN where one diverged."""
         problem = self.problem(family, draws)
-        phi = self.descent(self.settings.steps)(problem, theta, problem.start(theta))
+        phi, settled = learnt(self.descent(self.settings.steps), problem, theta)
         x, label = problem.inner.evaluate(None)
         logits = self.network(replace(problem.inner.born, W=list(phi.values())), x)
-        return share_right(logits, label, *phi.values())
+        return torch.where(settled, share_right(logits, label, *phi.values()), torch.nan)
 
     def measure(self, family: TaskFamily, training: Training) -> Measured:
         """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""

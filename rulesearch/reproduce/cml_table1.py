@@ -34,6 +34,7 @@ from rulesearch.reproduce.cml_cifar import (
     Synapses,
     load_cifar,
 )
+from rulesearch.reproduce.cml_tasks import learnt
 
 __all__ = ["CML_TABLE1", "SharedStrength"]
 
@@ -116,8 +117,9 @@ def _jobs(settings: CifarSettings) -> Sequence[Job]:
         assert isinstance(training.model, MetaParameters)
         theta = detached(training.model.theta())
         problem = cifar.problem(settings.updates)
-        phi = cifar.learner(method)(problem, theta, problem.start(theta))
-        return {"error": cifar.accuracy(phi, condition)[:, None].cpu()}
+        phi, settled = learnt(cifar.learner(method), problem, theta)
+        right = torch.where(settled, cifar.accuracy(phi, condition), torch.nan)
+        return {"error": right[:, None].cpu()}
 
     rows: dict[str, tuple[MethodSettings, BilevelGradient[Synapses] | None]] = {
         **_meta_gradients(cifar),
