@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
+from rulesearch.errors import ConfigError
 from rulesearch.grammar import Grammar
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.accuracy import share_right
@@ -68,7 +69,7 @@ class RuleSettings(RunSettings):
     hidden : sequence of int
         Units of the hidden layers.
     rule : str or None
-        A ``rule.json`` in place of the paper's rule.
+        A ``rule.json`` in place of the paper's rule, without consolidation, which the rows add.
     coefficients : Coefficients
         Of the paper's rule.
     steps, nudged_steps : int
@@ -175,10 +176,23 @@ class _Model:
 
 
 def _rule(settings: RuleSettings) -> Rule:
-    """Without consolidation."""
-    if settings.rule is not None:
-        return Rule.load(settings.rule)
-    return Rule(Grammar.from_yaml("bio").enumerate(), settings.coefficients.model_dump())
+    """Without consolidation.
+
+    Raises
+    ------
+    ConfigError
+        If a rule of one's own has some.
+    """
+    if settings.rule is None:
+        return Rule(Grammar.from_yaml("bio").enumerate(), settings.coefficients.model_dump())
+    rule = Rule.load(settings.rule)
+    for term in rule.terms:
+        if "Omega" in term.symbols:
+            raise ConfigError(
+                f"rule={settings.rule}: term {term.name}, '{term}', speaks of Omega; leave "
+                "consolidation out of the rule, for the rows add it"
+            )
+    return rule
 
 
 def _tasks(settings: RuleSettings) -> dict[str, FewShot]:
@@ -200,6 +214,7 @@ def _tasks(settings: RuleSettings) -> dict[str, FewShot]:
 
 
 def _jobs(settings: RuleSettings) -> Sequence[Job]:
+    own = _rule(settings)
     tasks = _tasks(settings)
     train = tasks["train"]
     network = PlasticNetwork((train.n_in, *settings.hidden, train.n_out))
@@ -207,7 +222,7 @@ def _jobs(settings: RuleSettings) -> Sequence[Job]:
     consolidation = Rule(pool, {"consolidation": 1.0})
     jobs = []
     for row, way in WAYS.items():
-        rule = _rule(settings) + consolidation * (settings.strength if way.held else 0.0)
+        rule = own + consolidation * (settings.strength if way.held else 0.0)
         model = _Model(settings, network, rule, way.parts)
         updates = settings.updates if way.trained else 0
         met, new = (partial(model.measure, tasks[condition]) for condition in ("met", "new"))
