@@ -13,7 +13,7 @@ import torch
 from tiny_reproduction import left
 from tiny_search import interrupt_after
 
-from rulesearch.errors import ConfigError, DataError, GrammarError
+from rulesearch.errors import ConfigError, DataError, GrammarError, LearnerError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.outer.bilevel import MetaParameters
 from rulesearch.outer.seeds import NETWORK, TEST, generators
@@ -280,10 +280,16 @@ def test_a_rule_with_consolidation_of_its_own_is_refused(term: str, tmp_path: Pa
     assert CML_RULES.jobs(RuleSettings(**DIGITS, rule=str(plain)))
 
 
+def test_a_rule_that_learns_nothing_from_examples_is_refused(tmp_path: Path) -> None:
+    rule = rule_of(tmp_path / "rule.json", decay="W")
+    message = rf"^rule={rule}: no term of the rule depends on examples"
+    refused("cml-rules", {**DIGITS, "rule": rule}, message, tmp_path / "run")
+
+
 def refused(name: str, settings: dict[str, Any], message: str, run: Path) -> None:
     """Before there is a folder, which could never be finished."""
     changes = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in settings.items()]
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, LearnerError), match=message):
         reproduce(make_plan(name, "small", changes), run)
     assert not run.exists()
 

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
+from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Grammar
 from rulesearch.networks import NetworkState, PlasticNetwork
@@ -28,6 +29,7 @@ from rulesearch.outer.bilevel import (
     rule_problem,
 )
 from rulesearch.outer.bilevel.networks import Examples, named_weights
+from rulesearch.outer.bilevel.plasticity import of_examples
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance, Ways
 from rulesearch.reproduce.cml_tasks import Draws, births, learnt, meta_training, on_tests, synapses
@@ -180,8 +182,8 @@ def _rule(settings: RuleSettings) -> Rule:
 
     Raises
     ------
-    ConfigError
-        If a rule of one's own has some.
+    ConfigError, LearnerError
+        If a rule of one's own has some, or learns nothing from examples.
     """
     if settings.rule is None:
         return Rule(Grammar.from_yaml("bio").enumerate(), settings.coefficients.model_dump())
@@ -192,6 +194,8 @@ def _rule(settings: RuleSettings) -> Rule:
                 f"rule={settings.rule}: term {term.name}, '{term}', speaks of Omega; leave "
                 "consolidation out of the rule, for the rows add it"
             )
+    with naming(f"rule={settings.rule}:"):
+        of_examples(rule)
     return rule
 
 

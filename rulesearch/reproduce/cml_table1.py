@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rulesearch.errors import ConfigError
 from rulesearch.named import detached, spread
 from rulesearch.outer.bilevel import (
     SGD,
@@ -102,6 +103,10 @@ def _meta_gradients(
 
 
 def _jobs(settings: CifarSettings) -> Sequence[Job]:
+    if settings.window > settings.tbptl.steps:
+        raise ConfigError(
+            f"window is {settings.window} steps, of tbptl.steps={settings.tbptl.steps}"
+        )
     cifar = load_cifar(settings)
 
     def begin(
