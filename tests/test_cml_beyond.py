@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import torch
 from tiny_reproduction import left
 from tiny_search import interrupt_after
 
-from rulesearch.errors import DataError, GrammarError
+from rulesearch.errors import ConfigError, DataError, GrammarError, LearnerError
+from rulesearch.grammar import Term, TermPool
 from rulesearch.outer.bilevel import MetaParameters
 from rulesearch.outer.seeds import NETWORK, TEST, generators
 from rulesearch.reproduce import make_plan, reproduce
 from rulesearch.reproduce.cml_continual import CML_CONTINUAL, ContinualSettings
 from rulesearch.reproduce.cml_rules import CML_RULES, Coefficients, RuleSettings
 from rulesearch.reproduce.cml_theta import CML_THETA, ThetaSettings
+from rulesearch.rules import Rule
 from rulesearch.tasks import FewShot, IncrementalSines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -256,6 +259,39 @@ def test_a_contrast_of_long_learning_comes_near_the_unrolled_gradient() -> None:
     )
     assert float(long["error"]) < 0.01 < float(short["error"])
     assert float(long["cosine"]) > 0.9999
+
+
+def rule_of(path: Path, **terms: str) -> Path:
+    """A file with a rule of some terms."""
+    pool = TermPool([Term.from_text(name, text) for name, text in terms.items()])
+    Rule(pool, dict.fromkeys(terms, 0.01)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("term", ["Omega - W", "hadamard(Omega, W)"])
+def test_a_rule_with_consolidation_of_its_own_is_refused(term: str, tmp_path: Path) -> None:
+    """Which the rows would add to, or drop, and the rule alone be drawn back."""
+    rule = rule_of(tmp_path / "rule.json", learns="outer(e_post, y_pre)", held=term)
+    message = (
+        rf"^rule={rule}: term held, '{re.escape(term)}', speaks of Omega; leave consolidation out"
+    )
+    refused("cml-rules", {**DIGITS, "rule": rule}, message, tmp_path / "run")
+    plain = rule_of(tmp_path / "rule.json", learns="outer(e_post, y_pre)", decay="W")
+    assert CML_RULES.jobs(RuleSettings(**DIGITS, rule=str(plain)))
+
+
+def test_a_rule_that_learns_nothing_from_examples_is_refused(tmp_path: Path) -> None:
+    rule = rule_of(tmp_path / "rule.json", decay="W")
+    message = rf"^rule={rule}: no term of the rule depends on examples"
+    refused("cml-rules", {**DIGITS, "rule": rule}, message, tmp_path / "run")
+
+
+def refused(name: str, settings: dict[str, Any], message: str, run: Path) -> None:
+    """Before there is a folder, which could never be finished."""
+    changes = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in settings.items()]
+    with pytest.raises((ConfigError, LearnerError), match=message):
+        reproduce(make_plan(name, "small", changes), run)
+    assert not run.exists()
 
 
 PHASE = '{"shots": 1, "steps": 2, "nudged_steps": 2, "beta": 1, "strength": 0, "meta_rate": 1}'

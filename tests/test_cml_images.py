@@ -234,8 +234,11 @@ def test_data_and_settings_that_do_not_fit(cifar: Path, tmp_path: Path) -> None:
         table1(cifar, "examples=16").jobs()
     with pytest.raises(GrammarError, match=r"beta.*greater than 0"):
         table1(cifar, "beta=0")
-    with pytest.raises(ConfigError, match=r"last is a number of steps from 1 to 3, not 9"):
+    with pytest.raises(ConfigError, match=r"^window is 9 steps, of tbptl\.steps=3$"):
         table1(cifar, "window=9").jobs()
+    with pytest.raises(ConfigError, match=r"^batch is 13 images, of examples=12$"):
+        reproduce(table1(cifar, "batch=13"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # -- Tables 2 and 3 --

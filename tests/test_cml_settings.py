@@ -28,6 +28,12 @@ def test_steps_of_learning_and_nudges_that_are_none(value: str) -> None:
                 make_plan(name, "small", [f"{setting}={value}"])
 
 
+@pytest.mark.parametrize("name", ["cml-table2", "cml-table3", "cml-rules"])
+def test_tasks_of_a_single_class(name: str) -> None:
+    with pytest.raises(GrammarError, match=r"'ways': .*greater than or equal to 2"):
+        make_plan(name, "small", ["ways=1"])
+
+
 @pytest.mark.parametrize("value", ["1", "1.5", "-0.1", ".nan"])
 @pytest.mark.parametrize("name", ["cml-figure1", "cml-theta", "cml-continual", "cml-table1"])
 def test_momentum_that_is_none(name: str, value: str) -> None:

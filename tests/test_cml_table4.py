@@ -245,6 +245,19 @@ def test_weights_are_tested_that_validation_liked_best(row: str) -> None:
     assert not torch.equal(jobs[f"{row}-own"].measure(jobs[f"{row}-own"].begin({}))["error"], error)
 
 
+def test_networks_that_explode_are_left_out_though_their_errors_are_finite(tmp_path: Path) -> None:
+    plan = make_plan(
+        "cml-table4", "small", (*TINY, *STEPS, "free_rate=1e9"), ("cml-eprop", "untrained")
+    )
+    content = reproduce(plan, tmp_path / "run").content
+    figures = [row["ours"][c] for row in content["rows"] for c in row["ours"] if row["ours"][c]]
+    assert len(figures) == 3
+    for figure in figures:
+        assert (figure["value"], figure["diverged"]) == (None, 2 * figure["lifetimes"])
+    table = (tmp_path / "run" / "table.md").read_text()
+    assert "tested as trained: 6 of 6 test lifetimes diverged and are left out of" in table
+
+
 def test_windows_are_parts_of_learning() -> None:
     with pytest.raises(ConfigError, match="window is 5 steps, of truncated_steps=4"):
         tiny("window=5").jobs()

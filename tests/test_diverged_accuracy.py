@@ -1,4 +1,7 @@
-"""A test lifetime that diverged is no guess: accuracies and errors of it are NaN everywhere."""
+"""A test lifetime that diverged is no guess: accuracies and errors of it are NaN everywhere.
+
+Of CML also where its weights are still finite, but beyond what meta-training accepts.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.bilevel import MetaParameters, accuracy, always
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.reproduce.base import Job
+from rulesearch.reproduce.cml_continual import CML_CONTINUAL, ContinualSettings
 from rulesearch.reproduce.cml_few_shot import FewShotSettings, Images, PhaseSettings, few_shot_jobs
 from rulesearch.reproduce.cml_rules import CML_RULES, RuleSettings
 from rulesearch.reproduce.flp import lifetime_errors
@@ -69,14 +73,25 @@ def test_networks_of_flp_that_diverge_make_no_errors() -> None:
     torch.testing.assert_close(wrong, wrong.round(), atol=1e-4, rtol=0)
 
 
-def test_rules_that_diverge_are_right_of_nothing() -> None:
+@pytest.mark.parametrize("size", [1e30, 1e5])
+def test_rules_that_diverge_are_right_of_nothing(size: float) -> None:
     settings = RuleSettings(
         data="digits", held_out=3, unseen=20, ways=3, shots=2, queries=4, hidden=(6,), updates=1,
-        seeds=2, lifetimes=3, steps=4, coefficients={"F0": 1e30, "F2": 1e30, "F9": 0.0},
+        seeds=2, lifetimes=3, steps=4, coefficients={"F0": size, "F2": 0.0, "F9": 0.0},
     )  # fmt: skip
     for job in CML_RULES.jobs(settings):
         if job.row == "alone":
             assert measured(job, settings).isnan().all()
+
+
+def test_sines_descended_in_leaps_have_no_errors() -> None:
+    settings = ContinualSettings(
+        hidden=(5, 4), functions=2, batches=3, examples=4, updates=1, seeds=2, lifetimes=3, rate=3
+    )
+    for job in CML_CONTINUAL.jobs(settings):
+        if job.row in ("descent", "readout-born"):  # which does not go by the rate
+            error = job.measure(job.begin({}))["error"]
+            assert error.isnan().all() if job.row == "descent" else error.isfinite().all()
 
 
 def measured(job: Job, settings: Any) -> torch.Tensor:
@@ -86,7 +101,7 @@ def measured(job: Job, settings: Any) -> torch.Tensor:
     return job.measure(training)["error"]
 
 
-@pytest.mark.parametrize(("rate", "diverged"), [(0.01, False), (1e30, True)])
+@pytest.mark.parametrize(("rate", "diverged"), [(0.01, False), (1e4, True), (1e30, True)])
 def test_few_shots_that_diverge_are_right_of_nothing(rate: float, diverged: bool) -> None:
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (24, 64), generator=draw).to(torch.uint8)

@@ -171,8 +171,16 @@ class Cifar:
 
 
 def load_cifar(settings: CifarSettings) -> Cifar:
-    """Load the images, and draw networks and images for each seed."""
+    """Load the images, and draw networks and images for each seed.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If a batch would have more images than are learnt; if images are missing, or too few.
+    """
     device = settings.torch_device
+    if settings.batch > settings.examples:
+        raise ConfigError(f"batch is {settings.batch} images, of examples={settings.examples}")
     check_photographs("data", settings.data)
 
     def images(split: str) -> ImageData:

@@ -28,7 +28,7 @@ from rulesearch.outer.bilevel import (
 from rulesearch.outer.bilevel.networks import Examples, LossOn, Source, named_weights
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
-from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests, synapses
+from rulesearch.reproduce.cml_tasks import Draws, births, learnt, meta_training, on_tests, synapses
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IncrementalSines, TaskFamily
 
@@ -143,9 +143,10 @@ class _Model:
         return ComplexSynapse(task, {f"lambda.{name}": strength for name in born})
 
     def judge(self, draws: Draws, theta: Named) -> Tensor:
-        """Loss on the queries after a lifetime each."""
+        """Loss on the queries after a lifetime each; NaN where one diverged."""
         problem = self.problem(draws)
-        return problem.eval_loss(self.life(problem, theta, problem.start(theta)), theta)
+        phi, settled = learnt(self.life, problem, theta)
+        return torch.where(settled, problem.eval_loss(phi, theta), torch.nan)
 
     def training(self, trained: object) -> BilevelTraining[ComplexSynapse[LossProblem]]:
         """Contrast a lifetime lived once more with one that is nudged meanwhile."""
@@ -214,7 +215,7 @@ class _Readout:
         return Chain(stages)
 
     def judge(self, draws: Draws, theta: Named) -> Tensor:
-        """Loss on the queries after a lifetime each."""
+        """Loss on the queries after a lifetime each: minima do not run away, however poor."""
         chain = self.problem(draws)
         return chain.stages[-1].eval_loss(chain.live(Newton(), theta)[-1], theta)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rulesearch.named import copied
@@ -30,8 +29,8 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.networks import Examples
 from rulesearch.reproduce.base import Job, Measured, Row, RunSettings, Training
-from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance
-from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests
+from rulesearch.reproduce.cml_settings import Momentum, Rate, Strength, Tolerance, Ways
+from rulesearch.reproduce.cml_tasks import Draws, births, learnt, meta_training, on_tests
 from rulesearch.search.settings import Count, Spec
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskFamily
 
@@ -107,7 +106,7 @@ class FewShotSettings(RunSettings):
         The largest residual of learning that an update accepts; by default any.
     """
 
-    ways: Annotated[int, Field(strict=True, ge=2)]
+    ways: Ways
     queries: Count = 15
     size: Count
     channels: tuple[Count, ...]
@@ -172,10 +171,11 @@ class _Model:
     def judge(self, family: TaskFamily, draws: Draws, theta: Named) -> Tensor:
         """Share of a new task's queries that are classified rightly; NaN where one diverged."""
         problem = self.problem(family, draws)
-        phi = self.descent(self.phase.steps)(problem, theta, problem.start(theta))
+        phi, settled = learnt(self.descent(self.phase.steps), problem, theta)
         judged = problem.inner.evaluate
         assert isinstance(judged, CrossEntropy)
-        return accuracy(self.network, {**theta, **phi}, judged.source)
+        right = accuracy(self.network, {**theta, **phi}, judged.source)
+        return torch.where(settled, right, torch.nan)
 
     def measure(self, family: TaskFamily, training: Training) -> Measured:
         """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""

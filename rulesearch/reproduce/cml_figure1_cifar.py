@@ -11,6 +11,7 @@ from rulesearch.named import Named, detached
 from rulesearch.outer.bilevel import SGD, BilevelTraining, Contrastive, Descent, MetaParameters
 from rulesearch.reproduce.base import Job, Measured, RunSettings, Training
 from rulesearch.reproduce.cml_cifar import Cifar, CifarSettings, Synapses, load_cifar
+from rulesearch.reproduce.cml_tasks import learnt
 from rulesearch.search.settings import Count, Spec
 
 __all__ = ["CIFAR", "CifarPanel", "cifar_jobs", "judged"]
@@ -87,13 +88,16 @@ class _Curve:
 def judged(problem: Synapses, free: Descent, theta: Named, before: Named) -> Measured:
     """Loss on the images judged, with the strengths found and with those of before.
 
-    A curve of the figure has one number of steps.
+    A curve of the figure has one number of steps. Of networks that diverged there is no error.
     """
-    found, without = (
-        problem.eval_loss(free(problem, each, problem.start(each)), each).cpu()
-        for each in (theta, before)
-    )
-    return {"error": found[:, None], "without": without, "steps": torch.tensor(free.steps)}
+    phi, settled = learnt(free, problem, theta)
+    error = torch.where(settled, problem.eval_loss(phi, theta), torch.nan)
+    without = problem.eval_loss(free(problem, before, problem.start(before)), before)
+    return {
+        "error": error[:, None].cpu(),
+        "without": without.cpu(),
+        "steps": torch.tensor(free.steps),
+    }
 
 
 def cifar_jobs(

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, NamedTuple, Self
 
+import torch
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
+from rulesearch.arguments import naming
+from rulesearch.errors import ConfigError
 from rulesearch.grammar import Grammar
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.accuracy import share_right
@@ -26,9 +29,10 @@ from rulesearch.outer.bilevel import (
     rule_problem,
 )
 from rulesearch.outer.bilevel.networks import Examples, named_weights
+from rulesearch.outer.bilevel.plasticity import of_examples
 from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
-from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance
-from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests, synapses
+from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance, Ways
+from rulesearch.reproduce.cml_tasks import Draws, births, learnt, meta_training, on_tests, synapses
 from rulesearch.reproduce.given import RuleName, named_rule
 from rulesearch.rules import Rule
 from rulesearch.search.settings import Count, Spec
@@ -68,7 +72,8 @@ class RuleSettings(RunSettings):
     hidden : sequence of int
         Units of the hidden layers.
     rule : str or None
-        A ``rule.json``, or a term of the catalogue, in place of the paper's rule.
+        A ``rule.json``, or a term of the catalogue, in place of the paper's rule; without
+        consolidation, which the rows add.
     coefficients : Coefficients
         Of the paper's rule.
     steps, nudged_steps : int
@@ -82,7 +87,7 @@ class RuleSettings(RunSettings):
     data: str = "emnist"
     held_out: Count = 12
     unseen: Count = 50
-    ways: Annotated[int, Field(strict=True, ge=2)] = 5
+    ways: Ways = 5
     shots: Count = 5
     queries: Count = 10
     hidden: tuple[Count, ...] = (130, 70)
@@ -163,10 +168,10 @@ class _Model:
     def judge(self, family: TaskFamily, draws: Draws, theta: Named) -> Tensor:
         """Share of a new task's queries that are classified rightly; NaN where one diverged."""
         problem = self.problem(family, draws)
-        phi = self.descent(self.settings.steps)(problem, theta, problem.start(theta))
+        phi, settled = learnt(self.descent(self.settings.steps), problem, theta)
         x, label = problem.inner.evaluate(None)
         logits = self.network(replace(problem.inner.born, W=list(phi.values())), x)
-        return share_right(logits, label, *phi.values())
+        return torch.where(settled, share_right(logits, label, *phi.values()), torch.nan)
 
     def measure(self, family: TaskFamily, training: Training) -> Measured:
         """Accuracy in percent on new tasks, ``(seeds, lifetimes)``."""
@@ -175,10 +180,25 @@ class _Model:
 
 
 def _rule(settings: RuleSettings) -> Rule:
-    """Without consolidation."""
-    if settings.rule is not None:
-        return named_rule(settings.rule)
-    return Rule(Grammar.from_yaml("bio").enumerate(), settings.coefficients.model_dump())
+    """Without consolidation.
+
+    Raises
+    ------
+    ConfigError, LearnerError
+        If a rule of one's own has some, or learns nothing from examples.
+    """
+    if settings.rule is None:
+        return Rule(Grammar.from_yaml("bio").enumerate(), settings.coefficients.model_dump())
+    rule = named_rule(settings.rule)
+    for term in rule.terms:
+        if "Omega" in term.symbols:
+            raise ConfigError(
+                f"rule={settings.rule}: term {term.name}, '{term}', speaks of Omega; leave "
+                "consolidation out of the rule, for the rows add it"
+            )
+    with naming(f"rule={settings.rule}:"):
+        of_examples(rule)
+    return rule
 
 
 def _tasks(settings: RuleSettings) -> dict[str, FewShot]:
@@ -200,6 +220,7 @@ def _tasks(settings: RuleSettings) -> dict[str, FewShot]:
 
 
 def _jobs(settings: RuleSettings) -> Sequence[Job]:
+    own = _rule(settings)
     tasks = _tasks(settings)
     train = tasks["train"]
     network = PlasticNetwork((train.n_in, *settings.hidden, train.n_out))
@@ -207,7 +228,7 @@ def _jobs(settings: RuleSettings) -> Sequence[Job]:
     consolidation = Rule(pool, {"consolidation": 1.0})
     jobs = []
     for row, way in WAYS.items():
-        rule = _rule(settings) + consolidation * (settings.strength if way.held else 0.0)
+        rule = own + consolidation * (settings.strength if way.held else 0.0)
         model = _Model(settings, network, rule, way.parts)
         updates = settings.updates if way.trained else 0
         met, new = (partial(model.measure, tasks[condition]) for condition in ("met", "new"))

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Momentum", "Rate", "Strength", "Tolerance"]
+__all__ = ["Momentum", "Rate", "Strength", "Tolerance", "Ways"]
 
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -31,3 +31,6 @@ Strength = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_pu
 
 Tolerance = Rate | None
 """The largest residual of learning that is accepted: see rulesearch.outer.bilevel.residual."""
+
+Ways = Annotated[int, Field(strict=True, ge=2)]
+"""Classes of a task: of a single one every answer is right."""

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rulesearch.errors import ConfigError
 from rulesearch.named import detached, spread
 from rulesearch.outer.bilevel import (
     SGD,
@@ -34,6 +35,7 @@ from rulesearch.reproduce.cml_cifar import (
     Synapses,
     load_cifar,
 )
+from rulesearch.reproduce.cml_tasks import learnt
 
 __all__ = ["CML_TABLE1", "SharedStrength"]
 
@@ -101,6 +103,10 @@ def _meta_gradients(
 
 
 def _jobs(settings: CifarSettings) -> Sequence[Job]:
+    if settings.window > settings.tbptl.steps:
+        raise ConfigError(
+            f"window is {settings.window} steps, of tbptl.steps={settings.tbptl.steps}"
+        )
     cifar = load_cifar(settings)
 
     def begin(
@@ -116,8 +122,9 @@ def _jobs(settings: CifarSettings) -> Sequence[Job]:
         assert isinstance(training.model, MetaParameters)
         theta = detached(training.model.theta())
         problem = cifar.problem(settings.updates)
-        phi = cifar.learner(method)(problem, theta, problem.start(theta))
-        return {"error": cifar.accuracy(phi, condition)[:, None].cpu()}
+        phi, settled = learnt(cifar.learner(method), problem, theta)
+        right = torch.where(settled, cifar.accuracy(phi, condition), torch.nan)
+        return {"error": right[:, None].cpu()}
 
     rows: dict[str, tuple[MethodSettings, BilevelGradient[Synapses] | None]] = {
         **_meta_gradients(cifar),

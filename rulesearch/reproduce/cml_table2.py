@@ -13,6 +13,7 @@ from rulesearch.reproduce.cml_few_shot import (
     control_row,
     few_shot_jobs,
 )
+from rulesearch.reproduce.cml_settings import Ways
 from rulesearch.reproduce.photographs import check_photographs
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IMAGENET, load
@@ -33,7 +34,7 @@ class MiniImageNetSettings(FewShotSettings):
     episodes: Count = 4
     lifetimes: Count = 300
     data: str = "mini-imagenet"
-    ways: Count = 5
+    ways: Ways = 5
     size: Count = 84
     channels: tuple[Count, ...] = (32,) * 4
     one_shot: PhaseSettings = PhaseSettings(

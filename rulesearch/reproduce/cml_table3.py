@@ -14,6 +14,7 @@ from rulesearch.reproduce.cml_few_shot import (
     few_shot_jobs,
     rotated,
 )
+from rulesearch.reproduce.cml_settings import Ways
 from rulesearch.search.settings import Count
 from rulesearch.tasks import load
 
@@ -33,7 +34,7 @@ class OmniglotSettings(FewShotSettings):
 
     episodes: Count = 16
     lifetimes: Count = 300
-    ways: Count = 20
+    ways: Ways = 20
     size: Count = 28
     channels: tuple[Count, ...] = (64,) * 4
     one_shot: PhaseSettings = PhaseSettings(

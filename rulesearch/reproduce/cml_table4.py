@@ -38,7 +38,7 @@ from rulesearch.reproduce.base import (
     Training,
 )
 from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance
-from rulesearch.reproduce.cml_tasks import Draws, births, meta_training, on_tests
+from rulesearch.reproduce.cml_tasks import Draws, births, learnt, meta_training, on_tests
 from rulesearch.search.settings import Count
 from rulesearch.tasks.spiking_sines import SpikingSines, SpikingTasks
 
@@ -204,11 +204,12 @@ def _validation_error(method: Method, settings: SpikingSettings, model: MetaPara
 def _errors(
     method: Method, settings: SpikingSettings, model: MetaParameters, stream: int, tasks: int
 ) -> Tensor:
-    """Mean squared error after learning each of so many tasks a seed, ``(seeds, tasks)``."""
+    """Mean squared error of each of so many tasks a seed, ``(seeds, tasks)``; NaN of diverged."""
 
     def judge(draws: Draws, theta: Named) -> Tensor:
         problem = _problem(method, settings, draws)
-        return problem.eval_loss(method.learner(problem, theta, problem.start(theta)), theta)
+        phi, settled = learnt(method.learner, problem, theta)
+        return torch.where(settled, problem.eval_loss(phi, theta), torch.nan)
 
     each = max(1, AT_ONCE // settings.seeds)
     return on_tests(settings, model, judge, each, tasks, stream)

@@ -9,16 +9,25 @@ import torch
 from torch import Tensor
 
 from rulesearch.named import copied, detached
-from rulesearch.outer.bilevel import BilevelGradient, BilevelTraining, MetaParameters, Named
+from rulesearch.outer.bilevel import (
+    Bilevel,
+    BilevelGradient,
+    BilevelLearner,
+    BilevelTraining,
+    MetaParameters,
+    Named,
+)
+from rulesearch.outer.bilevel.convergence import BOUND, Settled
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators, members
 from rulesearch.reproduce.base import RunSettings, portions
 
-__all__ = ["Draws", "births", "meta_training", "on_tests", "synapses"]
+__all__ = ["Draws", "births", "learnt", "meta_training", "on_tests", "synapses"]
 
 Draws = Sequence[torch.Generator]
 """One a lifetime, those of a seed together."""
 
 P = TypeVar("P")
+B = TypeVar("B", bound=Bilevel)
 
 
 def births(run: RunSettings) -> list[torch.Generator]:
@@ -52,6 +61,14 @@ def meta_training(
         run.episodes,
         milestones=milestones,
     )
+
+
+@torch.no_grad()
+def learnt(learner: BilevelLearner[B], problem: B, theta: Named) -> tuple[Named, Tensor]:
+    """What is learnt of a test, and which lifetimes stayed within the bound of meta-training."""
+    start = problem.start(theta)
+    phi = learner(problem, theta, start)
+    return phi, Settled(problem, theta, start, BOUND)(phi)
 
 
 @torch.no_grad()

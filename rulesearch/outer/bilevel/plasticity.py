@@ -28,11 +28,28 @@ from rulesearch.outer.bilevel.networks import Source, forward_weights, network_l
 from rulesearch.outer.bilevel.synapse import LAMBDA, OMEGA, ComplexSynapse
 from rulesearch.rules import Rule
 
-__all__ = ["CONSOLIDATION", "RuleProblem", "rule_problem", "wanted"]
+__all__ = ["CONSOLIDATION", "RuleProblem", "of_examples", "rule_problem", "wanted"]
 
 ALWAYS = {"W", "B", "Omega", "ones_pre", "ones_post"}
 SEEN = VOCABULARY.keys() - ALWAYS  # what follows from an example
 CONSOLIDATION = Term.from_text("consolidation", "Omega - W")
+
+
+def of_examples(rule: Rule) -> Rule:
+    """What of a rule depends on examples.
+
+    Raises
+    ------
+    LearnerError
+        If nothing does.
+    """
+    moved = {t.name: rule.coefficients[t.name] for t in rule.terms if t.symbols & SEEN}
+    if not moved:
+        raise LearnerError(
+            "no term of the rule depends on examples, and nothing would be learnt from them: "
+            f"{rule}"
+        )
+    return Rule(rule.pool, moved)
 
 
 def wanted(
@@ -82,14 +99,8 @@ class RuleProblem:
         rule = self.learner.rule
         if rule is None:
             raise LearnerError("a pool has no coefficients of its own: give a rule")
-        moved = {t.name: rule.coefficients[t.name] for t in rule.terms if t.symbols & SEEN}
-        if not moved:
-            raise LearnerError(
-                "no term of the rule depends on examples, and nothing would be learnt from them: "
-                f"{rule}"
-            )
         nudge = PlasticityLearner(
-            self.learner.network, Rule(rule.pool, moved), reduction=self.learner.reduction
+            self.learner.network, of_examples(rule), reduction=self.learner.reduction
         )
         object.__setattr__(self, "_nudge", nudge)
 
