@@ -8,6 +8,8 @@ import pytest
 
 from rulesearch.errors import ConfigError, GrammarError
 from rulesearch.reproduce import make_plan
+from rulesearch.reproduce.outcome import Outcome
+from rulesearch.reproduce.tables import markdown
 
 RATES = {
     "cml-figure1": ("rate", "meta_rate"),
@@ -48,6 +50,26 @@ def test_more_digits_than_there_are(name: str) -> None:
     with pytest.raises(ConfigError, match="examples and judged are 1798 images, of 1797 that"):
         plan.jobs()
     assert make_plan(name, "small", ["examples=1600", "judged=197"]).jobs()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "by_default"),
+    [
+        ("cml-figure1", "hidden=8", "64-32-10"),
+        ("cml-table1", "examples=40", "of 2000 images"),
+        ("cml-table1", "examples=40", "half of the training images, on the other half"),
+        ("cml-table2", "average=3", "of the last alone"),
+        ("cml-table3", "ways=3", "is 5 classes"),
+        ("cml-table3", "one_shot.milestones=[7]", "620 updates at full scale"),
+        ("cml-table4", "validation=3", "10 a seed:"),
+        ("cml-continual", "functions=2", "their small scale"),
+    ],
+)
+def test_notes_below_a_table_are_true_of_other_settings(
+    name: str, change: str, by_default: str
+) -> None:
+    table = markdown(Outcome(make_plan(name, "small", [change]), {}).content)
+    assert by_default not in table
 
 
 CONTRASTED: dict[str, tuple[list[str], str]] = {

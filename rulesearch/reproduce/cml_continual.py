@@ -284,7 +284,7 @@ CML_CONTINUAL: Reproduction[Any] = Reproduction(
     },
     jobs=_jobs,
     notes=(
-        "Tasks, their small scale and test lifetimes are those of flp-table1, whose rows stand "
+        "Tasks and test lifetimes are those of flp-table1 with the same settings, whose rows stand "
         "for comparison. In the first three rows all layers learn, at one rate.",
         "Lifetimes contrasted: a lifetime is no equilibrium, and the nudged phase lives it once "
         "more, as does the one that it is contrasted with.",

@@ -239,7 +239,6 @@ NOTES = (
     "Rows as published are those that the paper quotes from others, of which nothing is run here.",
     "Untrained: meta-parameters as they are born, from which the same test tasks are learnt in the "
     "same way.",
-    "The meta-parameters are the mean of those of the last updates, at small scale of the last "
-    "alone, at full scale of 124, an epoch of the released code, which also picks the best epoch "
-    "by {picked}.",
+    "The meta-parameters are the mean of those of the last updates, as many as average says. The "
+    "released code has 124, an epoch, and also picks the best epoch by {picked}.",
 )

@@ -257,8 +257,8 @@ CML_FIGURE1 = Reproduction(
         "of the free phase alone, where the theorem asks it of both, and the least constant with "
         "which it holds everywhere.",
         "B, digits: cross-entropy on the evaluation images after meta-learning lambda of every "
-        "weight of a 64-32-10 network, so many steps in the first phase; a small stand-in for the "
-        "paper's CIFAR-10.",
+        "weight of a network with one hidden layer, so many steps in the first phase; a small "
+        "stand-in for the paper's CIFAR-10.",
         "B, CIFAR-10, in the place of digits with --set 'cifar={data: FOLDER}': the same, of the "
         "network of Table 1; a column's name has the paper's number of steps, of which the "
         "setting cifar takes its share.",

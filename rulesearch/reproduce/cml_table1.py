@@ -200,9 +200,9 @@ CML_TABLE1 = Reproduction(
     },
     jobs=_jobs,
     notes=(
-        "Accuracy of networks that learnt half of the training images, on the other half, whose "
-        "loss meta-learning lowers, and on the test images, which it never sees. One network for "
-        "each seed.",
+        "Accuracy of networks on training images that they have not learnt, whose loss "
+        "meta-learning lowers, and on test images, which it never sees. The paper's learn half of "
+        "the training images. One network for each seed.",
         "The strength is in the paper's convention, 1/2 lambda phi^2.",
         "Rows begun as CML have its lambda and its step of Adam at first, and their own learning.",
         "TBPTL meta-learns strengths alone, on the evaluation images; the released code does so on "
@@ -210,8 +210,8 @@ CML_TABLE1 = Reproduction(
         "begins anew.",
         "No meta: one strength for all synapses, the best of a few by evaluation loss.",
         "Learning normalises by the batch. Images judged are normalised by the statistics of "
-        f"{REFERENCE} images learnt, and losses that meta-gradients differentiate by those of all "
-        "their images.",
+        f"images learnt, {REFERENCE} at most, and losses that meta-gradients differentiate by "
+        "those of all their images.",
     ),
 )
 """The reproduction of the paper's Table 1."""

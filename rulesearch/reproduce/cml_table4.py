@@ -300,7 +300,7 @@ CML_TABLE4 = Reproduction(
     jobs=_jobs,
     notes=(
         "Each task is met by networks that learn from 10 points and are judged on 10 others. The "
-        "weights tested are those that do best on validation tasks, 10 a seed: chosen by them, "
+        "weights tested are those that do best on a seed's validation tasks: chosen by them, "
         "errors there are too low. The paper looks at them after every update, ours every "
         "validate_every; it tests on 10 tasks a seed.",
         "CML + e-prop contrasts the nudged phase with a free phase that goes on as long, as the "
