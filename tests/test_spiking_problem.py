@@ -12,13 +12,18 @@ from refusals import assert_refused
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, LearnerError
-from rulesearch.learners import EProp
+from rulesearch.learners import BPTT, EProp
 from rulesearch.networks import SpikingNetwork
 from rulesearch.outer.bilevel import (
     SGD,
     ComplexSynapse,
+    ConjugateGradient,
     Contrastive,
+    Dense,
     Descent,
+    Implicit,
+    InverseHessian,
+    Neumann,
     UnrolledDescent,
 )
 from rulesearch.outer.spiking import SpikingProblem
@@ -65,6 +70,28 @@ def test_omega_of_some_weights_leaves_the_others_as_they_are_born() -> None:
     assert all(torch.equal(w, expected[name]) for name, w in start.items())
 
 
+@pytest.mark.parametrize("inverse", [Dense(), ConjugateGradient(20), Neumann(300, 0.05)])
+@pytest.mark.parametrize("spikes", ["smooth", "hard"])
+def test_the_implicit_gradient_of_bptt_is_that_of_unrolling_to_the_end(
+    spikes: str, inverse: InverseHessian
+) -> None:
+    """With spikes that is the derivative of what BPTT descends, surrogates and all."""
+    smooth = SpikingNetwork(5, 3, 1, 5.0, 5.0, threshold=1e-9, spike=torch.sigmoid)
+    network = smooth if spikes == "smooth" else NETWORK
+    sines = SpikingSines(examples=3, queries=4, neurons=5, time=6, width=0.2)
+    tasks = sines.sample(generators(0, 1), torch.float64)
+    born = {k: 5 * w for k, w in network.init(generators(2, 3), torch.float64).items()}
+    strengths = {f"lambda.{name}": torch.tensor(5.0) for name in born}
+    problem = ComplexSynapse(SpikingProblem(BPTT(network, 0.1, 0.2), tasks), strengths)
+    theta, learner = {f"omega.{name}": w for name, w in born.items()}, Descent(300, SGD(0.05))
+    expected = UnrolledDescent(learner)(problem, theta).gradient
+    found = Implicit(learner, inverse)(problem, theta)
+    assert found.accepted.all()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found.gradient[name], gradient)
+        assert gradient.abs().max() > 0
+
+
 NO_BIRTH = "is no meta-parameter: give born="
 REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: around(OMEGA).start(LAMBDA), LearnerError, f"W_in {NO_BIRTH}{{'W_in': weights at b"),
@@ -83,6 +110,8 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: problem(born={"W_on": BORN["W_in"]}), LearnerError, "born: 'W_on' is none of the wei"),
     (lambda: problem(born={"W_in": BORN["W_in"][0]}), LearnerError, "born['W_in'] has shape (3"),
     (lambda: problem(born=BORN["W_in"]), LearnerError, "born should be tensors by name, as"),
+    (lambda: Implicit(LEARNER, Dense())(around(LAMBDA), OMEGA), LearnerError,
+     "e-prop descends no loss that could be differentiated; learn by BPTT, or use the contrast"),
     (lambda: problem(batch=4), ConfigError, "batch is 4, of 3 examples: give no more"),
 ]  # fmt: skip
 

@@ -100,6 +100,21 @@ class SpikingProblem:
         self._check_names("theta, without a ComplexSynapse around", theta)
         return {name: torch.zeros_like(t) for name, t in theta.items()}
 
+    def learn_loss(self, phi: Named, theta: Named) -> Tensor:
+        """What BPTT descends on all examples, ``(lifetimes,)``.
+
+        Raises
+        ------
+        LearnerError
+            Of e-prop, which descends no loss.
+        """
+        if isinstance(self.learner, EProp):
+            raise LearnerError(
+                "e-prop descends no loss that could be differentiated; learn by BPTT, or use the "
+                "contrastive meta-gradient, unrolling or evolution"
+            )
+        return self.learner.loss(phi, *self.tasks.learn)
+
     def eval_loss(self, phi: Named, theta: Named) -> Tensor:
         """Mean squared error on the evaluation's examples, ``(lifetimes,)``."""
         x, target = self.tasks.evaluate
