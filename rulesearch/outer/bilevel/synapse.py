@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind
@@ -174,7 +175,7 @@ class ComplexSynapse(Generic[B_co]):
 
 
 def check_fits(key: str, part: Tensor, parameter: Tensor) -> None:
-    """Refuse what does not broadcast to the parameter."""
+    """Refuse what does not broadcast to the parameter, or is of a wider type."""
     try:
         part.expand_as(parameter)
     except RuntimeError:
@@ -182,3 +183,8 @@ def check_fits(key: str, part: Tensor, parameter: Tensor) -> None:
             f"{key} has shape {tuple(part.shape)}, which does not broadcast to the parameter's, "
             f"{tuple(parameter.shape)}"
         ) from None
+    if torch.result_type(part, parameter) != parameter.dtype:
+        raise LearnerError(
+            f"{key} is {part.dtype}, the parameter {parameter.dtype}: give it as that, "
+            f".to({parameter.dtype})"
+        )
