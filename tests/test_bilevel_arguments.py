@@ -16,6 +16,7 @@ import rulesearch as rs
 from rulesearch.analysis import alignment_angles
 from rulesearch.learners.bptt import BPTT
 from rulesearch.learners.eprop import EProp
+from rulesearch.networks.convolutional import ConvNet
 from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.networks.spiking import SpikingNetwork
 from rulesearch.outer import (
@@ -58,7 +59,7 @@ from rulesearch.outer.bilevel import (
     rule_problem,
 )
 from rulesearch.outer.spiking import SpikingProblem
-from rulesearch.tasks import SpikingSines
+from rulesearch.tasks import SpikingSines, Wheel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -96,6 +97,11 @@ USES: list[Callable[[Source], object]] = [
         {"theta": torch.full((2, 1), 0.1)},
     ),
 ]
+MODULATED_PROBLEM = classifier_problem(MODULATED, FAST, SOURCE, SOURCE)
+HELD = {"lambda.full0.gain": torch.tensor(0.3)}
+DOUBLE = {**SLOW, "omega.full0.gain": FAST["full0.gain"].double()}
+DESCENDING_PROBLEM = CoefficientProblem(DESCENDING, GRADIENT, STATE, SOURCE, SOURCE)
+HELD_ALONE = rs.Rule(rs.TermPool([rs.Term.from_text("held", "Omega - W")]), {"held": 0.1})
 SPIKING = SpikingNetwork(4, 5, 1)
 BORN = SPIKING.init(generators(0, 1))
 SPIKES, TARGET = torch.zeros(2, 6, 3, 4), torch.zeros(2, 3, 1)
@@ -109,6 +115,14 @@ def bilevel(**changes: Any) -> BilevelTraining[Any]:
 def learnt(problem: Any, theta: Named | None = None) -> Named:
     theta = theta or {}
     return LEARNER(problem, theta, problem.start(theta))
+
+
+def mean(phi: Named, theta: Named, step: int | None) -> torch.Tensor:
+    return phi["W"].square().mean(1)
+
+
+def zero(theta: Named) -> Named:
+    return {"W": ZERO}
 
 
 CONFIG, LEARN = rs.ConfigError, rs.LearnerError
@@ -151,6 +165,28 @@ BILEVEL = [
     (lambda: Evolution(LEARNER, 1.5, 0.1, G), CONFIG, "pairs is 1.5; give a whole number"),
     (lambda: Evolution(LEARNER, 3, "x", G), CONFIG, "sigma must be a positive number, not 'x'"),
     (lambda: Evolution(LEARNER, 3, 0.1, 5), CONFIG, "generator should be a torch.Generator, not"),
+    (lambda: Contrastive(LEARNER, LEARNER, True), CONFIG, "strength, must be positive, not True"),
+    (lambda: bilevel(milestones=5), CONFIG, "milestones should be updates, as [100, 200], not of"),
+    *((lambda gradient=gradient: gradient(RIDGE, {**THETA, "omega.W": ZERO.long()}), LEARN,
+       "theta['omega.W'] is torch.int64; give floating point, as theta['omega.W'].float()")
+      for gradient in (CONTRAST, UnrolledDescent(LEARNER), Implicit(LEARNER, Dense()),
+                       Evolution(LEARNER, 1, 0.1, G))),
+    (lambda: CONTRAST(ComplexSynapse(MODULATED_PROBLEM, HELD), DOUBLE), LEARN,
+     "omega.full0.gain is torch.float64, the parameter torch.float32: give it as that, .to(torc"),
+    *((lambda gradient=gradient: gradient(LossProblem(lambda phi, theta, step: 1.0, mean, zero),
+                                          THETA), LEARN,
+       "what learn returns should be a torch tensor, a loss, not of type float")
+      for gradient in (CONTRAST, UnrolledDescent(LEARNER))),
+    (lambda: CONTRAST(LossProblem(mean, lambda phi, theta, step: 1.0, zero), THETA), LEARN,
+     "what evaluate returns should be a torch tensor, a loss, not of type float"),
+    (lambda: CONTRAST(LossProblem(mean, mean, lambda theta: ZERO), THETA), LEARN,
+     "what born returns should be tensors by name, not of type Tensor"),
+    (lambda: rule_problem(NETWORK, HELD_ALONE, STATE, SOURCE, SOURCE), LEARN,
+     "nothing would be learnt from them: 0.1 * (Omega - W) consolidates alone"),
+    (lambda: CONTRAST(DESCENDING_PROBLEM, {"thetaa": torch.full((2, 1), 0.1)}), LEARN,
+     "is not among the meta-parameters (thetaa); did you mean 'theta'?"),
+    (lambda: fast_and_slow(WEIGHTS, ("gain", "shfit")), LEARN, "shfit; did you mean 'shift'?"),
+    (lambda: fast_and_slow(WEIGHTS, ()), LEARN, "nothing learns: fast is empty; give one of W, b"),
     (lambda: best_beta("x"), CONFIG, "delta must not be negative: 'x'"),
     (lambda: error_bound(0.1, None), CONFIG, "beta must be positive and delta not negative: None"),
     *((lambda inner=inner: ComplexSynapse(inner), CONFIG,
@@ -221,7 +257,25 @@ BILEVEL = [
       for use in USES),
     (lambda: Batches(None, LABEL, 2), CONFIG, "data should be ImageData, as rulesearch.tasks.lo"),
 ]  # fmt: skip
+IMAGE = (1, 8, 8)
+CONV = ConvNet(IMAGE, 3, (4,))
+DRAWN = CONV.init(generators(0, 1))
 LEARNERS = [
+    (lambda: ConvNet(IMAGE, 3, (0,)), CONFIG, "channels[0] must be at least 1, not 0"),
+    (lambda: ConvNet(IMAGE, 3, 3), CONFIG, "channels should be channels of every block, as (64, "),
+    (lambda: ConvNet((8, 8), 3, (4,)), CONFIG,
+     "image should be channels, height and width, as (1, 8, 8), not (8, 8)"),
+    (lambda: ConvNet(IMAGE, 0, (4,)), CONFIG, "outputs must be at least 1, not 0"),
+    (lambda: ConvNet(IMAGE, 3, (4,), padding=-1), CONFIG, "padding must be at least 0, not -1"),
+    *((lambda shape=shape: CONV(DRAWN, torch.zeros(shape)), LEARN,
+       f"x has shape {shape}; it should be (2, examples, 64), a row of examples a network")
+      for shape in ((2, 5, 63), (3, 5, 64), (1, 5, 64), (5, 64))),
+    *((lambda shape=shape: MODULATED(WEIGHTS, torch.zeros(shape)), LEARN,
+       f"x has shape {shape}; it should be (2, examples, 3), a row of examples a network")
+      for shape in ((2, 5, 4), (1, 5, 3))),
+    *((lambda network=network: network({"head.bias": TARGET}, X), LEARN, f"weights have no {first}")
+      for network, first in ((CONV, "conv0.W, conv0.bias"), (MODULATED, "full0.W, full0.gain"))),
+    (lambda: Wheel(torch.tensor(0.5)), CONFIG, "wheel: delta has shape (); give one number a lif"),
     (lambda: EProp(NETWORK), CONFIG, "network should be a SpikingNetwork, not of type PlasticNet"),
     (lambda: EProp(SPIKING, 5), CONFIG, "pseudo should be a function, as triangle, not 5"),
     (lambda: EProp(SPIKING, rate_target=None), CONFIG, "rate_target is None; give a finite number"),

@@ -186,6 +186,15 @@ def test_the_page_on_complex_synapses(capsys: pytest.CaptureFixture[str]) -> Non
     assert right[0] < 0.5 < 0.8 < right[1]
 
 
+def test_the_page_on_spiking_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Three updates of e-prop's consolidated weights help on tasks never met."""
+    run(blocks("spiking.md"))
+    _, met, unseen = capsys.readouterr().out.splitlines()
+    assert [float(loss) for loss in met.split()[1:]] == pytest.approx([1.80, 1.76, 4.70], rel=0.1)
+    before, after = (float(loss) for loss in unseen.removeprefix("unseen: ").split(" -> "))
+    assert after < 0.8 * before
+
+
 def test_the_page_on_bandits() -> None:
     """Its agent pays less than one that chooses at random."""
     found = run(blocks("bandit.md")[:1])

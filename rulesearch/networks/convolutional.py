@@ -11,14 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rulesearch.arguments import check_choice
+from rulesearch.arguments import check_choice, check_kind, whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks.drawing import draw_each
+from rulesearch.networks.given import check_weights_and_input
 from rulesearch.networks.layout import channels_last
 
 __all__ = ["ConvNet"]
 
 BORN = ("uniform", "kaiming")
+SIZES = {
+    "image": "channels, height and width, as (1, 8, 8)",
+    "channels": "channels of every block, as (64, 64)",
+    "hidden": "units of full layers, as (120, 84)",
+}
 VECTOR = 16  # numbers that a processor takes at once
 
 
@@ -61,7 +67,7 @@ class ConvNet:
     Raises
     ------
     ConfigError
-        If nothing is left of an image, or for an unknown birth.
+        If nothing is left of an image, for an unknown birth, or a size that is none.
     """
 
     image: tuple[int, int, int]
@@ -74,6 +80,14 @@ class ConvNet:
 
     def __post_init__(self) -> None:
         check_choice("born", self.born, BORN)
+        for name, wanted in SIZES.items():
+            check_kind(name, getattr(self, name), Sequence, wanted)
+            for i, size in enumerate(getattr(self, name)):
+                whole(f"{name}[{i}]", size, least=1)
+        if len(self.image) != 3:
+            raise ConfigError(f"image should be {SIZES['image']}, not {self.image}")
+        for name, least in {"outputs": 1, "kernel": 1, "padding": 0}.items():
+            whole(name, getattr(self, name), least)
         if min(self._extent) < 1:
             _, height, width = self.image
             raise ConfigError(
@@ -159,8 +173,10 @@ class ConvNet:
         Raises
         ------
         LearnerError
-            If a single image of a single pixel is to be normalised by itself.
+            If a weight is missing, images are of other networks or another size, or a single image
+            of a single pixel is to be normalised by itself.
         """
+        check_weights_and_input(weights, self.names, x, math.prod(self.image))
         return torch.stack(
             [
                 self._answer({name: weights[name][k] for name in self.names}, images, reference)

@@ -12,6 +12,7 @@ from torch import Tensor
 from rulesearch.arguments import check_choice, check_kind, whole
 from rulesearch.errors import ConfigError
 from rulesearch.networks.drawing import draw_each
+from rulesearch.networks.given import check_weights_and_input
 
 __all__ = ["ModulatedNetwork"]
 
@@ -55,6 +56,13 @@ class ModulatedNetwork:
         if len(self.sizes) < 2:
             raise ConfigError(f"sizes are those of two layers or more, not {list(self.sizes)}")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all weights."""
+        inside = ("W", "gain", "shift", *(("bias",) if self.unit == "tanh" else ()))
+        full = [f"full{k}.{part}" for k in range(len(self.sizes) - 2) for part in inside]
+        return (*full, "head.W", "head.bias")
+
     def init(
         self, generators: Sequence[torch.Generator], device: torch.device | str = "cpu"
     ) -> dict[str, Tensor]:
@@ -92,7 +100,13 @@ class ModulatedNetwork:
         x : Tensor (networks, examples, n_in)
         reference : int, optional
             Without a meaning here, where no neuron looks at other examples.
+
+        Raises
+        ------
+        LearnerError
+            If a weight is missing, or examples are of other networks or another width.
         """
+        check_weights_and_input(weights, self.names, x, self.sizes[0])
 
         def units(name: str) -> Tensor:
             return weights[name].unsqueeze(-2)

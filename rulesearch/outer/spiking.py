@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind, whole
+from rulesearch.errors import ConfigError, LearnerError, did_you_mean
 from rulesearch.learners.bptt import BPTT
 from rulesearch.learners.eprop import EProp
 from rulesearch.outer.bilevel import Bilevel, Descent, Estimate, Named, UnrolledDescent
 from rulesearch.outer.bilevel.convergence import BOUND, Settled
+from rulesearch.outer.bilevel.given import check_named
+from rulesearch.outer.bilevel.synapse import LAMBDA, LOG_LAMBDA, OMEGA, check_fits
 from rulesearch.tasks.spiking_sines import SpikingExamples, SpikingTasks
 
 __all__ = ["LastWindow", "SpikingProblem"]
@@ -20,7 +24,9 @@ __all__ = ["LastWindow", "SpikingProblem"]
 
 @dataclass(frozen=True)
 class SpikingProblem:
-    """Tasks side by side, learnt by e-prop or BPTT; theta are the weights at the start.
+    """Tasks side by side, learnt by e-prop or BPTT; theta are weights at the start.
+
+    A complex synapse around it has others (``omega.W_in``, ``lambda.W_in``, ...).
 
     A nudge is the same learning rule on the examples of the evaluation, times beta, without what
     the rule does about firing rates. What is judged is the mean squared error of the answers.
@@ -31,30 +37,55 @@ class SpikingProblem:
     tasks : SpikingTasks
     batch : int, optional
         Examples of a step, taken in turn; by default all.
+    born : mapping, optional
+        Weights at birth, ``(lifetimes, n_post, n_pre)``, of those that are not among the
+        meta-parameters.
 
     Raises
     ------
     ConfigError
-        If one of them is of another kind.
+        If one of them is of another kind, or a batch has more examples than there are.
+    LearnerError
+        If a weight at birth is none of the network's, or of another shape; at the start of
+        learning, if a weight is neither a meta-parameter nor born, or a meta-parameter is of none.
     """
 
     learner: EProp | BPTT
     tasks: SpikingTasks
     batch: int | None = None
+    born: Named = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_kind("learner", self.learner, (EProp, BPTT), "EProp or BPTT of a network")
         check_kind("tasks", self.tasks, SpikingTasks, "SpikingTasks, as of SpikingSines().sample()")
-        if self.batch is not None:
-            whole("batch", self.batch, least=1)
+        examples = self.tasks.learn.target.shape[1]
+        if self.batch is not None and whole("batch", self.batch, least=1) > examples:
+            raise ConfigError(f"batch is {self.batch}, of {examples} examples: give no more")
+        check_named("born", self.born)
+        self._check_names("born", self.born)
+        for name, value in self.born.items():
+            self._check_shape(f"born[{name!r}]", name, value)
 
     def start(self, theta: Named) -> Named:
-        """Weights among the meta-parameters; others are zero, for what goes around to replace."""
-        x = self.tasks.learn.x
-        return {
-            name: theta[name] if name in theta else x.new_zeros(len(x), *shape)
-            for name, shape in self.learner.network.shapes.items()
-        }
+        """Weights among the meta-parameters, or omega of a synapse around; others are born so."""
+        self._check_names("theta", theta, ("", OMEGA, LAMBDA, LOG_LAMBDA))
+        x, found = self.tasks.learn.x, {}
+        for name, shape in self.learner.network.shapes.items():
+            if name in theta:
+                self._check_shape(name, name, theta[name])
+                found[name] = theta[name]
+            elif OMEGA + name in theta:
+                like = x.new_empty(len(x), *shape)
+                check_fits(OMEGA + name, theta[OMEGA + name], like)
+                found[name] = theta[OMEGA + name].expand_as(like)
+            elif name in self.born:
+                found[name] = self.born[name]
+            else:
+                raise LearnerError(
+                    f"{name} is no meta-parameter: give born={{{name!r}: weights at birth}}, as "
+                    "of the network's init(generators)"
+                )
+        return found
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """What the learner descends, on the examples of the step; and beta times the judged."""
@@ -66,13 +97,47 @@ class SpikingProblem:
 
     def partial(self, phi: Named, theta: Named, beta: float) -> Named:
         """Zero: a loss depends on the start by what was learnt alone."""
+        self._check_names("theta, without a ComplexSynapse around", theta)
         return {name: torch.zeros_like(t) for name, t in theta.items()}
+
+    def learn_loss(self, phi: Named, theta: Named) -> Tensor:
+        """What BPTT descends on all examples, ``(lifetimes,)``.
+
+        Raises
+        ------
+        LearnerError
+            Of e-prop, which descends no loss.
+        """
+        if isinstance(self.learner, EProp):
+            raise LearnerError(
+                "e-prop descends no loss that could be differentiated; learn by BPTT, or use the "
+                "contrastive meta-gradient, unrolling or evolution"
+            )
+        return self.learner.loss(phi, *self.tasks.learn)
 
     def eval_loss(self, phi: Named, theta: Named) -> Tensor:
         """Mean squared error on the evaluation's examples, ``(lifetimes,)``."""
         x, target = self.tasks.evaluate
         answer = self.learner.network(phi, x).answer
         return (answer - target).square().mean((1, 2))
+
+    def _check_names(self, given: str, named: Named, kinds: Sequence[str] = ("",)) -> None:
+        """Refuse what is of no weight, or of another kind."""
+        known = self.learner.network.shapes
+        full = [kind + name for kind in kinds for name in known]
+        for key in named:
+            if key not in full:
+                hint = did_you_mean(key, full)
+                raise LearnerError(
+                    f"{given}: '{key}' is none of the weights {', '.join(known)}{hint}"
+                )
+
+    def _check_shape(self, key: str, name: str, value: Tensor) -> None:
+        wanted = (len(self.tasks.learn.x), *self.learner.network.shapes[name])
+        if value.shape != wanted:
+            raise LearnerError(
+                f"{key} has shape {tuple(value.shape)}; it should be {wanted}: a lifetime a task"
+            )
 
     @cached_property
     def _undisturbed(self) -> EProp | BPTT:

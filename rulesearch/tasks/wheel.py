@@ -80,6 +80,11 @@ class Wheel:
 
     def __post_init__(self) -> None:
         check_kind("wheel: delta", self.delta, Tensor, "a torch tensor, one number a lifetime")
+        if self.delta.ndim != 1:
+            raise ConfigError(
+                f"wheel: delta has shape {tuple(self.delta.shape)}; give one number a lifetime, as "
+                "torch.tensor([0.5])"
+            )
         if not ((self.delta >= 0) & (self.delta <= 1)).all():
             raise ConfigError(f"wheel: delta is from 0 to 1, not {self.delta.tolist()}")
 

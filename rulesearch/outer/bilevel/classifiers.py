@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rulesearch.arguments import check_kind
-from rulesearch.errors import LearnerError
+from rulesearch.errors import LearnerError, did_you_mean
 from rulesearch.named import Named
 from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.bilevel.given import check_named, check_sources
@@ -83,15 +83,20 @@ def fast_and_slow(weights: Named, fast: Collection[str]) -> tuple[Named, Named]:
     Raises
     ------
     LearnerError
-        If nothing learns.
+        If an end is of no weight, or nothing learns.
     """
     check_named("weights", weights)
     if isinstance(fast, str) or not isinstance(fast, Collection):
         raise LearnerError(f"fast should be ends of names, as ('gain', 'shift'), not {fast!r}")
+    ends = {"head"} | {k.rpartition(".")[2] for k in weights}
+    unknown = [str(end) for end in fast if end not in ends]
+    if unknown:
+        hint = did_you_mean(unknown[0], ends)
+        raise LearnerError(f"none of {', '.join(weights)} is one of {', '.join(unknown)}{hint}")
     chosen = {k for k in weights if k.startswith("head.") and "head" in fast}
     chosen |= {k for k in weights if k.rpartition(".")[2] in fast}
     if not chosen:
-        raise LearnerError(f"none of {', '.join(weights)} is one of {', '.join(fast)}")
+        raise LearnerError(f"nothing learns: fast is empty; give one of {', '.join(sorted(ends))}")
     return (
         {k: w for k, w in weights.items() if k in chosen},
         {k: w for k, w in weights.items() if k not in chosen},

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind
-from rulesearch.errors import LearnerError
+from rulesearch.errors import LearnerError, did_you_mean
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.named import Named
@@ -99,7 +99,19 @@ class CoefficientProblem:
         object.__setattr__(self, "_nudge", PlasticityLearner(self.network, TermPool([GRADIENT])))
 
     def start(self, theta: Named) -> Named:
-        """Forward weights at birth."""
+        """Forward weights at birth.
+
+        Raises
+        ------
+        LearnerError
+            If the coefficients are not among the meta-parameters.
+        """
+        if THETA not in theta:
+            hint = did_you_mean(next(iter(theta), ""), [THETA])
+            raise LearnerError(
+                f"'{THETA}', the coefficients (lifetimes, n_terms), is not among the "
+                f"meta-parameters ({', '.join(theta)}){hint}"
+            )
         return forward_weights(self.born)
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:

@@ -44,7 +44,7 @@ P = TypeVar("P", bound=Bilevel)
 
 def check_beta(beta: float) -> None:
     """Raise ConfigError unless the nudging strength is a positive number."""
-    if not 0 < number(beta) < math.inf:
+    if isinstance(beta, bool) or not 0 < number(beta) < math.inf:
         raise ConfigError(f"beta, the nudging strength, must be positive, not {beta!r}")
 
 

@@ -23,6 +23,12 @@ def check_given(problem: object, theta: object) -> None:
     wanted = "a bilevel problem, as rule_problem(...)"
     check_kind("problem", problem, Bilevel, wanted)
     check_named("theta", theta)
+    assert isinstance(theta, Mapping)
+    for key, tensor in theta.items():
+        if not tensor.is_floating_point():
+            raise LearnerError(
+                f"theta[{key!r}] is {tensor.dtype}; give floating point, as theta[{key!r}].float()"
+            )
 
 
 def check_named(name: str, tensors: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind, check_takes
+from rulesearch.errors import LearnerError
 from rulesearch.named import Named, gradient_at
 
 __all__ = ["Loss", "LossProblem"]
@@ -61,7 +62,9 @@ class LossProblem:
 
     def start(self, theta: Named) -> Named:
         """Parameters before learning."""
-        return self.born(theta)
+        born = self.born(theta)
+        check_kind("what born returns", born, Mapping, "tensors by name", LearnerError)
+        return born
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """dL/dphi by backprop."""
@@ -76,12 +79,21 @@ class LossProblem:
 
     def learn_loss(self, phi: Named, theta: Named) -> Tensor:
         """L_learn of all examples."""
-        return self.learn(phi, theta, None)
+        return _tensor("learn", self.learn(phi, theta, None))
 
     def eval_loss(self, phi: Named, theta: Named) -> Tensor:
         """L_eval of all examples."""
-        return self.evaluate(phi, theta, None)
+        return _tensor("evaluate", self.evaluate(phi, theta, None))
 
     def _augmented(self, phi: Named, theta: Named, beta: float, step: int | None) -> Tensor:
-        loss = self.learn(phi, theta, step)
-        return loss if beta == 0 else loss + beta * self.evaluate(phi, theta, step)
+        loss = _tensor("learn", self.learn(phi, theta, step))
+        if beta == 0:
+            return loss
+        return loss + beta * _tensor("evaluate", self.evaluate(phi, theta, step))
+
+
+def _tensor(name: str, loss: object) -> Tensor:
+    """Refuse a loss that autograd could not differentiate: a float has no graph."""
+    check_kind(f"what {name} returns", loss, Tensor, "a torch tensor, a loss", LearnerError)
+    assert isinstance(loss, Tensor)
+    return loss

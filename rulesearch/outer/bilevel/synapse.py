@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind
@@ -20,7 +21,7 @@ from rulesearch.named import Named, detached
 from rulesearch.outer.bilevel.given import check_named
 from rulesearch.outer.bilevel.problem import Bilevel
 
-__all__ = ["LAMBDA", "LOG_LAMBDA", "OMEGA", "Anchor", "ComplexSynapse", "allowed"]
+__all__ = ["LAMBDA", "LOG_LAMBDA", "OMEGA", "Anchor", "ComplexSynapse", "allowed", "check_fits"]
 
 OMEGA, LAMBDA, LOG_LAMBDA = "omega.", "lambda.", "log_lambda."
 
@@ -160,7 +161,7 @@ class ComplexSynapse(Generic[B_co]):
             if f"{kind}." == OMEGA and not {LAMBDA + name, LOG_LAMBDA + name} & known.keys():
                 raise LearnerError(f"{key} has no strength: give {LAMBDA}{name}")
             if f"{kind}." in (OMEGA, LAMBDA, LOG_LAMBDA):
-                _check_shape(key, known[key], phi[name])
+                check_fits(key, known[key], phi[name])
         for name in phi:
             strength = known.get(LAMBDA + name)
             if strength is not None and not (strength.isfinite() & (strength >= 0)).all():
@@ -173,7 +174,8 @@ class ComplexSynapse(Generic[B_co]):
                 raise LearnerError(f"{LOG_LAMBDA}{name}: logarithms of strengths must be finite")
 
 
-def _check_shape(key: str, part: Tensor, parameter: Tensor) -> None:
+def check_fits(key: str, part: Tensor, parameter: Tensor) -> None:
+    """Refuse what does not broadcast to the parameter, or is of a wider type."""
     try:
         part.expand_as(parameter)
     except RuntimeError:
@@ -181,3 +183,8 @@ def _check_shape(key: str, part: Tensor, parameter: Tensor) -> None:
             f"{key} has shape {tuple(part.shape)}, which does not broadcast to the parameter's, "
             f"{tuple(parameter.shape)}"
         ) from None
+    if torch.result_type(part, parameter) != parameter.dtype:
+        raise LearnerError(
+            f"{key} is {part.dtype}, the parameter {parameter.dtype}: give it as that, "
+            f".to({parameter.dtype})"
+        )

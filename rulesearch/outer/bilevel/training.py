@@ -115,6 +115,7 @@ class BilevelTraining(Generic[P]):
         check_kind("meta_gradient", self.meta_gradient, BilevelGradient, wanted)
         check_positive("rate", self.rate)
         check_positive("drop", self.drop)
+        check_kind("milestones", self.milestones, Sequence, "updates, as [100, 200]")
         for milestone in self.milestones:
             whole("a milestone", milestone, least=0)
         whole("episodes", self.episodes, least=1)
