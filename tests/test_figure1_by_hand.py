@@ -147,7 +147,7 @@ def test_the_figures_bound_is_the_theorems(
     plan: Plan, measured: dict[str, Measured], tmp_path: Path
 ) -> None:
     assert plan.reproduction.draw is not None
-    plan.reproduction.draw(measured, tmp_path)
+    plan.reproduction.draw(measured, tmp_path, plan.settings)
     numbers = json.loads((tmp_path / "figures" / "numbers.json").read_text())
     ratios, deltas = [], {}
     for steps in STEPS:

@@ -111,15 +111,15 @@ class FLPSettings:
             )
         for name in ("mixing", "rate"):
             given = getattr(self, name)
-            if isinstance(given, str):
-                raise ConfigError(f"FLP: {name} is text, {given!r}; give finite numbers")
-            if isinstance(given, Sequence):
+            if isinstance(given, tuple | list):
                 object.__setattr__(self, name, tuple(given))
                 if len(given) != self.plastic_layers:
                     raise ConfigError(
                         f"FLP: {len(given)} values of {name} for {self.plastic_layers} plastic "
                         "layers"
                     )
+            if any(isinstance(value, str) for value in self._each(name)):
+                raise ConfigError(f"FLP: {name} is text, {given!r}; give finite numbers")
             if not all(math.isfinite(number(value)) for value in self._each(name)):
                 raise ConfigError(f"FLP: {name} is {given!r}; give finite numbers")
         self._check_convolutions()
