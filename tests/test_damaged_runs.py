@@ -128,7 +128,7 @@ def test_a_folder_in_a_checkpoints_place(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("network.hidden=[1000000000]", "W and B of 8 networks of 64 x 1000000000 x 10 units take "),
+        ("network.hidden=[1000000000]", "W and B of 8 networks of 64 x 1000000000 x 10 units "),
         ("network.hidden=[9999999999]", "--set network.hidden:1:1: "),
         ("network.beta=1e308", "--set network.beta:1:1: beta must be from 1e-6 to 1e6, not"),
         ("network.beta=1e-300", "--set network.beta:1:1: beta must be from 1e-6 to 1e6, not"),
