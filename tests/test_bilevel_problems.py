@@ -287,8 +287,9 @@ def test_contrasting_and_evolution_need_no_gradient_of_learning() -> None:
     es = Evolution(RidgeSolution(), 5, 1e-3, generator())(ridge, theta)
     without = Evolution(learner, 5, 1e-3, generator())(problem, theta)
     torch.testing.assert_close(without.gradient, es.gradient, rtol=1e-6, atol=1e-8)
-    with pytest.raises(LearnerError, match=r"DeltaRule learns without a loss.*contrastive"):
-        Implicit(learner, Dense())(problem, theta)
+    for whole in (problem, problem.inner):
+        with pytest.raises(LearnerError, match=r"DeltaRule learns without a loss.*contrastive"):
+            Implicit(learner, Dense())(whole, theta)
 
 
 # -- memory --

@@ -240,7 +240,7 @@ def test_columns_that_hold_nothing_are_left_out() -> None:
     [
         (
             "depth=1000000000",
-            "so many layers take 10,000.0 GB of memory, and this machine has 17.2",
+            "so many layers take 14,000.0 GB of memory, and this machine has 17.2",
         ),
         ("depth=1000000", "W, B and examples of 25 lifetimes at a time take "),
         ("width=1000000", "W, B and examples of 25 lifetimes at a time take "),

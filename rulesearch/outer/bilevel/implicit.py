@@ -21,7 +21,7 @@ from rulesearch.arguments import check_kind
 from rulesearch.named import Named, detached, flat, gradient, leaves
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.given import check_given, check_learner
-from rulesearch.outer.bilevel.problem import BilevelLearner, Estimate, Smooth
+from rulesearch.outer.bilevel.problem import BilevelLearner, Estimate, Smooth, learning_loss
 from rulesearch.outer.bilevel.residual import LEARNING, SOLVER, check_tolerance, part_left, within
 
 __all__ = ["Implicit", "InverseHessian", "Product", "Solution"]
@@ -89,6 +89,7 @@ class Implicit(Generic[S]):
     def __call__(self, problem: S, theta: Named) -> Estimate:
         """Learn, then solve and differentiate at the solution."""
         check_given(problem, theta)
+        learnt = learning_loss(problem)
         with torch.no_grad():
             start = problem.start(theta)
             solution = self.learner(problem, theta, start)
@@ -98,7 +99,7 @@ class Implicit(Generic[S]):
             loss = problem.eval_loss(phi, at)
             direct = gradient(loss, at, retain_graph=True)
             g = flat(gradient(loss, phi), loss.shape)
-            slope = flat(gradient(problem.learn_loss(phi, at), phi, create_graph=True), loss.shape)
+            slope = flat(gradient(learnt(phi, at), phi, create_graph=True), loss.shape)
 
             def product(v: Tensor) -> Tensor:
                 return flat(gradient(slope * v, phi, retain_graph=True), loss.shape)

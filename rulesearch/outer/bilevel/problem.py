@@ -14,14 +14,23 @@ A *problem* says what the losses are, a *learner* how long and how fast one lear
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
+from rulesearch.errors import LearnerError
 from rulesearch.named import Named
 
-__all__ = ["Bilevel", "BilevelGradient", "BilevelLearner", "Estimate", "Smooth"]
+__all__ = [
+    "Bilevel",
+    "BilevelGradient",
+    "BilevelLearner",
+    "Estimate",
+    "Smooth",
+    "learning_loss",
+]
 
 
 @runtime_checkable
@@ -60,6 +69,23 @@ class Smooth(Bilevel, Protocol):
     def learn_loss(self, phi: Named, theta: Named) -> Tensor:
         """L_learn, of all its examples, ``lead``."""
         ...
+
+
+def learning_loss(problem: Bilevel) -> Callable[[Named, Named], Tensor]:
+    """Return the loss that a problem's learning descends.
+
+    Raises
+    ------
+    LearnerError
+        If there is none.
+    """
+    found: Callable[[Named, Named], Tensor] | None = getattr(problem, "learn_loss", None)
+    if found is None:
+        raise LearnerError(
+            f"{type(problem).__name__} learns without a loss that could be differentiated; "
+            "use the contrastive meta-gradient or evolution"
+        )
+    return found
 
 
 P_contra = TypeVar("P_contra", bound=Bilevel, contravariant=True)

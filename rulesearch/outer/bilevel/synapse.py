@@ -19,7 +19,7 @@ from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError, did_you_mean
 from rulesearch.named import Named, detached
 from rulesearch.outer.bilevel.given import check_named
-from rulesearch.outer.bilevel.problem import Bilevel
+from rulesearch.outer.bilevel.problem import Bilevel, learning_loss
 
 __all__ = ["LAMBDA", "LOG_LAMBDA", "OMEGA", "Anchor", "ComplexSynapse", "allowed", "check_fits"]
 
@@ -119,13 +119,7 @@ class ComplexSynapse(Generic[B_co]):
         LearnerError
             If the task has no such loss.
         """
-        task = getattr(self.inner, "learn_loss", None)
-        if task is None:
-            raise LearnerError(
-                f"{type(self.inner).__name__} learns without a loss that could be differentiated; "
-                "use the contrastive meta-gradient or evolution"
-            )
-        loss: Tensor = task(phi, theta)
+        loss = learning_loss(self.inner)(phi, theta)
         for name, (omega, strength) in self.anchors(phi, theta):
             energy = strength * (omega - phi[name]) ** 2 / 2
             loss = loss + energy.reshape(*loss.shape, -1).sum(-1)
