@@ -182,7 +182,7 @@ BILEVEL = [
     (lambda: CONTRAST(LossProblem(mean, mean, lambda theta: ZERO), THETA), LEARN,
      "what born returns should be tensors by name, not of type Tensor"),
     (lambda: rule_problem(NETWORK, HELD_ALONE, STATE, SOURCE, SOURCE), LEARN,
-     "nothing would be learnt from them: 0.1 * (Omega - W) consolidates alone"),
+     "nothing would be learnt from them: 0.1 * (Omega - W)"),
     (lambda: CONTRAST(DESCENDING_PROBLEM, {"thetaa": torch.full((2, 1), 0.1)}), LEARN,
      "is not among the meta-parameters (thetaa); did you mean 'theta'?"),
     (lambda: fast_and_slow(WEIGHTS, ("gain", "shfit")), LEARN, "shfit; did you mean 'shift'?"),

@@ -43,15 +43,10 @@ probe_every: 7
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("path") / "path.yaml"
     path.write_text(TINY)
     return path
-
-
-@pytest.fixture(scope="module")
-def whole(config: Path) -> Path:
-    return start_search(load_config(config), config.parent / "whole").path
 
 
 def events_of(run: Path, phase: str) -> list[dict[str, Any]]:
@@ -115,19 +110,17 @@ def test_batches_start_where_the_one_before_ended(whole: Path) -> None:
     assert (alive[1] <= alive[0][2:]).all()
 
 
-def test_a_path_of_one_batch_is_a_list_in_order(config: Path, tmp_path: Path) -> None:
+def test_a_path_of_one_batch_is_a_list_in_order(tiny: Path, tmp_path: Path) -> None:
     def rows(name: str, lam: str) -> list[dict[str, Any]]:
         settings = [f"penalty.lam={lam}", "refit_episodes=0", "episodes=4"]
-        return events_of(
-            start_search(load_config(config, settings), tmp_path / name).path, "search"
-        )
+        return events_of(start_search(load_config(tiny, settings), tmp_path / name).path, "search")
 
     assert rows("path", "{values: [9, 1], batch: 2}") == rows("list", "[1, 9]")
 
 
-def test_the_pick_follows_from_held_out_tasks(config: Path, whole: Path) -> None:
+def test_the_pick_follows_from_held_out_tasks(tiny: Path, whole: Path) -> None:
     content = rs.load_run(whole).content
-    experiment = load_config(config)
+    experiment = load_config(tiny)
     losses, counts = [], []
     for entry in content["front"]:
         rule = rs.Rule(experiment.pool, entry["coefficients"])
@@ -168,10 +161,10 @@ def test_one_standard_error_on_constructed_fronts() -> None:
 # -- killed --
 
 
-def test_a_killed_path_ends_in_the_same_bytes(config: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_killed_path_ends_in_the_same_bytes(tiny: Path, whole: Path, tmp_path: Path) -> None:
     script = Path(__file__).with_name("killed_run.py")
     done = subprocess.run(
-        [sys.executable, script, config, tmp_path / "run", "4", "1"],
+        [sys.executable, script, tiny, tmp_path / "run", "4", "1"],
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -182,10 +175,10 @@ def test_a_killed_path_ends_in_the_same_bytes(config: Path, whole: Path, tmp_pat
 
 @pytest.mark.parametrize("events", [14, 16, 19])
 def test_interrupted_where_batches_meet(
-    events: int, config: Path, whole: Path, tmp_path: Path
+    events: int, tiny: Path, whole: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        start_search(load_config(config), tmp_path / "run", [interrupt_after(events)])
+        start_search(load_config(tiny), tmp_path / "run", [interrupt_after(events)])
     resume_search(tmp_path / "run")
     assert ends(tmp_path / "run") == ends(whole)
 

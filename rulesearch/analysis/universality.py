@@ -60,7 +60,7 @@ from torch.nn.functional import one_hot
 
 from rulesearch.arguments import check_choice, check_kind, number, whole
 from rulesearch.errors import ConfigError, LearnerError
-from rulesearch.grammar import Grammar
+from rulesearch.grammar.catalogue import catalogue
 from rulesearch.rules import Rule
 
 __all__ = ["Decoded", "UniversalNetwork"]
@@ -145,7 +145,7 @@ class UniversalNetwork:
     @cached_property
     def rule(self) -> Rule:
         """The catalogue's term, with alpha as its coefficient."""
-        return Rule(Grammar.from_yaml("catalogue").enumerate(), {self.term: self.alpha})
+        return Rule(catalogue(), {self.term: self.alpha})
 
     @cached_property
     def feedback_weights(self) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from rulesearch.arguments import check_choice, check_kind, number, whole
 from rulesearch.errors import ConfigError
-from rulesearch.grammar import Grammar, TermPool
+from rulesearch.grammar import TermPool
+from rulesearch.grammar.catalogue import catalogue
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import LearntFeedback, PlasticNetwork
 from rulesearch.outer.features import OwnFeatures, conv_features, conv_size, mlp_features
@@ -263,7 +264,7 @@ def flp_learner(settings: FLPSettings, pool: TermPool | None = None) -> Plastici
 
 
 def _rule(settings: FLPSettings) -> Rule:
-    pool = Grammar.from_yaml("catalogue").enumerate()
+    pool = catalogue()
     if settings.learning == "flp":
         rule = settings.rule
         return rule if isinstance(rule, Rule) else Rule(pool, {rule: 1.0})

@@ -15,6 +15,7 @@ from torch import Tensor
 from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Grammar
+from rulesearch.grammar.catalogue import catalogue
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.bilevel import (
@@ -224,8 +225,7 @@ def _jobs(settings: RuleSettings) -> Sequence[Job]:
     tasks = _tasks(settings)
     train = tasks["train"]
     network = PlasticNetwork((train.n_in, *settings.hidden, train.n_out))
-    pool = Grammar.from_yaml("catalogue").enumerate()
-    consolidation = Rule(pool, {"consolidation": 1.0})
+    consolidation = Rule(catalogue(), {"consolidation": 1.0})
     jobs = []
     for row, way in WAYS.items():
         rule = own + consolidation * (settings.strength if way.held else 0.0)

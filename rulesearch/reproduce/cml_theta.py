@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from rulesearch.grammar import Grammar
+from rulesearch.grammar.catalogue import catalogue
 from rulesearch.named import copied, detached
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.bilevel import (
@@ -84,7 +84,7 @@ class _Comparison:
         network = PlasticNetwork((64, *s.hidden, 10), activation="tanh", feedback="symmetric")
         device = s.torch_device
         learn, judge = draw_digits(draws, s.examples, s.judged, torch.float64, device)
-        pool = Grammar.from_yaml("catalogue").enumerate().subset(["pseudo_gradient", "decay"])
+        pool = catalogue().subset(["pseudo_gradient", "decay"])
         born = network.init(draws, torch.float64, device)
         return CoefficientProblem(network, pool, born, always(learn), always(judge))
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError, did_you_mean
 from rulesearch.grammar import Grammar, Term, TermPool
+from rulesearch.grammar.catalogue import catalogue
 from rulesearch.rules import Rule
 
 __all__ = [
@@ -45,10 +46,6 @@ ThetaStart = Annotated[
 """Coefficients by name, those of others being zero; drawn at random; or the grammar's own."""
 
 
-def _catalogue() -> TermPool:
-    return Grammar.from_yaml("catalogue").enumerate()
-
-
 def named_rule(name: str) -> Rule:
     """The rule of a term of the catalogue, or of a file that :meth:`Rule.save` wrote.
 
@@ -59,18 +56,18 @@ def named_rule(name: str) -> Rule:
     RuleSearchError
         If the file is no rule.
     """
-    catalogue = _catalogue()
-    if name in catalogue:
-        return Rule(catalogue, {name: 1.0})
+    known = catalogue()
+    if name in known:
+        return Rule(known, {name: 1.0})
     if not isfile(name):
-        hint = did_you_mean(name, catalogue.names) or f"; known are {', '.join(catalogue.names)}"
+        hint = did_you_mean(name, known.names) or f"; known are {', '.join(known.names)}"
         raise ConfigError(f"rule={name}: no term of the catalogue and no file has this name{hint}")
     return Rule.load(name)
 
 
 def term_or_rule(name: str) -> str | Rule:
     """The same for ``FLPSettings``, to which a term of the catalogue is its name."""
-    return name if name in _catalogue() else named_rule(name)
+    return name if name in catalogue() else named_rule(name)
 
 
 def _absolute(path: str) -> str:
@@ -79,7 +76,7 @@ def _absolute(path: str) -> str:
 
 
 def _rule_name(name: str) -> str:
-    return name if name in _catalogue() else _absolute(name)
+    return name if name in catalogue() else _absolute(name)
 
 
 RuleName = Annotated[str, AfterValidator(_rule_name)]

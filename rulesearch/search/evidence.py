@@ -12,7 +12,8 @@ import numpy as np
 from rulesearch.analysis import Floats, bootstrap_interval, holm, mann_whitney
 from rulesearch.arguments import naming
 from rulesearch.errors import ConfigError, did_you_mean
-from rulesearch.grammar import Grammar, Term, TermPool
+from rulesearch.grammar import Term, TermPool
+from rulesearch.grammar.catalogue import catalogue
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.fit import usable_device
 from rulesearch.report.grid import grid
@@ -92,7 +93,7 @@ def contender_named(text: str) -> Contender:
     ConfigError, LearnerError
         If a name is unknown, or a coefficient no number.
     """
-    pool = Grammar.from_yaml("catalogue").enumerate()
+    pool = catalogue()
     name = text.strip().replace("-", " ") if "*" not in text else text.strip()
     if name in BASELINES:
         return Contender(name, term=pool["pseudo_gradient"], symmetric=name == "backprop")

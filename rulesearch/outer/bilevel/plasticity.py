@@ -148,8 +148,8 @@ def rule_problem(
     Raises
     ------
     LearnerError
-        If the rule consolidates alone, or another term needs Omega, or a signal that the network
-        does not carry.
+        If nothing of the rule depends on examples, or another term needs Omega, or a signal that
+        the network does not carry.
     """
     check_kind("rule", rule, Rule, "a Rule, as Rule(pool, {'F0': 1e-3})")
     coefficients = rule.coefficients
@@ -158,11 +158,7 @@ def rule_problem(
     for term in rule.pool.subset(coefficients):
         if "Omega" in term.symbols:
             raise LearnerError(f"term {term.name}: Omega consolidates as 'Omega - W', not '{term}'")
-    if anchors and not any(coefficients.values()):
-        raise LearnerError(
-            "no term of the rule depends on examples, and nothing would be learnt from them: "
-            f"{rule} consolidates alone"
-        )
+    of_examples(rule)
     learner = PlasticityLearner(network, Rule(rule.pool, coefficients))
     problem = RuleProblem(learner, born, learn, evaluate)
     fixed: dict[str, Tensor] = {}
