@@ -1,6 +1,7 @@
 """Where the command line begins: ``rulesearch``, or ``python -m rulesearch`` for launchers.
 
-An interrupt counts from the first moment, while modules are still being imported.
+An interrupt counts from the first moment, while modules are still being imported. The signal by
+which clusters and services end a job, SIGTERM, is one too.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; exits with its status."""
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if before is signal.default_int_handler:  # not ignored, as in the background
-            signal.signal(signal.SIGINT, _interrupt)
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # as in the background
+                signal.signal(number, _interrupt)
         from rulesearch.cli import main as command_line
 
         command_line()
@@ -28,7 +30,8 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:

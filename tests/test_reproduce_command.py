@@ -79,7 +79,8 @@ def test_the_command(run_main: Any, tmp_path: Path) -> None:
         assert (status, out, err.count("\n")) == (2, "", 1)
 
 
-def test_ctrl_c_ends_with_status_3(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_with_status_3(number: int, tmp_path: Path) -> None:
     run = tmp_path / "run"
     sets = [word for override in (*TINY, "updates=100000") for word in ("--set", override)]
     process = subprocess.Popen(
@@ -94,7 +95,7 @@ def test_ctrl_c_ends_with_status_3(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
     assert out == ""

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -260,16 +260,8 @@ def interrupted_once(folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.fixture
-def main(run_main: Any) -> Iterator[Any]:
-    """As ``run_main``; what the commands do with SIGTERM is undone."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield run_main
-    signal.signal(signal.SIGTERM, before)
-
-
 def test_the_command_replaces_workers_stops_and_goes_on(
-    whole_sweep: Path, tmp_path: Path, main: Any, monkeypatch: pytest.MonkeyPatch
+    whole_sweep: Path, tmp_path: Path, run_main: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     monkeypatch.setattr("rulesearch.search.sweep.command.LOOK", 0.05)
@@ -277,7 +269,7 @@ def test_the_command_replaces_workers_stops_and_goes_on(
     arguments = ["sweep", whole_sweep.parent / "tiny.yaml", "--out", folder]
     killer = ThreadPoolExecutor(1)
     kills = killer.submit(interrupted_once, folder)
-    status, out, err = main(*arguments)
+    status, out, err = run_main(*arguments)
     kills.result()
     assert (status, out) == (3, "")
     assert "interrupted; " in err.splitlines()[-1]
@@ -285,40 +277,40 @@ def test_the_command_replaces_workers_stops_and_goes_on(
     with (folder / ".claims").open("ab") as claims:
         fcntl.lockf(claims, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no worker is left
 
-    assert main("worker", folder / "journal.log")[0] == 0
-    status, out, _ = main(*arguments)
+    assert run_main("worker", folder / "journal.log")[0] == 0
+    status, out, _ = run_main(*arguments)
     assert status == 0
     assert "tiny: 4 trials, 4 done" in out
     ours, theirs = (json.loads((f / "study.json").read_text()) for f in (folder, whole_sweep))
     assert ours["trials"] == theirs["trials"]
-    assert main("show", folder)[1] == out
-    shown = json.loads(main("show", folder, "--json")[1])
+    assert run_main("show", folder)[1] == out
+    shown = json.loads(run_main("show", folder, "--json")[1])
     assert {**shown, "sha256": ours["sha256"]} == ours
     rule = rs.Rule.load(folder / f"trial-{ours['pick']:04d}" / "rule.json")
-    assert main("show", folder, "--latex")[1].strip().endswith(rule.latex())
+    assert run_main("show", folder, "--latex")[1].strip().endswith(rule.latex())
 
 
 def test_a_sweep_is_followed_to_its_end(
-    sweep_config: Any, tmp_path: Path, main: Any, monkeypatch: pytest.MonkeyPatch
+    sweep_config: Any, tmp_path: Path, run_main: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rulesearch.search.sweep.command.LOOK", 0.05)
     folder, begun = tmp_path / "study", time.monotonic()
-    main("sweep", sweep_config(HALVED), "--out", folder, "--workers", 0)
+    run_main("sweep", sweep_config(HALVED), "--out", folder, "--workers", 0)
     with ThreadPoolExecutor(1) as pool:
         worker = pool.submit(work, str(folder / "journal.log"))
-        status, out, err = main("show", folder, "--follow")
+        status, out, err = run_main("show", folder, "--follow")
         worker.result()
-    assert (status, out) == (0, main("show", folder)[1])
+    assert (status, out) == (0, run_main("show", folder)[1])
     assert "trials 2/2" in err
     spent = json.loads((folder / "study.json").read_text())["seconds"]
     assert min(spent.values()) > 0
     assert sum(spent.values()) < time.monotonic() - begun
 
 
-def test_a_worker_with_nothing_to_do(whole_sweep: Path, main: Any) -> None:
+def test_a_worker_with_nothing_to_do(whole_sweep: Path, run_main: Any) -> None:
     journal = whole_sweep / "journal.log"
     said = f"all trials are finished: rulesearch show {whole_sweep}\n"
-    assert main("worker", journal) == (0, "", said)
-    status, _, line = main("worker", journal, "--study", "tinny")
+    assert run_main("worker", journal) == (0, "", said)
+    status, _, line = run_main("worker", journal, "--study", "tinny")
     assert (status, line.count("\n")) == (2, 1)
     assert "holds no 'tinny'; did you mean 'tiny'?" in line

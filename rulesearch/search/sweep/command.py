@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -42,8 +41,7 @@ def run_sweep(
 ) -> int:
     """Begin or continue a study with some workers, and print what it found.
 
-    Without workers the study is only made, for others to work on. SIGTERM, which a cluster
-    sends, is an interrupt too.
+    Without workers the study is only made, for others to work on.
 
     Returns
     -------
@@ -55,7 +53,6 @@ def run_sweep(
     RuleSearchError
         For a mistake in the configuration, or one that a worker met.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     document = read_config(config, overrides, SweepConfig)
     sweep = sweep_said(document, config)
     configured = str(sweep.config.get("device", "cpu"))
@@ -129,7 +126,7 @@ def follow_study(folder: Path) -> int:
 
 
 def run_worker(url: str, name: str | None, parent: int | None, device: str | None) -> int:
-    """Run trials until all are finished; SIGTERM is an interrupt too.
+    """Run trials until all are finished.
 
     Parameters
     ----------
@@ -143,7 +140,6 @@ def run_worker(url: str, name: str | None, parent: int | None, device: str | Non
     int
         The exit status: 0 if all trials are finished, 3 after an interrupt.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def wanted() -> bool:
         return parent is None or os.getppid() == parent
