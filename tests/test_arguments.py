@@ -217,6 +217,8 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: SpikingSines(width="x"), rs.ConfigError, "spiking sines: width is 'x'; give a finite"),
     (lambda: Wheel(0.5), rs.ConfigError,
      "wheel: delta should be a torch tensor, one number a lifetime, not of type float"),
+    (lambda: Wheel(torch.tensor([0, 1])), rs.ConfigError,
+     "wheel: delta is torch.int64; give real numbers, as torch.tensor([0.5])"),
     *((lambda family=family: family.sample([G, 5]), rs.ConfigError,
        "generators[1] should be a torch.Generator, not of type int")
       for family in (FewShot(), TEACHER, IncrementalSines(), SpikingSines())),

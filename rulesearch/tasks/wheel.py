@@ -73,7 +73,7 @@ class Wheel:
     Raises
     ------
     ConfigError
-        If it does so elsewhere.
+        If it does so elsewhere, or is no real number.
     """
 
     delta: Tensor
@@ -84,6 +84,10 @@ class Wheel:
             raise ConfigError(
                 f"wheel: delta has shape {tuple(self.delta.shape)}; give one number a lifetime, as "
                 "torch.tensor([0.5])"
+            )
+        if not self.delta.is_floating_point():  # contexts would be whole numbers too
+            raise ConfigError(
+                f"wheel: delta is {self.delta.dtype}; give real numbers, as torch.tensor([0.5])"
             )
         if not ((self.delta >= 0) & (self.delta <= 1)).all():
             raise ConfigError(f"wheel: delta is from 0 to 1, not {self.delta.tolist()}")
