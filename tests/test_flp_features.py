@@ -208,6 +208,25 @@ def test_what_mixes_examples_is_refused() -> None:
         MetaTraining(model_of(OWN, module.eval()), images(), OWN.rates).update()
 
 
+class Rows(nn.Module):
+    """What a recurrent network has in its last row of pixels, of two layers."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(8, 18, 2, dropout=dropout, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last: Tensor = self.recurrent(x[:, 0])[0][:, -1]
+        return last
+
+
+def test_dropout_inside_of_a_recurrent_network_is_refused() -> None:
+    with pytest.raises(LearnerError, match="LSTM in training mode mixes examples or draws"):
+        model_of(OWN, Rows(0.5))
+    for module in (Rows(0.0), Rows(0.5).eval()):
+        MetaTraining(model_of(OWN, module), images(), OWN.rates).update()
+
+
 def test_what_draws_nothing_is_taken_in_training_mode() -> None:
     for layer in (nn.Dropout(0.0), nn.RReLU(0.2, 0.2)):
         module = nn.Sequential(layer, convolutions())

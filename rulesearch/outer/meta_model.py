@@ -237,6 +237,8 @@ def _mixes_or_draws(layer: nn.Module) -> bool:
     """Whether a layer in training mode gives of an example what does not follow from it alone."""
     if isinstance(layer, nn.modules.dropout._DropoutNd):
         return layer.p > 0
+    if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
+        return layer.dropout > 0
     if isinstance(layer, nn.RReLU):
         return layer.lower != layer.upper
     return isinstance(layer, nn.modules.batchnorm._BatchNorm)
