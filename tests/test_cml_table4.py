@@ -18,6 +18,7 @@ from rulesearch.errors import ConfigError
 from rulesearch.learners.bptt import BPTT
 from rulesearch.learners.eprop import EProp
 from rulesearch.networks.spiking import SpikingNetwork
+from rulesearch.outer.best_on_validation import BestOnValidation
 from rulesearch.outer.bilevel import (
     SGD,
     ComplexSynapse,
@@ -26,7 +27,7 @@ from rulesearch.outer.bilevel import (
     Named,
     UnrolledDescent,
 )
-from rulesearch.outer.seeds import TEST
+from rulesearch.outer.seeds import TEST, VALIDATION
 from rulesearch.outer.seeds import generators as seeds_of
 from rulesearch.outer.spiking import LastWindow, SpikingProblem
 from rulesearch.reproduce import Plan, make_plan, reproduce
@@ -243,6 +244,32 @@ def test_weights_are_tested_that_validation_liked_best(row: str) -> None:
     told.model.load_state_dict(liked)
     assert torch.equal(jobs[f"{row}-own"].measure(told)["error"], error)
     assert not torch.equal(jobs[f"{row}-own"].measure(jobs[f"{row}-own"].begin({}))["error"], error)
+
+
+def test_unrolled_rows_may_be_chosen_by_what_bptt_learns() -> None:
+    """As the released code does; rows that learn by what they were meta-trained with stay."""
+    usual, other = (
+        {job.name: job for job in tiny(*as_).jobs()} for as_ in ((), ("validate_as=bptt",))
+    )
+    for row, differs in (("tbptl-eprop", True), ("bptl-bptt", False), ("cml-eprop", False)):
+        own, by = (jobs[f"{row}-own"].begin({}) for jobs in (usual, other))
+        assert isinstance(own, BestOnValidation)
+        assert isinstance(by, BestOnValidation)
+        told = usual[f"{row}-validation"].measure(own)["error"].mean(1)
+        assert torch.equal(own.judge(own.model), told)
+        assert torch.equal(by.judge(by.model), told) != differs
+        assert torch.equal(other[f"{row}-validation"].measure(by)["error"].mean(1), told) != differs
+    begun = other["tbptl-eprop-own"].begin({})
+    assert isinstance(begun, BestOnValidation)
+    tasks = SpikingSines().sample(
+        seeds_of(0, 0, VALIDATION, [(r, k) for r in (0, 1) for k in (0, 1)])
+    )
+    weights = {k: w.repeat_interleave(2, 0) for k, w in begun.model.theta().items()}
+    learnt = Descent(4, SGD(1e-4, 0.9, nesterov=True))(
+        problem := SpikingProblem(BPTT(SpikingNetwork(hidden=6)), tasks), {}, weights
+    )
+    error = problem.eval_loss(learnt, {}).reshape(2, 2).mean(1)
+    torch.testing.assert_close(begun.judge(begun.model), error.detach(), rtol=1e-5, atol=1e-7)
 
 
 def test_networks_that_explode_are_left_out_though_their_errors_are_finite(tmp_path: Path) -> None:
