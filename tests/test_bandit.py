@@ -14,7 +14,7 @@ from tiny_reproduction import left
 from tiny_search import interrupt_after
 from torch import Tensor
 
-from rulesearch.errors import ConfigError, LearnerError
+from rulesearch.errors import ConfigError, LearnerError, RuleSearchError
 from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.outer.bandit import (
     ChosenArm,
@@ -333,6 +333,22 @@ def test_a_tiny_run_fills_the_table(tmp_path: Path) -> None:
         regret = live(Watcher(wheel), wheel, 60, 50, draws).double().mean(1)
         least = 100 * regret / uniform_regret(float(delta))
         assert all(mine > low for mine, low in zip(figure["seeds"], least.tolist(), strict=True))
+
+
+def test_lives_on_some_wheels_are_those_of_all(tmp_path: Path) -> None:
+    """The first of those wanted is meta-trained for; numbers will do for what they are called."""
+    found = []
+    for name, wanted in (("all", ()), ("some", ("conditions=[0.9, '0.99']",))):
+        reproduce(
+            make_plan("cml-table5", "small", [*TINY, *wanted], ["cml-synaptic"]), tmp_path / name
+        )
+        found.append(json.loads((tmp_path / name / "result.json").read_text())["rows"][0]["ours"])
+    assert list(found[1]) == ["0.9", "0.99"]
+    for delta, figure in found[1].items():
+        assert figure["seeds"] == found[0][delta]["seeds"]
+    for wrong in ("[]", "[0.6]", "0.5"):
+        with pytest.raises(RuleSearchError, match="'conditions': should"):
+            make_plan("cml-table5", "small", [f"conditions={wrong}"])
 
 
 @pytest.mark.parametrize("row", ["neural-linear", "cml-synaptic"])

@@ -40,7 +40,6 @@ ROWS = {
 LOADERS = dict(zip(TABLES, ("cml_cifar", "cml_table2", "cml_table3"), strict=True))
 SHORT = {
     "cml_theta.STEPS": (20,),
-    "cml_table5.DELTAS": (0.5, 0.9),
     "cml_figure1.RIDGE": (30,),
     "cml_figure1.DIGITS": (30,),
     "cml_figure1.CIFAR": (500,),
@@ -82,6 +81,7 @@ def tiny(images: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
         "cml-table5": (
             "updates=4", "seeds=2", "episodes=1", "lifetimes=1", "hidden=4", "tasks=2",
             "learnt=6", "judged=4", "horizon=60", "batch=4", "shorter=250",
+            "conditions=[0.5, 0.9]",
         ),
         "cml-rules": (
             "updates=1", "seeds=2", "lifetimes=2", "data=digits", "held_out=5", "hidden=[8]",

@@ -22,12 +22,12 @@ from rulesearch.outer.bandit import (
 from rulesearch.outer.bilevel import Bilevel, BilevelTraining, MetaParameters
 from rulesearch.outer.seeds import TASK, TEST, generators, members
 from rulesearch.reproduce.base import Job, Measured, Published, Reproduction, Row, Trained, Training
-from rulesearch.reproduce.cml_wheel import METHODS, Method, Source, WheelSettings
+from rulesearch.reproduce.cml_wheel import CONDITIONS, METHODS, Method, Source, WheelSettings
 from rulesearch.tasks.wheel import Experience, Wheel, WheelLogs, uniform_regret
 
 __all__ = ["CML_TABLE5", "WheelSettings"]
 
-DELTAS = (0.5, 0.7, 0.9, 0.95, 0.99)
+DELTAS = tuple(map(float, CONDITIONS))
 ONLINE = 3  # a stream of random numbers, next to those of outer.seeds
 
 
@@ -181,9 +181,10 @@ def _condition(delta: float) -> str:
 
 def _jobs(settings: WheelSettings) -> Sequence[Job]:
     """A row's first job trains and lives; the others only live, on another wheel."""
+    wanted = [delta for delta in DELTAS if _condition(delta) in settings.conditions]
 
     def jobs(key: str, row: _Row) -> list[Job]:
-        first = f"{key}-{_condition(DELTAS[0])}"
+        first = f"{key}-{_condition(wanted[0])}"
         return [
             Job(
                 key,
@@ -193,7 +194,7 @@ def _jobs(settings: WheelSettings) -> Sequence[Job]:
                 partial(row.measure, delta),
                 needs=(first,) if k else (),
             )
-            for k, delta in enumerate(DELTAS)
+            for k, delta in enumerate(wanted)
         ]
 
     baseline = replace(METHODS["maml"], every=20, steps=50)

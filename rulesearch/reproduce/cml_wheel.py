@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator, Field
 
 from rulesearch.named import copied
 from rulesearch.networks.modulated import ModulatedNetwork
@@ -33,10 +34,21 @@ from rulesearch.reproduce.cml_tasks import births
 from rulesearch.search.settings import Count
 from rulesearch.tasks.wheel import ARMS, Experience
 
-__all__ = ["METHODS", "Method", "Source", "WheelSettings"]
+__all__ = ["CONDITIONS", "METHODS", "Method", "Source", "WheelSettings"]
 
 EPS_ROOT = float(np.finfo(np.float32).eps)
 PENALTY = 1000.0  # on the mean of squared distances from the anchor
+
+
+Delta = Literal["0.5", "0.7", "0.9", "0.95", "0.99"]
+"""Where the rim of a wheel begins, as the table calls it."""
+
+CONDITIONS: tuple[Delta, ...] = get_args(Delta)
+
+
+def _called(delta: object) -> object:
+    """What the table calls a number."""
+    return f"{delta:g}" if isinstance(delta, float) else delta
 
 
 class WheelSettings(RunSettings):
@@ -55,6 +67,8 @@ class WheelSettings(RunSettings):
         Wheels that a seed's meta-training draws from, with replacement.
     learnt, judged : int
         Logged choices of each, of the learning and of the evaluation loss.
+    conditions : tuple of {0.5, 0.7, 0.9, 0.95, 0.99}
+        Delta of the wheels to live on.
     horizon : int
         Choices of an online life.
     batch : int
@@ -72,6 +86,9 @@ class WheelSettings(RunSettings):
     tasks: Count = 64
     learnt: Count = 512
     judged: Count = 50
+    conditions: Annotated[
+        tuple[Annotated[Delta, BeforeValidator(_called)], ...], Field(min_length=1)
+    ] = CONDITIONS
     horizon: Count = 80_000
     batch: Count = 512
     shorter: Count = 1
