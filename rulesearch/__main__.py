@@ -21,7 +21,7 @@ def main() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # as in the background
+            if handler is not signal.SIG_IGN:  # not ignored, as in the background
                 signal.signal(number, _interrupt)
         from rulesearch.cli import main as command_line
 

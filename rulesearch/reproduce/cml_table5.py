@@ -175,26 +175,22 @@ class _Row:
         return {"error": share.reshape(self.settings.seeds, -1).cpu()}
 
 
-def _condition(delta: float) -> str:
-    return f"{delta:g}"
-
-
 def _jobs(settings: WheelSettings) -> Sequence[Job]:
     """A row's first job trains and lives; the others only live, on another wheel."""
-    wanted = [delta for delta in DELTAS if _condition(delta) in settings.conditions]
+    wanted = [condition for condition in CONDITIONS if condition in settings.conditions]
 
     def jobs(key: str, row: _Row) -> list[Job]:
-        first = f"{key}-{_condition(wanted[0])}"
+        first = f"{key}-{wanted[0]}"
         return [
             Job(
                 key,
-                _condition(delta),
+                condition,
                 (0 if k else row.updates) + row.blocks,
-                partial(row.begin, delta, first if k else None),
-                partial(row.measure, delta),
+                partial(row.begin, float(condition), first if k else None),
+                partial(row.measure, float(condition)),
                 needs=(first,) if k else (),
             )
-            for k, delta in enumerate(wanted)
+            for k, condition in enumerate(wanted)
         ]
 
     baseline = replace(METHODS["maml"], every=20, steps=50)
@@ -222,7 +218,7 @@ CML_TABLE5 = Reproduction(
         Row("cml-synaptic", "CML (synaptic)", _published(0.40, 0.02, 0.82, 0.02, 12.27, 1.02)),
         Row("cml-modulatory", "CML (modulatory)", _published(0.42, 0.01, 1.83, 0.11, 16.46, 1.80)),
     ),
-    conditions={_condition(delta): f"delta {delta:g}" for delta in DELTAS},
+    conditions={condition: f"delta {condition}" for condition in CONDITIONS},
     settings=WheelSettings,
     scales={
         "small": {
