@@ -108,14 +108,18 @@ class ModulatedNetwork:
         """
         check_weights_and_input(weights, self.names, x, self.sizes[0])
 
-        def units(name: str) -> Tensor:
-            return weights[name].unsqueeze(-2)
+        def column(b: Tensor) -> Tensor:
+            return b.unsqueeze(-1)
 
+        y, read = x.mT, None  # examples last, so that what a neuron adds is one number a row
         for k in range(len(self.sizes) - 2):
-            layer, z = f"full{k}", x @ weights[f"full{k}.W"].mT
-            gain, shift = units(f"{layer}.gain"), units(f"{layer}.shift")
+            w, gain, shift = (weights[f"full{k}.{part}"] for part in ("W", "gain", "shift"))
             if self.unit == "tanh":
-                x = (gain * (z + units(f"{layer}.bias")) + shift).tanh()
+                bias = gain * weights[f"full{k}.bias"] + shift
+                y = torch.baddbmm(column(bias), column(gain) * w, y).tanh()
             else:
-                x = gain * (z - shift).relu()
-        return x @ weights["head.W"].mT + units("head.bias")
+                y = torch.baddbmm(column(-shift), w if read is None else w * read, y).relu()
+                read = gain.unsqueeze(-2)  # by the next layer: a row of gains
+        w = weights["head.W"]
+        bias = column(weights["head.bias"])
+        return torch.baddbmm(bias, w if read is None else w * read, y).mT

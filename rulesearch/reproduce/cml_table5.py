@@ -57,7 +57,9 @@ def _training(
         return method.problem(settings, episodes, lambda step: learn, lambda step: judge)
 
     gradient = method.meta_gradient(settings.shorter, settings.tolerance)
-    return BilevelTraining(model, problems, gradient, method.rate, episodes)
+    return BilevelTraining(
+        model, problems, gradient, method.rate, episodes, eps_root=settings.eps_root
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,8 +239,6 @@ CML_TABLE5 = Reproduction(
         "Regret over a life relative to what choosing at random costs on average. The paper's "
         "lives are of 80,000 choices: shorter ones pay more for finding out.",
         "The paper quotes NeuralLinear from others; ours is run here.",
-        "Adam on the meta-parameters adds nothing inside its root, where the released code adds "
-        "float32's spacing at one; Adam of learning and online adds it too.",
         "Where the released code draws minibatches of all logged choices in meta-training, with "
         "replacement and as many as there are, ours takes all of them once.",
     ),

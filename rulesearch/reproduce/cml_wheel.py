@@ -31,7 +31,7 @@ from rulesearch.outer.bilevel import (
 from rulesearch.reproduce.base import RunSettings
 from rulesearch.reproduce.cml_settings import Tolerance
 from rulesearch.reproduce.cml_tasks import births
-from rulesearch.search.settings import Count
+from rulesearch.search.settings import Count, Size
 from rulesearch.tasks.wheel import ARMS, Experience
 
 __all__ = ["CONDITIONS", "METHODS", "Method", "Source", "WheelSettings"]
@@ -77,6 +77,9 @@ class WheelSettings(RunSettings):
         Divides all numbers of learning steps but MAML's ten and NeuralLinear's.
     tolerance : float, optional
         The largest residual of learning that an update of CML accepts; by default any.
+    eps_root : float
+        What Adam on the meta-parameters adds inside of its root, by default float32's spacing at
+        one as Adam of learning and online does.
     """
 
     updates: Count = 800
@@ -93,6 +96,7 @@ class WheelSettings(RunSettings):
     batch: Count = 512
     shorter: Count = 1
     tolerance: Tolerance = None
+    eps_root: Size = EPS_ROOT
 
 
 Source = Callable[[int | None], Experience]

@@ -91,11 +91,13 @@ class BilevelTraining(Generic[P]):
     milestones : sequence of int
         Updates after which the rate is multiplied by ``drop``.
     drop : float
+    eps_root : float
+        What Adam adds inside of its root: slopes below the root of it hardly move anything.
 
     Raises
     ------
     ConfigError
-        For a rate or a drop that is not positive, or without an episode.
+        For a rate or a drop that is not positive, an eps_root below zero, or without an episode.
     """
 
     model: MetaParameters
@@ -106,6 +108,7 @@ class BilevelTraining(Generic[P]):
     updates: int = 0
     milestones: Sequence[int] = ()
     drop: float = 0.5
+    eps_root: float = 0.0
 
     def __post_init__(self) -> None:
         check_kind("model", self.model, MetaParameters, "MetaParameters, as MetaParameters(theta)")
@@ -120,7 +123,7 @@ class BilevelTraining(Generic[P]):
             whole("a milestone", milestone, least=0)
         whole("episodes", self.episodes, least=1)
         whole("updates", self.updates, least=0)
-        self._adam = Adam(self.rate)
+        self._adam = Adam(self.rate, eps_root=self.eps_root)
         theta = detached(self.model.theta())
         self._moments: dict[str, Memory] = {
             name: (torch.zeros_like(t), torch.zeros_like(t)) for name, t in theta.items()
