@@ -27,7 +27,7 @@ from rulesearch.outer.bilevel.networks import Examples
 
 @pytest.mark.parametrize("unit", ["linear-threshold", "tanh"])
 def test_a_neuron_is_its_formula(unit: str) -> None:
-    network = ModulatedNetwork([3, 4, 2], unit)
+    network = ModulatedNetwork([3, 4, 6, 2], unit)
     weights = {k: normal(2, *w.shape[1:], seed=n) for n, (k, w) in
                enumerate(network.init([generator(0), generator(1)]).items())}  # fmt: skip
     x = normal(2, 5, 3, seed=9)
@@ -35,11 +35,13 @@ def test_a_neuron_is_its_formula(unit: str) -> None:
     for k in range(2):
         w = {name: value[k] for name, value in weights.items()}
         for example in range(5):
-            z = w["full0.W"] @ x[k, example]
-            if unit == "tanh":
-                y = torch.tanh(w["full0.gain"] * (z + w["full0.bias"]) + w["full0.shift"])
-            else:
-                y = w["full0.gain"] * torch.clamp(z - w["full0.shift"], min=0)
+            y = x[k, example]
+            for layer in ("full0", "full1"):
+                z, gain, shift = w[f"{layer}.W"] @ y, w[f"{layer}.gain"], w[f"{layer}.shift"]
+                if unit == "tanh":
+                    y = torch.tanh(gain * (z + w[f"{layer}.bias"]) + shift)
+                else:
+                    y = gain * torch.clamp(z - shift, min=0)
             torch.testing.assert_close(found[k, example], w["head.W"] @ y + w["head.bias"])
 
 

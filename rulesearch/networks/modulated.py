@@ -108,18 +108,18 @@ class ModulatedNetwork:
         """
         check_weights_and_input(weights, self.names, x, self.sizes[0])
 
-        def column(b: Tensor) -> Tensor:
-            return b.unsqueeze(-1)
+        def affine(w: Tensor, bias: Tensor, y: Tensor) -> Tensor:
+            return torch.baddbmm(bias.unsqueeze(-1), w, y)
 
-        y, read = x.mT, None  # examples last, so that what a neuron adds is one number a row
+        # Examples come last: a bias is then one number a row. Gains are multiplied into weights,
+        # of which there are fewer than activities of all examples.
+        y, read = x.mT, torch.ones_like(x[:, :1, :1])
         for k in range(len(self.sizes) - 2):
             w, gain, shift = (weights[f"full{k}.{part}"] for part in ("W", "gain", "shift"))
             if self.unit == "tanh":
                 bias = gain * weights[f"full{k}.bias"] + shift
-                y = torch.baddbmm(column(bias), column(gain) * w, y).tanh()
+                y = affine(gain.unsqueeze(-1) * w, bias, y).tanh()
             else:
-                y = torch.baddbmm(column(-shift), w if read is None else w * read, y).relu()
-                read = gain.unsqueeze(-2)  # by the next layer: a row of gains
-        w = weights["head.W"]
-        bias = column(weights["head.bias"])
-        return torch.baddbmm(bias, w if read is None else w * read, y).mT
+                y = affine(w * read, -shift, y).relu()
+                read = gain.unsqueeze(-2)  # by all that read from these neurons
+        return affine(weights["head.W"] * read, weights["head.bias"], y).mT
