@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from rulesearch.errors import ConfigError
 from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.outer.bandit import GreedyAgent
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
-from rulesearch.reproduce import make_plan
+from rulesearch.reproduce import make_plan, reproduce
 from rulesearch.reproduce.base import Job
 from rulesearch.tasks.wheel import Wheel, WheelLogs
 
@@ -98,6 +102,48 @@ def test_regret_is_in_percent_of_what_chance_pays(monkeypatch: pytest.MonkeyPatc
             lost.append(max(means) - means[step % 5 if step < 10 else 4])
         assert max(lost) > 48
         assert float(found[row, member]) == pytest.approx(100 * np.mean(lost) / chance, rel=1e-5)
+
+
+def test_lives_of_networks_trained_by_another_run(tmp_path: Path) -> None:
+    """Those of their own run are lived again; with others beside them, and broken off, too."""
+    rows = ("neural-linear", "cml-modulatory")
+    wheels = [*TINY, "conditions=[0.9, 0.99]"]
+    reproduce(make_plan("cml-table5", "small", wheels, rows), tmp_path / "trained")
+
+    def lived(name: str, *settings: str, broken: str = "") -> dict[str, Tensor]:
+        plan = make_plan("cml-table5", "small", [*wheels, *settings], rows, tmp_path / "trained")
+        run, phases = tmp_path / name, list[str]()
+
+        def note(event: Mapping[str, Any]) -> None:
+            if event["event"] == "update":
+                phases.append(event["phase"])
+                if phases[-1] == broken and phases.count(broken) == 2:
+                    raise KeyboardInterrupt  # before the second block is kept
+
+        if broken:
+            with pytest.raises(KeyboardInterrupt):
+                reproduce(plan, run, [note])
+        reproduce(plan, run, [note])
+        assert {p: phases.count(p) - (p == broken) for p in phases} == blocks
+        files = sorted((run / "jobs").iterdir())
+        return {f.stem: load_file(f)["measured.error"] for f in files}
+
+    blocks = {f"{row}-{d}": n for row, n in zip(rows, (4, 2), strict=True) for d in (0.9, 0.99)}
+    found = {f.stem: load_file(f) for f in (tmp_path / "trained" / "jobs").iterdir()}
+    again = lived("again")
+    broken = [lived(job, broken=job) for job in ("cml-modulatory-0.9", "neural-linear-0.99")]
+    more = lived("more", "lifetimes=3")
+    for name, tensors in found.items():
+        assert torch.equal(again[name], tensors["measured.error"])
+        assert all(torch.equal(each[name], tensors["measured.error"]) for each in broken)
+        assert more[name].shape == (2, 3)
+        torch.testing.assert_close(more[name][:, :2], tensors["measured.error"])
+    for asked in ("[0.5]", "[0.5, 0.9]"):
+        plan = make_plan(
+            "cml-table5", "small", [*TINY, f"conditions={asked}"], rows, tmp_path / "trained"
+        )
+        with pytest.raises(ConfigError, match=r"but not cml-modulatory-0\.5, .*; choose among"):
+            reproduce(plan, tmp_path / "other")
 
 
 def test_neural_linear_regresses_on_the_last_hidden_layer() -> None:

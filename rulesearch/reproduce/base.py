@@ -92,7 +92,8 @@ class Job:
         Where in the table its error stands.
     updates : int
     begin : callable
-        Makes the training at its start, from what the jobs in `needs` have trained.
+        Makes the training at its start, from what the jobs in `needs` have trained, and this one
+        itself in another run.
     measure : callable
         On tasks that the training never met.
     needs : tuple of str
@@ -100,6 +101,9 @@ class Job:
     lengths : tuple of (int, int)
         Updates, and the steps of their lifetimes, in turn, where they are not all alike: from
         them the time left is told.
+    untrained : int
+        Last updates that train nothing, as those of a life after training: what another run has
+        trained goes through them too, and `begin` has to see to it that it begins there.
     """
 
     row: str
@@ -109,6 +113,7 @@ class Job:
     measure: Callable[[Training], Measured]
     needs: tuple[str, ...] = ()
     lengths: tuple[tuple[int, int], ...] = ()
+    untrained: int = 0
 
     @property
     def name(self) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rulesearch.named import copied, detached
 from rulesearch.outer.bandit import (
@@ -32,11 +33,11 @@ ONLINE = 3  # a stream of random numbers, next to those of outer.seeds
 
 
 def _training(
-    method: Method, settings: WheelSettings, source: str | None, trained: Trained
+    method: Method, settings: WheelSettings, known: Mapping[str, Tensor] | None
 ) -> BilevelTraining[Any]:
     model = MetaParameters(method.theta(settings))
-    if source is not None:
-        model.load_state_dict(dict(trained[source]))
+    if known is not None:
+        model.load_state_dict(dict(known))
     seeds, tasks = settings.seeds, settings.tasks
     logs = WheelLogs(settings.learnt + settings.judged).sample(
         generators(settings.seed, 0, TASK, members(seeds, tasks))
@@ -145,13 +146,18 @@ class _Row:
     updates: int
     settings: WheelSettings
 
-    def begin(self, delta: float, source: str | None, trained: Trained) -> Training:
-        """Meta-train, or take what `source` has trained; then live."""
+    def begin(self, delta: float, updates: int, first: str, trained: Trained) -> Training:
+        """Meta-train, or take what the row's first job has trained, here or elsewhere; then live.
+
+        That job itself, if it was trained elsewhere, begins with its life.
+        """
+        known = trained.get(first)
         return TrainedLife(
-            _training(self.method, self.settings, source, trained),
-            0 if source else self.updates,
+            _training(self.method, self.settings, known),
+            updates,
             partial(self.life, delta),
             uniform_regret(delta) / 100,
+            0 if known is None else updates,
         )
 
     def life(self, delta: float, training: BilevelTraining[Any]) -> Life:
@@ -183,16 +189,18 @@ def _jobs(settings: WheelSettings) -> Sequence[Job]:
 
     def jobs(key: str, row: _Row) -> list[Job]:
         first = f"{key}-{wanted[0]}"
+        trained = {condition: 0 if k else row.updates for k, condition in enumerate(wanted)}
         return [
             Job(
                 key,
                 condition,
-                (0 if k else row.updates) + row.blocks,
-                partial(row.begin, float(condition), first if k else None),
+                updates + row.blocks,
+                partial(row.begin, float(condition), updates, first),
                 partial(row.measure, float(condition)),
-                needs=(first,) if k else (),
+                needs=() if condition == wanted[0] else (first,),
+                untrained=row.blocks,
             )
-            for k, condition in enumerate(wanted)
+            for condition, updates in trained.items()
         ]
 
     baseline = replace(METHODS["maml"], every=20, steps=50)
@@ -235,6 +243,7 @@ CML_TABLE5 = Reproduction(
         "full": {"updates": 800, "seeds": 50},
     },
     jobs=_jobs,
+    trained_by="cml-table5",
     notes=(
         "Regret over a life relative to what choosing at random costs on average. The paper's "
         "lives are of 80,000 choices: shorter ones pay more for finding out.",

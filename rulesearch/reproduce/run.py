@@ -149,28 +149,28 @@ class _Run:
         return self.folder.path / "jobs" / f"{name}.safetensors"
 
     def _done(self, job: Job) -> int:
-        if job.name in self.given:
-            return job.updates
         reached = self.checkpoint
-        return reached.update if reached is not None and reached.phase == job.name else 0
+        if reached is not None and reached.phase == job.name:
+            return reached.update
+        return job.updates - job.untrained if job.name in self.given else 0
 
     def _run_job(self, job: Job, file: Path) -> None:
         started, self.rejected, self.residual = time.perf_counter(), 0, {}
         self.untaught = NOT_YET
         needed = {name: self.finished[name].model for name in job.needs}
-        training = job.begin(needed)
-        if job.name in self.given:
+        training = job.begin(needed | {k: v for k, v in self.given.items() if k == job.name})
+        reached = self.checkpoint
+        if reached is not None and reached.phase == job.name:
+            tensors = dict(reached.tensors)
+            started -= float(tensors.pop(SECONDS))
+            self.rejected = int(tensors.pop(REJECTED, 0))
+            self.untaught = tensors.pop(UNTAUGHT, ~NOT_YET)  # left out where there is none
+            kinds = [key for key in tensors if key.startswith(RESIDUAL)]
+            self.residual = {key.removeprefix(RESIDUAL): tensors.pop(key) for key in kinds}
+            training.load(tensors, reached.update)
+        elif job.name in self.given:
             training.model.load_state_dict(dict(self.given[job.name]))
-        else:
-            done = self._done(job)
-            if done and self.checkpoint is not None:
-                tensors = dict(self.checkpoint.tensors)
-                started -= float(tensors.pop(SECONDS))
-                self.rejected = int(tensors.pop(REJECTED, 0))
-                self.untaught = tensors.pop(UNTAUGHT, ~NOT_YET)  # left out where there is none
-                kinds = [key for key in tensors if key.startswith(RESIDUAL)]
-                self.residual = {key.removeprefix(RESIDUAL): tensors.pop(key) for key in kinds}
-                training.load(tensors, done)
+        if job.untrained or job.name not in self.given:
             self._train(job, training, started)
         self._tell({"event": "measuring", "job": job.name})
         measured = job.measure(training)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from rulesearch.errors import ConfigError
+from rulesearch.reproduce.base import Job
 from rulesearch.reproduce.outcome import read_finished
 from rulesearch.reproduce.plan import Plan, is_reproduction, load_plan
 
 __all__ = ["trained_elsewhere"]
 
 # Settings that a network does not depend on, but for rounding.
-AFTERWARDS = {"lifetimes", "checkpoint_every", "conditions", "device"}
+AFTERWARDS = {"lifetimes", "horizon", "checkpoint_every", "conditions", "device"}
 
 
 def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
@@ -48,6 +49,8 @@ def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
     jobs = other.jobs() if alike else other.reproduction.jobs(other.settings)
     names = {job.name for job in jobs}
     taken = [job.name for job in plan.jobs() if job.name in names]
+    if alike:
+        _check_conditions(plan, jobs, run)
     files = {name: run / "jobs" / f"{name}.safetensors" for name in taken}
     missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
@@ -56,6 +59,20 @@ def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
             ", or choose among its rows with --rows"
         )
     return {name: read_finished(file).model for name, file in files.items()}
+
+
+def _check_conditions(plan: Plan, jobs: Sequence[Job], run: Path) -> None:
+    """Refuse a run of the same rows of which nothing could be taken, or half of what is needed."""
+    names, rows, asked = {job.name for job in jobs}, {job.row for job in jobs}, plan.jobs()
+    taken = {job.name for job in asked if job.name in names}
+    lacking = {need for job in asked if job.name in taken for need in job.needs} - taken
+    if not taken and all(job.row in rows for job in asked):
+        lacking = {job.name for job in asked}
+    if lacking:
+        raise ConfigError(
+            f"{run} has {', '.join(sorted(names))}, but not {', '.join(sorted(lacking))}; choose "
+            "among its conditions with --set 'conditions=[...]', or leave out --trained"
+        )
 
 
 def _check_settings(plan: Plan, other: Plan, run: Path) -> None:
