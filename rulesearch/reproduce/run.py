@@ -148,9 +148,12 @@ class _Run:
     def _file(self, name: str) -> Path:
         return self.folder.path / "jobs" / f"{name}.safetensors"
 
-    def _done(self, job: Job) -> int:
+    def _reached(self, job: Job) -> Checkpoint | None:
         reached = self.checkpoint
-        if reached is not None and reached.phase == job.name:
+        return reached if reached is not None and reached.phase == job.name else None
+
+    def _done(self, job: Job) -> int:
+        if (reached := self._reached(job)) is not None:
             return reached.update
         return job.updates - job.untrained if job.name in self.given else 0
 
@@ -159,8 +162,7 @@ class _Run:
         self.untaught = NOT_YET
         needed = {name: self.finished[name].model for name in job.needs}
         training = job.begin(needed | {k: v for k, v in self.given.items() if k == job.name})
-        reached = self.checkpoint
-        if reached is not None and reached.phase == job.name:
+        if (reached := self._reached(job)) is not None:
             tensors = dict(reached.tensors)
             started -= float(tensors.pop(SECONDS))
             self.rejected = int(tensors.pop(REJECTED, 0))
