@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,21 @@ def test_an_update_descends_the_mean_of_a_seeds_problems() -> None:
         torch.testing.assert_close(
             moved.detach(), theta[name] - 1e-4 * mean.sign(), rtol=0, atol=1e-8
         )
+
+
+def test_eps_root_is_inside_of_adams_root() -> None:
+    trained, root = replace(training(), eps_root=1e-4), 1e-4
+    theta = {k: v.detach().clone() for k, v in trained.model.theta().items()}
+    each = {k: v.repeat_interleave(3, 0) for k, v in theta.items()}
+    gradient = trained.meta_gradient(trained.problems(0), each).gradient
+    trained.update()
+    for name, moved in trained.model.theta().items():
+        g = gradient[name].reshape(2, 3, -1).mean(1)
+        wanted = theta[name] - 0.05 * g / ((g**2 + root).sqrt() + 1e-8)
+        lowest = 0.0 if name.startswith("lambda") else -torch.inf
+        torch.testing.assert_close(moved.detach(), wanted.clamp(min=lowest))
+    with pytest.raises(ConfigError, match="eps_root must be a number not below zero"):
+        replace(trained, eps_root=-1.0)
 
 
 def test_another_number_of_problems_than_of_seeds_and_episodes_is_refused() -> None:

@@ -28,8 +28,8 @@ def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
     Raises
     ------
     ConfigError
-        If the other run is of another reproduction or was trained with other settings, or has not
-        trained one of the networks.
+        If the other run is of another reproduction or was trained with other settings, has not
+        trained one of the networks, or has the same rows under other conditions only.
     RunError
         If it cannot be read.
     """
@@ -47,10 +47,10 @@ def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
     _check_settings(plan, other, run)
     alike = other.reproduction.name == plan.reproduction.name
     jobs = other.jobs() if alike else other.reproduction.jobs(other.settings)
-    names = {job.name for job in jobs}
-    taken = [job.name for job in plan.jobs() if job.name in names]
+    names, asked = {job.name for job in jobs}, plan.jobs()
+    taken = [job.name for job in asked if job.name in names]
     if alike:
-        _check_conditions(plan, jobs, run)
+        _check_conditions(asked, jobs, run)
     files = {name: run / "jobs" / f"{name}.safetensors" for name in taken}
     missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
@@ -61,9 +61,9 @@ def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
     return {name: read_finished(file).model for name, file in files.items()}
 
 
-def _check_conditions(plan: Plan, jobs: Sequence[Job], run: Path) -> None:
+def _check_conditions(asked: Sequence[Job], jobs: Sequence[Job], run: Path) -> None:
     """Refuse a run of the same rows of which nothing could be taken, or half of what is needed."""
-    names, rows, asked = {job.name for job in jobs}, {job.row for job in jobs}, plan.jobs()
+    names, rows = {job.name for job in jobs}, {job.row for job in jobs}
     taken = {job.name for job in asked if job.name in names}
     lacking = {need for job in asked if job.name in taken for need in job.needs} - taken
     if not taken and all(job.row in rows for job in asked):
