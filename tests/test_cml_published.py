@@ -97,3 +97,19 @@ def test_conditions_that_were_not_run_have_no_column() -> None:
         "mean squared error", "tested as trained: paper", "tested as trained: ours", "minutes",
     ]  # fmt: skip
     assert cells(table, "BPTL + BPTT")[1:] == ["0.41 (0.1)", "3", "1.0"]
+
+
+@pytest.mark.parametrize(
+    ("means", "cell"),
+    [
+        ((60.0, 84.0), "72 (10)"),
+        ((1234.0, 1234.0), "1230 (0)"),
+        ((9.996, 9.996), "10 (0)"),
+        ((2e-4, 3.2e-4), "0.00026 (6e-5)"),
+        ((3.0e6, 5.0e6), "4e6 (1e6)"),
+    ],
+)
+def test_figures_have_three_digits_and_errors_one(means: tuple[float, float], cell: str) -> None:
+    done = Finished({}, {"error": torch.tensor(means, dtype=torch.float64)[:, None]}, 60.0, 0, {})
+    content = Outcome(make_plan("cml-table4", "small"), {"bptl-bptt-own": done}).content
+    assert cells(markdown(content), "BPTL + BPTT")[2] == cell

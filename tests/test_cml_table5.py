@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rulesearch.errors import ConfigError
 from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.outer.bandit import GreedyAgent
 from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
+from rulesearch.report.bandit_figures import regret_curves
 from rulesearch.reproduce import make_plan, reproduce
 from rulesearch.reproduce.base import Job
 from rulesearch.tasks.wheel import Wheel, WheelLogs
@@ -26,6 +28,7 @@ TINY = (
     "updates=4", "seeds=2", "episodes=1", "lifetimes=2", "hidden=8", "tasks=3", "learnt=20",
     "judged=6", "horizon=60", "batch=16", "shorter=50",
 )  # fmt: skip
+KEYS = {"NeuralLinear": "neural-linear", "CML (modulatory)": "cml-modulatory"}
 PAIRS = [(row, k) for row in range(2) for k in range(2)]
 
 
@@ -89,7 +92,8 @@ def test_regret_is_in_percent_of_what_chance_pays(monkeypatch: pytest.MonkeyPatc
     life = named["maml-0.9"].begin({"maml-0.5": first})
     for _ in range(named["maml-0.9"].updates):
         life.update()
-    found = named["maml-0.9"].measure(life)["error"]
+    measured = named["maml-0.9"].measure(life)
+    found, regret = measured["error"], measured["regret"]
     wheel = Wheel(torch.full((4,), delta))
     context = wheel.contexts(generators(0, 0, TEST, PAIRS, 2), 60).numpy()
     chance = delta**2 * 0.8 * 0.2 + (1 - delta**2) * (0.2 * 48.8 + 0.6 * 49)
@@ -102,6 +106,29 @@ def test_regret_is_in_percent_of_what_chance_pays(monkeypatch: pytest.MonkeyPatc
             lost.append(max(means) - means[step % 5 if step < 10 else 4])
         assert max(lost) > 48
         assert float(found[row, member]) == pytest.approx(100 * np.mean(lost) / chance, rel=1e-5)
+        so_far = 100 * np.cumsum(lost)[9:] / 60 / chance  # from two rounds of all arms on
+        np.testing.assert_allclose(regret[row, member], so_far, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wheels", [1, 3])
+def test_a_panel_for_each_wheel(wheels: int) -> None:
+    """A network's line is the mean of seeds, in one colour throughout, whoever stands beside it."""
+    g, choices = np.random.default_rng(0), np.arange(10.0, 15)
+    data = {f"delta {k}": {"MAML": g.random((2, 5)).cumsum(1)} for k in range(wheels)}
+    data["delta 0"] = {"NeuralLinear": np.ones((2, 5)), **data["delta 0"]}
+    axes = [ax for part in regret_curves(choices, data).subfigs for ax in part.axes]
+    assert [ax.get_title("left") for ax in axes] == list(data)
+    colours = set()
+    for ax, networks in zip(axes, data.values(), strict=True):
+        assert len(ax.texts) == len(networks)
+        seeds, mean = ax.lines[3 * len(networks) - 3 :][:2], ax.lines[3 * len(networks) - 1]
+        for line, values in zip(
+            (*seeds, mean), (*networks["MAML"], networks["MAML"].mean(0)), strict=True
+        ):
+            np.testing.assert_array_equal(line.get_xdata(), choices)
+            np.testing.assert_allclose(line.get_ydata(), values)
+            colours.add(line.get_color())
+    assert len(colours) == 1
 
 
 def test_lives_of_networks_trained_by_another_run(tmp_path: Path) -> None:
@@ -131,6 +158,17 @@ def test_lives_of_networks_trained_by_another_run(tmp_path: Path) -> None:
     blocks = {f"{row}-{d}": n for row, n in zip(rows, (4, 2), strict=True) for d in (0.9, 0.99)}
     found = {f.stem: load_file(f) for f in (tmp_path / "trained" / "jobs").iterdir()}
     again = lived("again")
+    drawn = json.loads((tmp_path / "again" / "figures" / "numbers.json").read_text())
+    choices = [*range(10, 61)]
+    assert drawn["choices"] == choices
+    for delta, row in (
+        (d, r) for d in ("0.9", "0.99") for r in ("NeuralLinear", "CML (modulatory)")
+    ):
+        job = found[f"{KEYS[row]}-{delta}"]
+        regret, lives = (drawn[what][f"delta {delta}"][row] for what in ("regret", "lives"))
+        np.testing.assert_allclose(regret, job["measured.regret"].mean(1), rtol=1e-5)
+        np.testing.assert_allclose(lives, job["measured.error"], rtol=1e-5)
+        assert np.shape(regret) == (2, len(choices))
     broken = [lived(job, broken=job) for job in ("cml-modulatory-0.9", "neural-linear-0.99")]
     more = lived("more", "lifetimes=3")
     for name, tensors in found.items():

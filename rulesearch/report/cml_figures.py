@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,11 +12,10 @@ from matplotlib.figure import Figure
 
 from rulesearch.analysis import Floats
 from rulesearch.outer.bilevel import error_bound
-from rulesearch.report.style import STYLE, label_ends, layer_colours, panels
+from rulesearch.report.style import STYLE, label_ends, layer_colours, panels, seeds_and_mean
 
 __all__ = ["Nudging", "figure1"]
 
-FAINT: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
 HEIGHT = 2.7  # inches
 DASHED = (0, (4, 2))
 
@@ -83,7 +81,9 @@ def _error(data: Nudging, ax: Axes) -> None:
         bound = [data.constant * error_bound(delta, float(beta)) for beta in fine]
         ax.plot(fine, bound, color=colour, linewidth=0.8, linestyle=DASHED, zorder=1)
         text = rf"$\delta = {_power(delta)}$"
-        ends.append((_line(ax, data.betas, rows, colour), text, colour))
+        ends.append(
+            (seeds_and_mean(ax, data.betas, rows, colour, marker="o", size=2.8), text, colour)
+        )
     _strengths(data.betas, ax)
     label_ends(ax, ends)
 
@@ -94,7 +94,13 @@ def _loss(data: Nudging, ax: Axes) -> None:
     ax.set_ylabel("validation loss")
     ends = []
     for (steps, rows), colour in zip(data.loss.items(), _colours(data.loss), strict=True):
-        ends.append((_line(ax, data.betas, rows, colour), f"{steps} steps", colour))
+        ends.append(
+            (
+                seeds_and_mean(ax, data.betas, rows, colour, marker="o", size=2.8),
+                f"{steps} steps",
+                colour,
+            )
+        )
         if steps in data.without:
             ax.axhline(data.without[steps], color=colour, linewidth=0.8, linestyle=DASHED, zorder=1)
     _strengths(data.betas, ax)
@@ -107,15 +113,6 @@ def _strengths(betas: Floats, ax: Axes) -> None:
     """From the weakest to the strongest, where there are several."""
     if len(betas) > 1:
         ax.set_xlim(betas[0], betas[-1])
-
-
-def _line(ax: Axes, betas: Floats, rows: Floats, colour: str) -> float:
-    """Draw the mean of the seeds over each of them, faint, and return its last value."""
-    if len(rows) > 1:
-        ax.plot(betas, rows.T, color=colour, **FAINT)
-    mean = np.ma.masked_invalid(rows).mean(0).filled(np.nan)
-    ax.plot(betas, mean, color=colour, linewidth=1.3, marker="o", markersize=2.8, zorder=2)
-    return float(mean[-1])
 
 
 def _colours(steps: Mapping[int, Floats]) -> list[str]:

@@ -9,11 +9,20 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rulesearch.analysis import Floats
-from rulesearch.report.style import GREY, LINES, STYLE, WIDTH, label_ends, layer_colours
+from rulesearch.report.style import (
+    GREY,
+    LINES,
+    STYLE,
+    WIDTH,
+    label_ends,
+    layer_colours,
+    parts,
+    seeds_and_mean,
+)
 
 __all__ = ["Anatomy", "InnerCurves", "figure2", "image_curves", "learning_curves", "longer_lives"]
 
@@ -33,7 +42,6 @@ IMAGE_LINES: Mapping[str, tuple[str, str]] = {
     "Gradient (2), random, first order": (LINES[4], "dashed"),
     "Original OML (2)": (LINES[2], "solid"),
 }
-FAINT: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
 ROW, TALL = 2.15, 2.8  # inches
 
 
@@ -94,8 +102,8 @@ def figure2(data: Anatomy) -> Figure:
     rows = [[(draw, count) for draw, count, known in row if known] for row in plates]
     rows = [row for row in rows if row]
     figure = Figure(figsize=(WIDTH, ROW * len(rows)), layout="constrained")
-    for row, part in zip(rows, _split(figure, len(rows)), strict=True):
-        for (draw, count), place in zip(row, _split(part, 1, len(row)), strict=True):
+    for row, part in zip(rows, parts(figure, len(rows)), strict=True):
+        for (draw, count), place in zip(row, parts(part, 1, len(row)), strict=True):
             draw(data, place.subplots(1, count, sharey=True, squeeze=False)[0])
     return figure
 
@@ -104,15 +112,15 @@ def figure2(data: Anatomy) -> Figure:
 def learning_curves(data: Mapping[str, InnerCurves]) -> Figure:
     """Draw how errors fall within a lifetime, a row a condition."""
     figure = Figure(figsize=(WIDTH, ROW * len(data)), layout="constrained")
-    for part, (condition, curves) in zip(_split(figure, len(data)), data.items(), strict=True):
+    for part, (condition, curves) in zip(parts(figure, len(data)), data.items(), strict=True):
         online, query = part.subplots(1, 2, sharey=True)
         steps = next(iter(curves.online.values())).shape[-1]
         for title, rows in curves.online.items():
-            _line(online, np.arange(steps), rows, COLOURS[title], width=0.9)
+            seeds_and_mean(online, np.arange(steps), rows, COLOURS[title], width=0.9)
         ends = []
         for title, rows in curves.query.items():
             x = np.linspace(0, steps, rows.shape[-1])
-            ends.append((_line(query, x, rows, COLOURS[title]), title, COLOURS[title]))
+            ends.append((seeds_and_mean(query, x, rows, COLOURS[title]), title, COLOURS[title]))
         _logarithmic(online, [*curves.online.values(), *curves.query.values()])
         for ax in (online, query):
             ax.set_xlim(0, steps)
@@ -135,13 +143,13 @@ def image_curves(data: Mapping[str, Mapping[str, Floats]]) -> Figure:
     """
     plates = [list(data.items())[i : i + 2] for i in range(0, len(data), 2)]
     figure = Figure(figsize=(WIDTH, TALL * len(plates)), layout="constrained")
-    for plate, part in zip(plates, _split(figure, len(plates)), strict=True):
+    for plate, part in zip(plates, parts(figure, len(plates)), strict=True):
         axes = part.subplots(1, len(plate), sharey=True, squeeze=False)[0]
         for (title, networks), ax in zip(plate, axes, strict=True):
             ends = []
             for name, rows in networks.items():
                 x, (colour, style) = np.arange(rows.shape[-1]), IMAGE_LINES[name]
-                ends.append((_line(ax, x, rows, colour, style=style), name, colour))
+                ends.append((seeds_and_mean(ax, x, rows, colour, style=style), name, colour))
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             ax.set(xlim=(0, x[-1]), xlabel="images learnt")
             ax.set_title(title)
@@ -167,7 +175,7 @@ def longer_lives(times: Sequence[int], lives: Mapping[str, Mapping[str, Floats]]
     rows = -(-len(lives) // columns)
     figure = Figure(figsize=(WIDTH, ROW * rows), layout="constrained")
     drawn = [errors for networks in lives.values() for errors in networks.values()]
-    for part, (title, networks) in zip(_split(figure, rows, columns), lives.items(), strict=False):
+    for part, (title, networks) in zip(parts(figure, rows, columns), lives.items(), strict=False):
         ax = part.subplots()
         ax.set_xscale("log")
         _logarithmic(ax, drawn)
@@ -176,7 +184,7 @@ def longer_lives(times: Sequence[int], lives: Mapping[str, Mapping[str, Floats]]
             known, colour = int(np.isfinite(errors).all(0).cumprod().sum()), COLOURS[name]
             if not known:
                 continue
-            end = _line(ax, times[:known], errors[:, :known], colour, marker="o")
+            end = seeds_and_mean(ax, times[:known], errors[:, :known], colour, marker="o")
             if known < len(times):
                 away, end = [end, top], top / 4  # its label below the title
                 ax.plot(times[known - 1 : known + 1], away, color=colour, lw=0.9, ls=(0, (1, 2)))
@@ -190,11 +198,6 @@ def longer_lives(times: Sequence[int], lives: Mapping[str, Mapping[str, Floats]]
     return figure
 
 
-def _split(figure: FigureBase, rows: int, columns: int = 1) -> list[SubFigure]:
-    """Parts whose panels are laid out each part by itself."""
-    return list(np.ravel(figure.subfigures(rows, columns, squeeze=False)))
-
-
 def _readout(data: Anatomy, axes: Sequence[Axes]) -> None:
     (ax,) = axes
     _letter(ax, "A", "error after learning, and of features at birth")
@@ -205,7 +208,7 @@ def _readout(data: Anatomy, axes: Sequence[Axes]) -> None:
     ):
         x = np.array(sorted(errors))
         rows = np.stack([errors[layers] for layers in x], axis=1)
-        ends.append((_line(ax, x, rows, colour, marker="o"), text, colour))
+        ends.append((seeds_and_mean(ax, x, rows, colour, marker="o"), text, colour))
     _logarithmic(ax, [*data.usual.values(), *data.frozen.values()])
     ax.set(xlim=(x[0] - 0.2, x[-1] + 0.07), xticks=x, xlabel="plastic layers")
     ax.set_ylabel("mean squared error")
@@ -218,7 +221,7 @@ def _interference(data: Anatomy, axes: Sequence[Axes]) -> None:
     ends = []
     for title, rows in data.interference.items():
         x = np.arange(2, rows.shape[-1] + 2)
-        ends.append((_line(ax, x, rows, COLOURS[title]), title, COLOURS[title]))
+        ends.append((seeds_and_mean(ax, x, rows, COLOURS[title]), title, COLOURS[title]))
     _logarithmic(ax, list(data.interference.values()))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlim((x[0], x[-1]) if len(x) > 1 else (1, 3))
@@ -233,7 +236,9 @@ def _alignment(data: Anatomy, axes: Sequence[Axes]) -> None:
     steps = values.shape[1]
     ends = []
     for k, (layer, colour) in enumerate(zip(data.layers, colours, strict=True)):
-        ends.append((_line(ax, np.arange(steps), values[..., k], colour, 0.9), layer, colour))
+        ends.append(
+            (seeds_and_mean(ax, np.arange(steps), values[..., k], colour, width=0.9), layer, colour)
+        )
     ax.axhline(0, color="black", linewidth=0.4, zorder=0)
     functions = data.interference[title].shape[-1] + 1
     for sine in range(1, functions):
@@ -248,7 +253,7 @@ def _magnitude(data: Anatomy, axes: Sequence[Axes]) -> None:
         ends = []
         for title, values in data.magnitude.items():
             x, colour = np.arange(values.shape[1]), COLOURS[title]
-            ends.append((_line(ax, x, values[..., k], colour, 0.9), title, colour))
+            ends.append((seeds_and_mean(ax, x, values[..., k], colour, width=0.9), title, colour))
         ax.set_title(layer)
         ax.set(xlim=(0, x[-1]), xlabel="step")
     _letter(axes[0], "D", f"size of updates, iid: {data.layers[0]}")
@@ -259,25 +264,6 @@ def _magnitude(data: Anatomy, axes: Sequence[Axes]) -> None:
 
 def _letter(ax: Axes, letter: str, title: str) -> None:
     ax.set_title(rf"$\mathbf{{{letter}}}$  {title}")
-
-
-def _line(
-    ax: Axes,
-    x: Any,
-    rows: Floats,
-    colour: str,
-    width: float = 1.3,
-    marker: str = "",
-    style: str = "solid",
-) -> float:
-    """Draw the mean of the seeds over each of them, faint, and return its last value."""
-    if len(x) == 1:
-        marker = "o"  # one point makes no line
-    if len(rows) > 1:
-        ax.plot(x, rows.T, color=colour, marker=marker, markersize=2, ls=style, **FAINT)
-    mean = np.ma.masked_invalid(rows).mean(0).filled(np.nan)
-    ax.plot(x, mean, color=colour, lw=width, ls=style, marker=marker, markersize=4, zorder=2)
-    return float(mean[-1])
 
 
 def _logarithmic(ax: Axes, drawn: Sequence[Floats]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase, SubFigure
 
 from rulesearch.analysis import Floats
 
@@ -24,6 +24,8 @@ __all__ = [
     "label_ends",
     "layer_colours",
     "panels",
+    "parts",
+    "seeds_and_mean",
 ]
 
 WIDTH = 7.1  # inches: two columns of a journal page
@@ -62,6 +64,7 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
 }
 LABEL_SIZE = 8.5
+FAINT: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
 
 End = tuple[float, str, str]
 
@@ -74,6 +77,35 @@ def panels(
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, count, sharey=share_y, squeeze=False)[0]
     return figure, list(axes)
+
+
+def parts(figure: FigureBase, rows: int, columns: int = 1) -> list[SubFigure]:
+    """Return parts whose panels are laid out each part by itself, row by row."""
+    return list(np.ravel(figure.subfigures(rows, columns, squeeze=False)))
+
+
+def seeds_and_mean(
+    ax: Axes,
+    x: Any,
+    rows: Floats,
+    colour: str,
+    *,
+    width: float = 1.3,
+    marker: str = "",
+    size: float = 4,
+    style: str = "solid",
+) -> float:
+    """Draw the mean of the seeds, ``(seeds, x)``, over each of them, faint; return its last value.
+
+    A faint line's markers are half as large; what is not finite is left out of the mean.
+    """
+    if len(x) == 1:
+        marker = "o"  # one point makes no line
+    if len(rows) > 1:
+        ax.plot(x, rows.T, color=colour, marker=marker, markersize=size / 2, ls=style, **FAINT)
+    mean = np.ma.masked_invalid(rows).mean(0).filled(np.nan)
+    ax.plot(x, mean, color=colour, lw=width, ls=style, marker=marker, markersize=size, zorder=2)
+    return float(mean[-1])
 
 
 def layer_colours(count: int) -> list[str]:

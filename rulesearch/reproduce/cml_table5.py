@@ -6,11 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rulesearch.analysis import Floats
 from rulesearch.named import copied, detached
 from rulesearch.outer.bandit import (
     Agent,
@@ -22,14 +25,22 @@ from rulesearch.outer.bandit import (
 )
 from rulesearch.outer.bilevel import Bilevel, BilevelTraining, MetaParameters
 from rulesearch.outer.seeds import TASK, TEST, generators, members
+from rulesearch.report.bandit_figures import regret_curves
 from rulesearch.reproduce.base import Job, Measured, Published, Reproduction, Row, Trained, Training
 from rulesearch.reproduce.cml_wheel import CONDITIONS, METHODS, Method, Source, WheelSettings
-from rulesearch.tasks.wheel import Experience, Wheel, WheelLogs, uniform_regret
+from rulesearch.reproduce.figures import seed_means, write_figures
+from rulesearch.tasks.wheel import ARMS, Experience, Wheel, WheelLogs, uniform_regret
 
 __all__ = ["CML_TABLE5", "WheelSettings"]
 
 DELTAS = tuple(map(float, CONDITIONS))
 ONLINE = 3  # a stream of random numbers, next to those of outer.seeds
+POINTS = 200  # of a figure's line, or fewer
+
+
+def _moments(horizon: int) -> Floats:
+    """Numbers of choices to tell regret after, from two rounds of all arms on, by logarithms."""
+    return np.unique(np.geomspace(min(2 * ARMS, horizon), horizon, POINTS).round())
 
 
 def _training(
@@ -177,10 +188,34 @@ class _Row:
         return blocks(self.settings.horizon, self.method.every)
 
     def measure(self, delta: float, training: Training) -> Measured:
-        """Regret over the life in percent of that of choosing at random, ``(seeds, lifetimes)``."""
+        """Regret in percent of what choosing at random costs over the whole life.
+
+        ``error`` is of the life, ``(seeds, lifetimes)``, and ``regret`` of what was lived at each
+        moment of it, ``(seeds, lifetimes, moments)``.
+        """
         assert isinstance(training, TrainedLife)
-        share = 100 * training.life.regret().double().mean(1) / uniform_regret(delta)
-        return {"error": share.reshape(self.settings.seeds, -1).cpu()}
+        horizon = self.settings.horizon
+        lost = training.life.regret().double().cumsum(1).cpu()
+        so_far = lost[:, torch.from_numpy(_moments(horizon)).long() - 1]
+        share = 100 * so_far / (horizon * uniform_regret(delta))
+        regret = share.unflatten(0, (self.settings.seeds, -1))
+        return {"error": regret[..., -1], "regret": regret}
+
+
+def _draw(measured: Mapping[str, Measured], run: Path, settings: WheelSettings) -> None:
+    """Write the figure and the numbers drawn, and what each lifetime lost."""
+    titles = {row.key: row.title for row in CML_TABLE5.rows}
+    curves, lives = dict[str, dict[str, Floats]](), dict[str, dict[str, Floats]]()
+    for condition, title in CML_TABLE5.conditions.items():
+        means = seed_means(measured, "regret", condition, titles)
+        if means:
+            curves[title] = {titles[row]: regret for row, regret in means.items()}
+            lives[title] = {
+                titles[row]: measured[f"{row}-{condition}"]["error"].numpy() for row in means
+            }
+    choices = _moments(settings.horizon)
+    numbers = {"choices": choices, "regret": curves, "lives": lives}
+    write_figures(run, {"regret": regret_curves(choices, curves)}, numbers)
 
 
 def _jobs(settings: WheelSettings) -> Sequence[Job]:
@@ -243,10 +278,12 @@ CML_TABLE5 = Reproduction(
         "full": {"updates": 800, "seeds": 50},
     },
     jobs=_jobs,
+    draw=_draw,
     trained_by="cml-table5",
     notes=(
         "Regret over a life relative to what choosing at random costs on average. The paper's "
-        "lives are of 80,000 choices: shorter ones pay more for finding out.",
+        "lives are of 80,000 choices: shorter ones pay more for finding out. The run's folder "
+        "figures/ has the regret so far of every seed, and that of each life.",
         "The paper quotes NeuralLinear from others; ours is run here.",
         "Where the released code draws minibatches of all logged choices in meta-training, with "
         "replacement and as many as there are, ours takes all of them once.",

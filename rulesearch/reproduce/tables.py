@@ -91,8 +91,11 @@ def _figure(figure: Mapping[str, Any] | None) -> str:
 
 
 def _short(value: float, digits: int) -> str:
-    """So many significant digits; ``6e-5`` rather than ``6e-05``."""
-    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
+    """So many significant digits; ``6e-5`` rather than ``6e-05``, and ``10``, not ``1e1``."""
+    text = f"{value:.{digits}g}"
+    if 1 <= abs(value) < 1e5:
+        text = f"{float(text):g}"
+    mantissa, _, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
