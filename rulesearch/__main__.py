@@ -15,9 +15,17 @@ from rulesearch.errors import INTERRUPTED
 
 __all__ = ["main"]
 
+# How often torch's threads (GNU OpenMP) look whether the others are done before they sleep. By
+# default it is for longer than a core is lent to a process, and runs side by side on few cores
+# wait for one another many times as long as they work.
+SPINS = {"GOMP_SPINCOUNT": "30000"}
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # by which a user may say something else
+
 
 def main() -> None:
     """Run the command line; exits with its status."""
+    if not any(name in os.environ for name in WAITING):
+        os.environ.update(SPINS)  # before torch is loaded, which reads it once
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number, handler in before.items():

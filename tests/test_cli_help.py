@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 import rulesearch as rs
 from rulesearch import cli
+from rulesearch.__main__ import WAITING
 from rulesearch.bench.suites import SUITES
 
 
@@ -35,6 +37,31 @@ def test_every_suite_is_listed() -> None:
     listed = set(re.split(r"[ ,.│]+", shown))
     assert {"main", "steps-one", "terms-dense", "flp", "cml", "compile", "all"} <= listed
     assert set(SUITES) <= listed
+
+
+@pytest.mark.parametrize(
+    ("said", "spins"),
+    [
+        ({}, "30000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None),
+    ],
+)
+def test_threads_do_not_wait_long_unless_the_user_says_so(
+    said: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch, run_main: Any
+) -> None:
+    for name in WAITING:
+        monkeypatch.setenv(name, "")  # as it is now, afterwards
+        monkeypatch.delenv(name)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    run_main("--version")
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_torch_is_not_loaded_before_its_threads_are_told() -> None:
+    code = "import sys, rulesearch.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_every_command_is_documented() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -176,12 +177,28 @@ def test_lives_of_networks_trained_by_another_run(tmp_path: Path) -> None:
         assert all(torch.equal(each[name], tensors["measured.error"]) for each in broken)
         assert more[name].shape == (2, 3)
         torch.testing.assert_close(more[name][:, :2], tensors["measured.error"])
-    for asked in ("[0.5]", "[0.5, 0.9]"):
-        plan = make_plan(
-            "cml-table5", "small", [*TINY, f"conditions={asked}"], rows, tmp_path / "trained"
-        )
-        with pytest.raises(ConfigError, match=r"but not cml-modulatory-0\.5, .*; choose among"):
-            reproduce(plan, tmp_path / "other")
+
+
+def test_networks_live_on_wheels_that_their_own_run_did_not_have(tmp_path: Path) -> None:
+    """Whichever of its jobs is finished: all have the same network."""
+    elsewhere, trained = [*TINY, "conditions=[0.5, 0.9]"], tmp_path / "trained"
+    reproduce(make_plan("cml-table5", "small", elsewhere, ["cml-modulatory"]), trained)
+    for job, asked in (("0.9", "[0.9, 0.99]"), ("0.5", "[0.95]")):
+        told, run = [*TINY, f"conditions={asked}"], tmp_path / job
+        events: list[Mapping[str, Any]] = []
+        (trained / "jobs" / f"cml-modulatory-{job}.safetensors").rename(tmp_path / "away")
+        plan = make_plan("cml-table5", "small", told, ["cml-modulatory"], trained)
+        reproduce(plan, run, [events.append])
+        (tmp_path / "away").rename(trained / "jobs" / f"cml-modulatory-{job}.safetensors")
+        reproduce(make_plan("cml-table5", "small", told, ["cml-modulatory"]), tmp_path / "own")
+        for file in (run / "jobs").iterdir():
+            own = load_file(tmp_path / "own" / "jobs" / file.name)
+            assert torch.equal(load_file(file)["measured.regret"], own["measured.regret"])
+        assert all("residual" not in event for event in events)  # nothing was meta-trained
+        rmtree(tmp_path / "own")
+    rmtree(trained / "jobs")
+    with pytest.raises(ConfigError, match=r"has not trained cml-modulatory-0\.95; finish it"):
+        reproduce(plan, tmp_path / "none")
 
 
 def test_neural_linear_regresses_on_the_last_hidden_layer() -> None:

@@ -104,6 +104,9 @@ class Job:
     untrained : int
         Last updates that train nothing, as those of a life after training: what another run has
         trained goes through them too, and `begin` has to see to it that it begins there.
+    trains : str, optional
+        Name of what it trains, where that is the same under other conditions too; by default its
+        own.
     """
 
     row: str
@@ -114,11 +117,17 @@ class Job:
     needs: tuple[str, ...] = ()
     lengths: tuple[tuple[int, int], ...] = ()
     untrained: int = 0
+    trains: str = ""
 
     @property
     def name(self) -> str:
         """As ``flp-3-iid``."""
         return f"{self.row}-{self.condition}"
+
+    @property
+    def network(self) -> str:
+        """What it trains: jobs of which this is the same can take each other's."""
+        return self.trains or self.name
 
     def again(self, condition: str, measure: Callable[[Training], Measured]) -> Job:
         """What this job, which needs no other, has trained, measured under another condition."""
@@ -136,6 +145,7 @@ class Job:
             measure=measure,
             needs=(self.name,),
             lengths=(),
+            trains=self.network,
         )
 
 

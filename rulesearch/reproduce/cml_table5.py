@@ -234,6 +234,7 @@ def _jobs(settings: WheelSettings) -> Sequence[Job]:
                 partial(row.measure, float(condition)),
                 needs=() if condition == wanted[0] else (first,),
                 untrained=row.blocks,
+                trains=key,
             )
             for condition, updates in trained.items()
         ]

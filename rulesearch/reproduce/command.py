@@ -57,4 +57,5 @@ def _print_table(content: Mapping[str, Any], runs: Sequence[Path]) -> None:
     print_outcome(content, Console(width=None if sys.stdout.isatty() else WIDE))
     print()
     for run in runs:
-        print(f"{run}: result.json, table.md, table.tex, jobs/")
+        figures = ", figures/" if (run / "figures").is_dir() else ""
+        print(f"{run}: result.json, table.md, table.tex, jobs/{figures}")

@@ -47,30 +47,33 @@ def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
     _check_settings(plan, other, run)
     alike = other.reproduction.name == plan.reproduction.name
     jobs = other.jobs() if alike else other.reproduction.jobs(other.settings)
-    names, asked = {job.name for job in jobs}, plan.jobs()
-    taken = [job.name for job in asked if job.name in names]
+    asked = plan.jobs()
     if alike:
         _check_conditions(asked, jobs, run)
-    files = {name: run / "jobs" / f"{name}.safetensors" for name in taken}
-    missing = [name for name, file in files.items() if not file.is_file()]
+    files = {job.name: run / "jobs" / f"{job.name}.safetensors" for job in jobs}
+    known = {job.network: files[job.name] for job in jobs}  # any will do that is finished
+    known |= {job.network: files[job.name] for job in jobs if files[job.name].is_file()}
+    taken = {job.name: known[job.network] for job in asked if job.network in known}
+    missing = [name for name, file in taken.items() if not file.is_file()]
     if missing:
         raise ConfigError(
             f"{run} has not trained {', '.join(missing)}; finish it with 'rulesearch resume {run}'"
             ", or choose among its rows with --rows"
         )
-    return {name: read_finished(file).model for name, file in files.items()}
+    return {name: read_finished(file).model for name, file in taken.items()}
 
 
 def _check_conditions(asked: Sequence[Job], jobs: Sequence[Job], run: Path) -> None:
     """Refuse a run of the same rows of which nothing could be taken, or half of what is needed."""
-    names, rows = {job.name for job in jobs}, {job.row for job in jobs}
-    taken = {job.name for job in asked if job.name in names}
+    networks, rows = {job.network for job in jobs}, {job.row for job in jobs}
+    taken = {job.name for job in asked if job.network in networks}
     lacking = {need for job in asked if job.name in taken for need in job.needs} - taken
     if not taken and all(job.row in rows for job in asked):
         lacking = {job.name for job in asked}
     if lacking:
+        names = sorted(job.name for job in jobs)
         raise ConfigError(
-            f"{run} has {', '.join(sorted(names))}, but not {', '.join(sorted(lacking))}; choose "
+            f"{run} has {', '.join(names)}, but not {', '.join(sorted(lacking))}; choose "
             "among its conditions with --set 'conditions=[...]', or leave out --trained"
         )
 
