@@ -212,3 +212,12 @@ def test_neural_linear_regresses_on_the_last_hidden_layer() -> None:
         w = {k: each[life] for k, each in weights.items()}
         head = {"head.W": torch.eye(8), "head.bias": torch.zeros(8)}
         torch.testing.assert_close(found[life], rewards({**w, **head}, x[life]))
+
+
+def test_one_life_of_one_seed_is_kept(tmp_path: Path) -> None:
+    """Its error is the end of its regret, and both are saved."""
+    told = [*TINY, "seeds=1", "lifetimes=1", "conditions=[0.9]"]
+    reproduce(make_plan("cml-table5", "small", told, ["cml-synaptic"]), tmp_path / "run")
+    job = load_file(tmp_path / "run" / "jobs" / "cml-synaptic-0.9.safetensors")
+    assert job["measured.error"].shape == (1, 1)
+    assert torch.equal(job["measured.error"], job["measured.regret"][..., -1])

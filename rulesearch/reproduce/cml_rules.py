@@ -31,7 +31,15 @@ from rulesearch.outer.bilevel import (
 )
 from rulesearch.outer.bilevel.networks import Examples, named_weights
 from rulesearch.outer.bilevel.plasticity import of_examples
-from rulesearch.reproduce.base import Job, Measured, Reproduction, Row, RunSettings, Training
+from rulesearch.reproduce.base import (
+    Job,
+    Measured,
+    Reproduction,
+    Row,
+    RunSettings,
+    Trained,
+    Training,
+)
 from rulesearch.reproduce.cml_settings import Rate, Strength, Tolerance, Ways
 from rulesearch.reproduce.cml_tasks import Draws, births, learnt, meta_training, on_tests, synapses
 from rulesearch.reproduce.given import RuleName, named_rule
@@ -103,18 +111,24 @@ class RuleSettings(RunSettings):
 
 
 class _Way(NamedTuple):
-    """A row: whether weights are drawn back, and the meta-parameters, learnt or as at birth."""
+    """A row: whether weights are drawn back, and the meta-parameters, learnt or as at birth.
+
+    Where there is another row whose state it takes, nothing is learnt but by that.
+    """
 
     held: bool
     trained: bool
     parts: tuple[str, ...] = ("omega",)
+    state: str = ""
 
 
 WAYS = {
     "alone": _Way(held=False, trained=False),
     "held": _Way(held=True, trained=False),
     "omega": _Way(held=True, trained=True),
+    "omega-alone": _Way(held=False, trained=False, state="omega"),
     "omega-lambda": _Way(held=True, trained=True, parts=("omega", "lambda")),
+    "omega-lambda-alone": _Way(held=False, trained=False, state="omega-lambda"),
 }
 
 
@@ -152,9 +166,12 @@ class _Model:
         return rule_problem(self.network, self.rule, born, always(learn), always(judge))
 
     def training(
-        self, family: TaskFamily, trained: object
+        self, family: TaskFamily, state: str, trained: Trained
     ) -> BilevelTraining[ComplexSynapse[RuleProblem]]:
-        """Contrast what the rule makes of a task with what it makes of it nudged either way."""
+        """Contrast what the rule makes of a task with what it makes of it nudged either way.
+
+        It begins with the state that another job has trained, if that is here.
+        """
         s = self.settings
         contrast: Contrastive[ComplexSynapse[RuleProblem]] = Contrastive(
             self.descent(s.steps),
@@ -164,7 +181,11 @@ class _Model:
             tolerance=s.tolerance,
         )
         problem = partial(self.problem, family)
-        return meta_training(s, self.theta, problem, contrast, s.meta_rate)
+        training = meta_training(s, self.theta, problem, contrast, s.meta_rate)
+        if state in trained:
+            names = training.model.state_dict()
+            training.model.load_state_dict({name: trained[state][name] for name in names})
+        return training
 
     def judge(self, family: TaskFamily, draws: Draws, theta: Named) -> Tensor:
         """Share of a new task's queries that are classified rightly; NaN where one diverged."""
@@ -232,7 +253,15 @@ def _jobs(settings: RuleSettings) -> Sequence[Job]:
         model = _Model(settings, network, rule, way.parts)
         updates = settings.updates if way.trained else 0
         met, new = (partial(model.measure, tasks[condition]) for condition in ("met", "new"))
-        job = Job(row, "met", updates, partial(model.training, train), met)
+        state = f"{way.state}-met"
+        job = Job(
+            row,
+            "met",
+            updates,
+            partial(model.training, train, state),
+            met,
+            needs=(state,) if way.state else (),
+        )
         jobs += [job, job.again("new", new)]
     return jobs
 
@@ -246,7 +275,9 @@ CML_RULES: Reproduction[Any] = Reproduction(
         Row("alone", "The rule alone"),
         Row("held", "Drawn to the weights at birth"),
         Row("omega", "Drawn to a state meta-learnt by CML"),
+        Row("omega-alone", "From that state, the rule alone"),
         Row("omega-lambda", "State and strength meta-learnt"),
+        Row("omega-lambda-alone", "From that state, the rule alone, too"),
     ),
     conditions={"met": "Classes met before", "new": "New classes"},
     settings=RuleSettings,
@@ -262,7 +293,8 @@ CML_RULES: Reproduction[Any] = Reproduction(
         "Errors go back by fixed random feedback, and no gradient of any loss is taken, neither in "
         "learning nor in meta-learning.",
         "All rows learn for as many steps from as many images; meta-learnt states are where "
-        "learning starts.",
+        "learning starts. The rule alone from such a state tells apart what it is worth to start "
+        "there and what to be drawn there.",
     ),
 )
 """Few-shot classification with and without meta-learnt consolidation."""

@@ -182,7 +182,8 @@ class _Run:
             **{f"model.{k}": v.detach() for k, v in training.model.state_dict().items()},
             **{f"measured.{k}": v for k, v in measured.items()},
         }
-        write_atomically(file, save({k: v.contiguous() for k, v in content.items()}))
+        whole = torch.contiguous_format  # and of its own: parts of one tensor are none to save
+        write_atomically(file, save({k: v.clone(memory_format=whole) for k, v in content.items()}))
 
     def _train(self, job: Job, training: Training, started: float) -> None:
         every = self.plan.settings.checkpoint_every
