@@ -9,6 +9,7 @@ from torch import Size, Tensor
 
 __all__ = [
     "Named",
+    "cloned",
     "copied",
     "detached",
     "flat",
@@ -27,6 +28,11 @@ Named = Mapping[str, Tensor]
 def detached(named: Named) -> dict[str, Tensor]:
     """The same values without a graph."""
     return {name: tensor.detach() for name, tensor in named.items()}
+
+
+def cloned(named: Named) -> dict[str, Tensor]:
+    """The same values in memory of their own, which others may change in place."""
+    return {name: tensor.clone() for name, tensor in named.items()}
 
 
 def copied(named: Named, copies: int) -> dict[str, Tensor]:

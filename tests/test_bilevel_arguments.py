@@ -188,7 +188,12 @@ BILEVEL = [
     (lambda: fast_and_slow(WEIGHTS, ("gain", "shfit")), LEARN, "shfit; did you mean 'shift'?"),
     (lambda: fast_and_slow(WEIGHTS, ()), LEARN, "nothing learns: fast is empty; give one of W, b"),
     (lambda: best_beta("x"), CONFIG, "delta must not be negative: 'x'"),
-    (lambda: error_bound(0.1, None), CONFIG, "beta must be positive and delta not negative: None"),
+    (lambda: error_bound(0.1, None), CONFIG, "beta must be positive and finite, and delta"),
+    (lambda: error_bound(0.1, math.inf), CONFIG, "and delta not negative: inf, 0.1"),
+    (lambda: exact_ridge_gradient(RIDGE, {}), LEARN,
+     "lambda.W is missing: the formula is of a ridge that is anchored"),
+    (lambda: ComplexSynapse(RIDGE, {"lambda_W": ZERO}), LEARN,
+     "fixed: 'lambda_W' is no part of a synapse; those are called omega.W"),
     *((lambda inner=inner: ComplexSynapse(inner), CONFIG,
        "inner should be a bilevel problem, as rule_problem(...), not of type")
       for inner in (None, LeastSquares, NETWORK)),

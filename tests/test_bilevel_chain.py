@@ -115,6 +115,9 @@ def test_newton_goes_to_the_minimum_and_says_where_there_is_none() -> None:
         def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
             return {"w": torch.einsum("pij,pj->pi", hessian, phi["w"]) - torch.tensor([1.0, 2.0])}
 
+        def eval_loss(self, phi: Named, theta: Named) -> torch.Tensor:
+            return phi["w"].square().sum(-1)
+
     found = Newton()(Quadratic(), {}, {"w": torch.tensor([[5.0, 6.0], [5.0, 6.0]])})  # type: ignore[arg-type]
     torch.testing.assert_close(found["w"][0], torch.tensor([0.2, 0.6]))
     assert found["w"][1].isnan().all()

@@ -27,10 +27,12 @@ def error_bound(delta: float, beta: float) -> float:
     Raises
     ------
     ConfigError
-        If beta is not positive, or delta negative.
+        If beta is not a positive number, or delta negative.
     """
-    if not (number(beta) > 0 and number(delta) >= 0):
-        raise ConfigError(f"beta must be positive and delta not negative: {beta!r}, {delta!r}")
+    if not (0 < number(beta) < math.inf and number(delta) >= 0):
+        raise ConfigError(
+            f"beta must be positive and finite, and delta not negative: {beta!r}, {delta!r}"
+        )
     return (1 + beta) / beta * delta + beta / (1 + beta)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
-from rulesearch.named import Named, detached, flat
+from rulesearch.named import Named, cloned, detached, flat
 from rulesearch.outer.bilevel.contrastive import Contrastive, check_beta
 from rulesearch.outer.bilevel.given import check_learner, check_named
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
@@ -67,7 +67,7 @@ class Chain(Generic[P]):
         states = [self.stages[0].start(theta)]
         for stage in self.stages:
             drawn = anchored(theta, states[-1])
-            states.append(learner(stage, drawn, stage.start(drawn)))
+            states.append(learner(stage, drawn, cloned(stage.start(drawn))))
         return states
 
 
@@ -133,7 +133,10 @@ class ContrastiveChain(Generic[P]):
                     total[name] = total[name] + found.gradient[name]
             pull = {name: found.gradient[OMEGA + name] for name in pull}
         begun = {OMEGA + name: value for name, value in pull.items()}
-        total = {name: begun.get(name, value) for name, value in total.items()}
+        total = {
+            name: begun.get(name, value).sum_to_size(theta[name].shape)
+            for name, value in total.items()
+        }
         return Estimate(total, loss, states[-1], settled, {LEARNING: residual})
 
 

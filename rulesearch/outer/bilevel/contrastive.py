@@ -23,9 +23,9 @@ from torch import Tensor
 
 from rulesearch.arguments import check_choice, check_kind, number
 from rulesearch.errors import ConfigError
-from rulesearch.named import Named, detached
+from rulesearch.named import Named, cloned, detached
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
-from rulesearch.outer.bilevel.given import check_given, check_learner
+from rulesearch.outer.bilevel.given import check_given, check_learner, check_names
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
 from rulesearch.outer.bilevel.residual import LEARNING, Nudge, check_tolerance, within
 
@@ -102,7 +102,7 @@ class Contrastive(Generic[P]):
         theta = detached(theta)
         start = problem.start(theta)
         watch = Settled(problem, theta, start, self.bound)
-        free = self.free(problem, theta, start)
+        free = self.free(problem, theta, cloned(start))
         loss = problem.eval_loss(free, theta)
         settled = watch(free, loss)
         nudge = Nudge(problem, theta, free, self.beta, self.free.steps, loss.shape)
@@ -111,11 +111,13 @@ class Contrastive(Generic[P]):
         for multiple, weight in SCHEMES[self.scheme].items():
             beta, phi, step = multiple * self.beta, free, self.free.steps
             if multiple or self.continued:
-                phi = self.nudged(problem, theta, free, beta, step)
+                phi = self.nudged(problem, theta, cloned(free), beta, step)
                 step += self.nudged.steps
                 settled = settled & watch(phi, beta=beta)
             residual = torch.maximum(residual, nudge.residual(phi, beta, step))
-            for name, slope in problem.partial(phi, theta, beta).items():
+            partial = problem.partial(phi, theta, beta)
+            check_names("what the problem's partial returns", partial, theta)
+            for name, slope in partial.items():
                 total[name] += weight / self.beta * slope
         settled = settled & within(residual, self.tolerance)
         return Estimate(total, loss, free, settled, {LEARNING: residual})

@@ -49,7 +49,8 @@ class Settled:
     Raises
     ------
     LearnerError
-        If problems side by side share parameters, which they would learn together.
+        If problems side by side share parameters, which they would learn together, or losses
+        are not one a problem.
     """
 
     @torch.no_grad()
@@ -59,6 +60,9 @@ class Settled:
         before = problem.eval_loss(start, theta).detach()
         self._lead = before.shape
         self._check_own()
+        check = getattr(problem, "check_losses", None)
+        if check is not None:
+            check(self.start, theta, self._lead)
         self._loss = bound * before.clamp(min=1)
         self._size = bound * self._rms(self.start).clamp(min=1)
 

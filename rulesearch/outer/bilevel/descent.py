@@ -13,6 +13,7 @@ from torch import Tensor
 from rulesearch.arguments import check_kind, check_positive, number, whole
 from rulesearch.errors import ConfigError
 from rulesearch.named import Named
+from rulesearch.outer.bilevel.given import check_names
 from rulesearch.outer.bilevel.problem import Bilevel
 
 __all__ = ["SGD", "Adam", "Descent", "Memory", "Optimiser"]
@@ -135,6 +136,7 @@ class Descent:
         for step in range(self.steps):
             with torch.set_grad_enabled(recording and step >= begin):
                 slope = problem.slope(phi, theta, beta, first + step)
+                check_names("what the problem's slope returns", slope, phi)
                 moved = {}
                 for name, value in phi.items():
                     change, memory[name] = self.optimiser.update(slope[name], memory[name], step)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind, check_positive, whole
-from rulesearch.named import Named, detached, spread
+from rulesearch.named import Named, cloned, detached, spread
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.given import check_given, check_learner
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
@@ -107,6 +107,6 @@ class Evolution(Generic[P]):
         """Learn from theta, or from the nearest that is allowed."""
         theta = allowed(theta)
         start = problem.start(theta)
-        phi = self.learner(problem, theta, start)
+        phi = self.learner(problem, theta, cloned(start))
         loss = problem.eval_loss(phi, theta)
         return _Life(loss, Settled(problem, theta, start, self.bound)(phi, loss), phi)

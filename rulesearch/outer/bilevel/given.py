@@ -10,7 +10,7 @@ from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner
 
-__all__ = ["check_given", "check_learner", "check_named", "check_sources"]
+__all__ = ["check_given", "check_learner", "check_named", "check_names", "check_sources"]
 
 
 def check_learner(name: str, learner: object) -> None:
@@ -39,6 +39,15 @@ def check_named(name: str, tensors: object) -> None:
     for key, tensor in tensors.items():
         check_kind(f"the name of a tensor in {name}", key, str, "a text", LearnerError)
         check_kind(f"{name}[{key!r}]", tensor, Tensor, "a torch tensor", LearnerError)
+
+
+def check_names(what: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other names than are wanted."""
+    if found.keys() != wanted.keys():
+        raise LearnerError(
+            f"{what} has {', '.join(found) or 'nothing'}; give one tensor for each of "
+            f"{', '.join(wanted) or 'none'}"
+        )
 
 
 def check_sources(**sources: object) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind
-from rulesearch.named import Named, detached, flat, gradient, leaves
+from rulesearch.named import Named, cloned, detached, flat, gradient, leaves
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.given import check_given, check_learner
 from rulesearch.outer.bilevel.problem import BilevelLearner, Estimate, Smooth, learning_loss
@@ -92,7 +92,7 @@ class Implicit(Generic[S]):
         learnt = learning_loss(problem)
         with torch.no_grad():
             start = problem.start(theta)
-            solution = self.learner(problem, theta, start)
+            solution = self.learner(problem, theta, cloned(start))
             settled = Settled(problem, theta, start, self.bound)(solution)
         with torch.enable_grad():
             phi, at = leaves(solution), leaves(theta)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from rulesearch.arguments import check_kind, check_takes
 from rulesearch.errors import LearnerError
-from rulesearch.named import Named, gradient_at
+from rulesearch.named import Named, gradient_at, leaves
 
 __all__ = ["Loss", "LossProblem"]
 
@@ -65,6 +65,32 @@ class LossProblem:
         born = self.born(theta)
         check_kind("what born returns", born, Mapping, "tensors by name", LearnerError)
         return born
+
+    def check_losses(self, phi: Named, theta: Named, lead: Size) -> None:
+        """Refuse losses that learning could not descend, or that are not one a problem.
+
+        Raises
+        ------
+        LearnerError
+            If what `learn` returns has another shape than what `evaluate` does, `lead`, or one of
+            them does not depend on the parameters.
+        """
+        at = leaves(phi)
+        with torch.enable_grad():
+            found = {"learn": self.learn(at, theta, 0), "evaluate": self.evaluate(at, theta, 0)}
+        for name, loss in found.items():
+            shape = _tensor(name, loss).shape
+            if shape != lead:
+                raise LearnerError(
+                    f"what {name} returns for a step has shape {tuple(shape)}, and what evaluate "
+                    f"returns for all examples {tuple(lead)}: give one loss for each problem, a "
+                    "mean over its examples alone"
+                )
+            if not loss.requires_grad:
+                raise LearnerError(
+                    f"what {name} returns does not depend on phi; compute it from phi, without "
+                    "torch.no_grad() and .detach()"
+                )
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """dL/dphi by backprop."""

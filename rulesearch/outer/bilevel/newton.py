@@ -21,8 +21,7 @@ class Newton:
 
     That is the minimum of a quadratic loss, as that of a linear readout, and what any way to
     descend it comes to in the end. Elsewhere the residual of an estimate tells what is left. The
-    slope has to be differentiable, and problems stand side by side: the matrices have
-    ``(problems, n, n)`` entries.
+    slope has to be differentiable; the matrices have ``(*lead, n, n)`` entries.
 
     Parameters
     ----------
@@ -43,21 +42,21 @@ class Newton:
         self, problem: Bilevel, theta: Named, phi: Named, beta: float = 0.0, first: int = 0
     ) -> Named:
         """Return the minimum; where the matrix is singular, what is not a number."""
-        lead = next(iter(phi.values())).shape[:1]
+        lead = problem.eval_loss(phi, theta).shape
         for step in range(self.steps):
             with torch.enable_grad():
                 at = leaves(phi)
                 slope = flat(problem.slope(at, theta, beta, first + step), lead)
-                n = slope.shape[1]
+                n = slope.shape[-1]
                 rows = torch.eye(n, dtype=slope.dtype, device=slope.device)
                 found = torch.autograd.grad(
                     slope,
                     list(at.values()),
-                    rows.unsqueeze(1).expand(n, *slope.shape),
+                    rows.reshape(n, *[1] * len(lead), n).expand(n, *slope.shape),
                     is_grads_batched=True,
                     materialize_grads=True,
                 )
-            matrix = torch.cat([part.reshape(n, *lead, -1) for part in found], -1).transpose(0, 1)
+            matrix = torch.cat([part.reshape(n, *lead, -1) for part in found], -1).movedim(0, -2)
             change, info = torch.linalg.solve_ex(matrix, slope.detach().unsqueeze(-1))
             change = change.squeeze(-1).masked_fill((info != 0).unsqueeze(-1), torch.nan)
             step_by = shaped(change, at)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from rulesearch.arguments import check_kind
@@ -118,8 +117,13 @@ class RuleProblem:
         return {name: -w for name, w in found.items()}
 
     def partial(self, phi: Named, theta: Named, beta: float) -> Named:
-        """Nothing depends on meta-parameters but through complex synapses."""
-        return {name: torch.zeros_like(t) for name, t in theta.items()}
+        """Nothing depends on meta-parameters but through complex synapses around it."""
+        if theta:
+            raise LearnerError(
+                f"theta: nothing depends on '{next(iter(theta))}'; a network that learns by a rule "
+                "has omega.W0, lambda.W0, ... of the complex synapses around it, as of rule_problem"
+            )
+        return {}
 
     def eval_loss(self, phi: Named, theta: Named) -> Tensor:
         """The network's loss on all examples that judge, ``(lifetimes,)``."""
@@ -138,7 +142,8 @@ def rule_problem(
     ----------
     rule : Rule
         Its term ``Omega - W``, if there is one, is the consolidation: the coefficient is lambda
-        of all synapses, and Omega the weights at birth, unless the meta-parameters say otherwise
+        of all synapses, and Omega that of birth, or the weights where it has none, unless the
+        meta-parameters say otherwise
         (``omega.W0``, ``lambda.W0``, ...).
     born : NetworkState
         Weights at birth.
@@ -163,6 +168,7 @@ def rule_problem(
     problem = RuleProblem(learner, born, learn, evaluate)
     fixed: dict[str, Tensor] = {}
     if anchors:
-        for name, w in problem.start({}).items():
-            fixed |= {OMEGA + name: w, LAMBDA + name: w.new_tensor(strength)}
+        states = born.Omega or born.W
+        for (name, w), omega in zip(problem.start({}).items(), states, strict=True):
+            fixed |= {OMEGA + name: omega, LAMBDA + name: w.new_tensor(strength)}
     return ComplexSynapse(problem, fixed)

@@ -126,7 +126,10 @@ def exact_ridge_gradient(problem: Ridge, theta: Named) -> Estimate:
     judged, wanted = problem.inner.moments[1]
     g = _times(judged, phi[W]) - wanted
     v = torch.linalg.solve(hessian, g.unsqueeze(-1)).squeeze(-1)
-    ((_, (omega, strength)),) = problem.anchors(phi, theta)
+    anchors = [anchor for _, anchor in problem.anchors(phi, theta)]
+    if not anchors:
+        raise LearnerError(f"{LAMBDA}{W} is missing: the formula is of a ridge that is anchored")
+    ((omega, strength),) = anchors
     away = omega - phi[W]
     known = {
         OMEGA + W: strength * v,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError, did_you_mean
@@ -23,7 +23,7 @@ from rulesearch.outer.bilevel.problem import Bilevel, learning_loss
 
 __all__ = ["LAMBDA", "LOG_LAMBDA", "OMEGA", "Anchor", "ComplexSynapse", "allowed", "check_fits"]
 
-OMEGA, LAMBDA, LOG_LAMBDA = "omega.", "lambda.", "log_lambda."
+OMEGA, LAMBDA, LOG_LAMBDA = KINDS = "omega.", "lambda.", "log_lambda."
 
 
 def allowed(theta: Named) -> dict[str, Tensor]:
@@ -63,10 +63,10 @@ class ComplexSynapse(Generic[B_co]):
     ConfigError
         If there is no problem inside.
     LearnerError
-        At the start of learning, if an anchor is of no parameter or of another shape, is all but
-        called so (``omgea.W``), or a strength is not finite or below zero. A logarithm so large
-        that its strength overflows is none of these: nothing is learnt there, and the problem is
-        rejected.
+        If a part that is not learnt is no part of a synapse; at the start of learning, if an
+        anchor is of no parameter or of another shape, is all but called so (``omgea.W``), or a
+        strength is not finite or below zero. A logarithm so large that its strength overflows is
+        none of these: nothing is learnt there, and the problem is rejected.
     """
 
     inner: B_co
@@ -75,6 +75,12 @@ class ComplexSynapse(Generic[B_co]):
     def __post_init__(self) -> None:
         check_kind("inner", self.inner, Bilevel, "a bilevel problem, as rule_problem(...)")
         check_named("fixed", self.fixed)
+        for key in self.fixed:
+            if not key.startswith(KINDS):
+                raise LearnerError(
+                    f"fixed: '{key}' is no part of a synapse; those are called omega.W, lambda.W "
+                    "or log_lambda.W, of a parameter W"
+                )
 
     def start(self, theta: Named) -> Named:
         """Omega as large as the parameter, where it is learnt; else as the task starts."""
@@ -98,8 +104,7 @@ class ComplexSynapse(Generic[B_co]):
         .. math:: \frac{\partial L}{\partial \omega} = \lambda (\omega - \phi), \quad
                   \frac{\partial L}{\partial \lambda} = \tfrac{1}{2} (\omega - \phi)^2
         """
-        own = (OMEGA, LAMBDA, LOG_LAMBDA)
-        rest = {k: v for k, v in theta.items() if not k.startswith(own)}
+        rest = {k: v for k, v in theta.items() if not k.startswith(KINDS)}
         found = dict(self.inner.partial(phi, rest, beta)) if rest else {}
         for name, (omega, strength) in self.anchors(phi, theta):
             away = omega - phi[name]
@@ -129,6 +134,12 @@ class ComplexSynapse(Generic[B_co]):
         """The task's: anchors play no part in what is judged."""
         return self.inner.eval_loss(phi, theta)
 
+    def check_losses(self, phi: Named, theta: Named, lead: Size) -> None:
+        """Refuse what the problem inside refuses, if it has something to say."""
+        check = getattr(self.inner, "check_losses", None)
+        if check is not None:
+            check(phi, theta, lead)
+
     def anchors(self, phi: Named, theta: Named) -> Iterator[tuple[str, Anchor]]:
         """The anchored parameters."""
         known = {**self.fixed, **theta}
@@ -142,19 +153,19 @@ class ComplexSynapse(Generic[B_co]):
 
     def _check(self, phi: Named, theta: Named) -> None:
         known = {**self.fixed, **theta}
-        kinds = [part.rstrip(".") for part in (OMEGA, LAMBDA, LOG_LAMBDA)]
+        kinds = [part.rstrip(".") for part in KINDS]
         for key in known:
             kind, _, name = key.partition(".")
             hint = did_you_mean(kind, kinds)
             if kind not in kinds and name in phi and hint:
                 raise LearnerError(f"{key}: '{kind}' is nothing that a parameter has{hint}")
-            if f"{kind}." in (OMEGA, LAMBDA, LOG_LAMBDA) and name not in phi:
+            if f"{kind}." in KINDS and name not in phi:
                 raise LearnerError(f"{key}: there is no parameter '{name}' ({', '.join(phi)})")
             if f"{kind}." == LOG_LAMBDA and LAMBDA + name in known:
                 raise LearnerError(f"{key} and {LAMBDA}{name} are two strengths of one anchor")
             if f"{kind}." == OMEGA and not {LAMBDA + name, LOG_LAMBDA + name} & known.keys():
                 raise LearnerError(f"{key} has no strength: give {LAMBDA}{name}")
-            if f"{kind}." in (OMEGA, LAMBDA, LOG_LAMBDA):
+            if f"{kind}." in KINDS:
                 check_fits(key, known[key], phi[name])
         for name in phi:
             strength = known.get(LAMBDA + name)

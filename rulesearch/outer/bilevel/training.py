@@ -185,7 +185,7 @@ class BilevelTraining(Generic[P]):
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next update needs, for a checkpoint."""
-        found = {f"model.{k}": v.detach() for k, v in self.model.named_parameters()}
+        found = {f"model.{k}": v.detach().clone() for k, v in self.model.named_parameters()}
         for name, moments in self._moments.items():
             found |= {f"adam.{m}.{name}": t for m, t in zip(MOMENTS, moments, strict=True)}
         found["adam.steps"] = self._steps

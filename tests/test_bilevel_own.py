@@ -1,0 +1,251 @@
+"""Problems and learners of one's own: what would teach something else is refused, or copes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rulesearch.errors import LearnerError
+from rulesearch.grammar import Term, TermPool
+from rulesearch.learners import PlasticityLearner
+from rulesearch.networks import PlasticNetwork
+from rulesearch.outer.bilevel import (
+    SGD,
+    BilevelTraining,
+    Chain,
+    ComplexSynapse,
+    Contrastive,
+    ContrastiveChain,
+    Dense,
+    Descent,
+    Evolution,
+    Implicit,
+    LossProblem,
+    MetaParameters,
+    Named,
+    Newton,
+    UnrolledDescent,
+    always,
+    draw_ridge,
+    exact_ridge_gradient,
+    rule_problem,
+)
+from rulesearch.outer.bilevel.networks import Examples
+from rulesearch.rules import Rule
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FREE = Descent(40, SGD(0.2))
+G = torch.Generator().manual_seed(0)
+X, Y, X_EVAL, Y_EVAL = (
+    torch.randn(3, *shape, generator=G, dtype=torch.float64) for shape in ((9, 4), (9,)) * 2
+)
+Losses = Callable[[Tensor], Tensor]
+
+
+def squares(phi: Named, x: Tensor, y: Tensor) -> Tensor:
+    """Of three problems, ``(3, examples)``."""
+    return ((x @ phi["w"][..., None])[..., 0] - y).square()
+
+
+def regression(learn: Losses, judge: Losses = lambda e: e.mean(-1)) -> ComplexSynapse[LossProblem]:
+    inner = LossProblem(
+        lambda phi, theta, step: learn(squares(phi, X, Y)),
+        lambda phi, theta, step: judge(squares(phi, X_EVAL, Y_EVAL)),
+        lambda theta: {"w": torch.zeros(3, 4, dtype=torch.float64)},
+    )
+    return ComplexSynapse(inner)
+
+
+def anchored() -> dict[str, Tensor]:
+    zero = torch.zeros(3, 4, dtype=torch.float64)
+    return {"omega.w": zero, "lambda.w": zero + 0.3}
+
+
+METHODS: dict[str, Any] = {
+    "contrastive": Contrastive(FREE, FREE, 0.01),
+    "unrolled": UnrolledDescent(FREE),
+    "implicit": Implicit(FREE, Dense()),
+    "evolution": Evolution(FREE, 1, 0.1, torch.Generator()),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("learn", "judge", "said"),
+    [
+        (lambda e: e.mean(), lambda e: e.mean(-1), r"learn returns for a step has shape \(\)"),
+        (lambda e: e.mean(-1, True), lambda e: e.mean(-1), r"has shape \(3, 1\), .* \(3,\)"),
+        (lambda e: e.mean(-1).detach(), lambda e: e.mean(-1), "learn returns does not depend on"),
+        (lambda e: e.mean(-1), lambda e: e.mean(-1).detach(), "evaluate returns does not depend"),
+    ],
+)
+def test_losses_are_one_a_problem_and_of_its_parameters(
+    method: str, learn: Losses, judge: Losses, said: str
+) -> None:
+    METHODS[method](regression(lambda e: e.mean(-1)), anchored())
+    with pytest.raises(LearnerError, match=said):
+        METHODS[method](regression(learn, judge), anchored())
+
+
+class InPlace:
+    """A loop around an optimiser of torch, which moves what it is given."""
+
+    steps = 60
+
+    def __call__(
+        self, problem: Any, theta: Named, phi: Named, beta: float = 0.0, first: int = 0
+    ) -> Named:
+        optimiser = torch.optim.SGD(list(phi.values()), lr=0.3)
+        for step in range(self.steps):
+            for name, slope in problem.slope(phi, theta, beta, first + step).items():
+                phi[name].grad = slope
+            optimiser.step()
+        return phi
+
+
+def test_a_learner_may_work_in_place() -> None:
+    """Nothing of what it is given is anybody else's: the same comes out, and theta stays."""
+    ridge = draw_ridge(3, 6, 20, torch.Generator().manual_seed(0))
+    zero = torch.zeros(3, 6, dtype=torch.float64)
+    own, ours = InPlace(), Descent(60, SGD(0.3))
+    methods: list[Callable[[Any], Any]] = [
+        lambda learner: Contrastive(learner, learner, 0.01, "symmetric"),
+        lambda learner: Implicit(learner, Dense()),
+        lambda learner: Evolution(learner, 2, 0.1, torch.Generator().manual_seed(1)),
+    ]
+    for method in methods:
+        theta = {"omega.W": zero + 0.1, "lambda.W": zero + 0.3}
+        found, expected = (method(learner)(ridge, theta) for learner in (own, ours))
+        for name, slope in expected.gradient.items():
+            torch.testing.assert_close(found.gradient[name], slope)
+        torch.testing.assert_close(theta["omega.W"], zero + 0.1)
+    theta = {"omega.W": zero + 0.1, "lambda.W": zero + 0.3}
+    chains = (ContrastiveChain(learner, learner, 0.01) for learner in (own, ours))
+    found, expected = (chain(Chain([ridge, ridge]), theta) for chain in chains)
+    for name, slope in expected.gradient.items():
+        torch.testing.assert_close(found.gradient[name], slope)
+
+
+class Careless:
+    """A parabola whose partial, or slope, is not of the names that it should be of."""
+
+    def __init__(self, partial: dict[str, float], slope: tuple[str, ...] = ("w",)) -> None:
+        self._partial, self._slope = partial, slope
+
+    def start(self, theta: Named) -> Named:
+        return {"w": torch.zeros(2, dtype=torch.float64)}
+
+    def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
+        return dict.fromkeys(self._slope, phi["w"] - theta["a"] + beta * (phi["w"] - 1))
+
+    def partial(self, phi: Named, theta: Named, beta: float) -> Named:
+        return {name: value * (theta["a"] - phi["w"]) for name, value in self._partial.items()}
+
+    def eval_loss(self, phi: Named, theta: Named) -> Tensor:
+        return (phi["w"] - 1).square() / 2
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (Careless({}), "the problem's partial returns has nothing; give one tensor for each of a"),
+        (Careless({"a": 1.0, "z": 1.0}), "the problem's partial returns has a, z; give one"),
+        (Careless({"a": 1.0}, ()), "the problem's slope returns has nothing; give .* each of w"),
+    ],
+)
+def test_slopes_have_the_names_of_what_they_are_of(problem: Careless, said: str) -> None:
+    long = Descent(200, SGD(0.2))
+    contrast: Contrastive[Careless] = Contrastive(long, long, 0.01)
+    theta = {"a": torch.tensor([0.5, 2.0], dtype=torch.float64)}
+    right = contrast(Careless({"a": 1.0}), theta).gradient["a"]
+    torch.testing.assert_close(right, (theta["a"] - 1) / 1.01)  # w is (a + beta) / (1 + beta)
+    with pytest.raises(LearnerError, match=said):
+        contrast(problem, theta)
+
+
+def test_one_problem_by_itself_goes_to_its_minimum() -> None:
+    """Losses without a leading dimension, held against the formula of the implicit function."""
+    root = torch.randn(5, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    hessian, pull = root @ root.T + torch.eye(5, dtype=torch.float64), root[0]
+    problem = LossProblem(
+        lambda phi, theta, step: (
+            phi["w"] @ hessian @ phi["w"] / 2
+            - pull @ phi["w"]
+            + theta["c"] * phi["w"].square().sum()
+        ),
+        lambda phi, theta, step: (phi["w"] - 1).square().sum(),
+        lambda theta: {"w": torch.zeros(5, dtype=torch.float64)},
+    )
+    theta = {"c": torch.tensor(0.1, dtype=torch.float64)}
+    whole = hessian + 0.2 * torch.eye(5, dtype=torch.float64)
+    w = torch.linalg.solve(whole, pull)
+    exact = -2 * w @ torch.linalg.solve(whole, 2 * (w - 1))
+    methods: tuple[Any, ...] = (
+        Implicit(Newton(), Dense()),
+        Contrastive(Newton(), Newton(), 1e-3, "symmetric"),
+    )
+    for method in methods:
+        found = method(problem, theta)
+        torch.testing.assert_close(found.phi["w"], w)
+        torch.testing.assert_close(found.gradient["c"], exact, rtol=1e-4, atol=0)
+
+
+def test_a_chain_begins_from_one_state_for_a_whole_matrix() -> None:
+    """Omega of a size that broadcasts: the same as if it were written out, and training moves."""
+    ridge = draw_ridge(2, 3, 12, torch.Generator().manual_seed(4))
+    one = torch.ones(2, 1, dtype=torch.float64)
+    narrow = {"omega.W": 0.1 * one, "lambda.W": 0.4 * one}
+    wide = {name: t.expand(2, 3).clone() for name, t in narrow.items()}
+    contrast = ContrastiveChain(Newton(), Newton(), 0.01)
+    chain = Chain([ridge, ridge])
+    found, expected = (contrast(chain, theta) for theta in (narrow, wide))
+    for name, t in narrow.items():
+        torch.testing.assert_close(
+            found.gradient[name], expected.gradient[name].sum_to_size(t.shape)
+        )
+    training = BilevelTraining(MetaParameters(narrow), lambda update: chain, contrast, 0.1)
+    training.update()
+    assert not torch.equal(training.model.theta()["omega.W"], narrow["omega.W"])
+
+
+def test_a_rule_is_drawn_to_the_state_that_its_network_was_born_with() -> None:
+    """Omega of the state at birth, as where the rule's own term for it learns."""
+    network = PlasticNetwork((3, 4, 2))
+    pool = TermPool(
+        [Term.from_text("gradient", "-e_post * y_pre.T"), Term.from_text("held", "Omega - W")]
+    )
+    rule = Rule(pool, {"gradient": 0.2, "held": 0.5})
+    born = network.init([torch.Generator().manual_seed(5)])
+    born = replace(born, Omega=[w + 1 for w in born.W])
+    x = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(6))
+    label = torch.tensor([[0, 1, 1, 0, 1, 0]])
+    examples = always(Examples(x, label))
+    problem = rule_problem(network, rule, born, examples, examples)
+    found = Descent(7, SGD(1.0))(problem, {}, problem.start({}))
+    learner = PlasticityLearner(network, rule)
+    lived = learner.live(born, None, x[None].expand(7, -1, -1, -1), label[None].expand(7, -1, -1))
+    for k, w in enumerate(lived.W):
+        torch.testing.assert_close(found[f"W{k}"], w)
+    with pytest.raises(LearnerError, match=r"theta: nothing depends on 'W0'; .* has omega\.W0"):
+        Contrastive(FREE, FREE, 0.1)(problem, {"W0": born.W[0]})
+
+
+def test_what_training_tells_of_itself_stays_as_it_was() -> None:
+    ridge = draw_ridge(2, 3, 12, torch.Generator().manual_seed(4))
+    theta = {f"{part}.W": torch.full((2, 3), 0.3, dtype=torch.float64)
+             for part in ("omega", "lambda")}  # fmt: skip
+    contrast: Contrastive[Any] = Contrastive(FREE, FREE, 0.01)
+    training = BilevelTraining(MetaParameters(theta), lambda update: ridge, contrast, 0.1)
+    training.update()
+    kept, before = training.tensors(), exact_ridge_gradient(ridge, dict(training.model.theta()))
+    training.update()
+    training.load(kept, 1)
+    again = exact_ridge_gradient(ridge, dict(training.model.theta()))
+    for name, slope in before.gradient.items():
+        assert torch.equal(slope, again.gradient[name])
