@@ -14,6 +14,7 @@ from rulesearch.errors import LearnerError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import PlasticNetwork
+from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.outer.bilevel import (
     SGD,
     BilevelTraining,
@@ -30,9 +31,12 @@ from rulesearch.outer.bilevel import (
     Named,
     Newton,
     UnrolledDescent,
+    accuracy,
     always,
+    classifier_problem,
     draw_ridge,
     exact_ridge_gradient,
+    fast_and_slow,
     rule_problem,
 )
 from rulesearch.outer.bilevel.networks import Examples
@@ -249,3 +253,39 @@ def test_what_training_tells_of_itself_stays_as_it_was() -> None:
     again = exact_ridge_gradient(ridge, dict(training.model.theta()))
     for name, slope in before.gradient.items():
         assert torch.equal(slope, again.gradient[name])
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (torch.tensor([[0, 1, 3]]), "labels run from 0 to 3; the output has 3 units"),
+        (torch.tensor([[0, 1, -100]]), "labels run from -100 to 1; the output has 3 units"),
+        (
+            torch.tensor([[0.0, 1.0, 2.0]]),
+            r"label is torch.float32 of shape \(1, 3\); give the cla",
+        ),
+        (torch.eye(3, dtype=torch.int64)[None], r"of shape \(1, 3, 3\); give the class of each"),
+    ],
+)
+def test_labels_are_classes(label: Tensor, said: str) -> None:
+    network = ModulatedNetwork((4, 5, 3))
+    fast, slow = fast_and_slow(network.init([torch.Generator().manual_seed(0)]), ("gain", "shift"))
+    x = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(1))
+    right, wrong = (always(Examples(x, t)) for t in (torch.tensor([[0, 1, 2]]), label))
+    contrast = Contrastive(FREE, FREE, 0.1)
+    short = always(Examples(x, torch.tensor([[0, 1, 2]], dtype=torch.int32)))
+    found = [contrast(classifier_problem(network, fast, s, right), slow) for s in (right, short)]
+    assert torch.equal(found[0].loss, found[1].loss)
+    for learn, judge in ((wrong, right), (right, wrong)):
+        with pytest.raises(LearnerError, match=said):
+            contrast(classifier_problem(network, fast, learn, judge), slow)
+    with pytest.raises(LearnerError, match=said):
+        accuracy(network, {**fast, **slow}, wrong)
+    with pytest.raises(LearnerError, match=r"x is torch.float64, the weights torch.float32: give"):
+        accuracy(network, {**fast, **slow}, always(Examples(x.double(), right(None).label)))
+
+
+@pytest.mark.parametrize("name", ["type", "values", "forward"])
+def test_names_that_torch_keeps_for_itself(name: str) -> None:
+    with pytest.raises(LearnerError, match=f"'{name}' is a name of torch's own; call it otherwise"):
+        MetaParameters({name: torch.zeros(2)})

@@ -46,7 +46,8 @@ class EProp:
         A second learning signal, on unfiltered traces: the strength times how far a neuron's
         mean rate in an example is above the target, in spikes a step.
     modulation : mapping
-        Factors of the gradients of weights by name, by default 1.
+        Factors of the gradients of weights by name, by default 1: steps, which the strength of a
+        complex synapse around does not know of (``lambda.W_out`` should be as many times smaller).
 
     Raises
     ------

@@ -27,3 +27,6 @@ def check_weights_and_input(
             f"x has shape {tuple(x.shape)}; it should be ({networks}, examples, {values}), a row "
             "of examples a network"
         )
+    like = weights[next(iter(names))]
+    if x.dtype != like.dtype:
+        raise LearnerError(f"x is {x.dtype}, the weights {like.dtype}: give .to({like.dtype})")

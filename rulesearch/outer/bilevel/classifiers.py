@@ -13,6 +13,7 @@ from torch.nn import functional
 from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError, did_you_mean
 from rulesearch.named import Named
+from rulesearch.networks.fit import as_classes
 from rulesearch.outer.accuracy import share_right
 from rulesearch.outer.bilevel.given import check_named, check_sources
 from rulesearch.outer.bilevel.losses import LossProblem
@@ -44,8 +45,20 @@ class CrossEntropy:
         """Return the loss of a step's examples, ``(problems,)``."""
         x, label = seen(self.source, step, next(iter(phi.values())))
         logits = self.network({**theta, **phi}, x)
+        # Whether classes are in range a GPU would have to be waited for: at first, and of all.
+        label = _classes(label, logits, known=bool(step))
         loss = functional.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
         return loss.reshape(label.shape).mean(1)
+
+
+def _classes(label: Tensor, logits: Tensor, *, known: bool = False) -> Tensor:
+    """Return labels as int64, one an example; they are in range, or known to be."""
+    if label.is_floating_point() or label.shape != logits.shape[:2]:
+        raise LearnerError(
+            f"label is {label.dtype} of shape {tuple(label.shape)}; give the class of each "
+            f"example, whole numbers of shape {tuple(logits.shape[:2])}"
+        )
+    return label.long() if known else as_classes(label, logits.shape[-1])
 
 
 def classifier_problem(
@@ -64,7 +77,7 @@ def classifier_problem(
     Raises
     ------
     ConfigError, LearnerError
-        If one of them is of another kind.
+        If one of them is of another kind; where they are used, if labels are no classes.
     """
     check_kind("network", network, Classifier, CLASSIFIER)
     check_named("born", born)
@@ -120,11 +133,13 @@ def accuracy(
     check_sources(source=source, **({} if reference is None else {"reference": reference}))
     x, label = seen(source, None, next(iter(weights.values())))
     if reference is None:
-        return share_right(network(weights, x), label, *weights.values())
-    shown = reference(None).x
-    count = shown.shape[1]
-    logits = [
-        network(weights, torch.cat([shown, part], 1), count)[:, count:]
-        for part in x.split(AT_ONCE, 1)
-    ]
-    return share_right(torch.cat(logits, 1), label, *weights.values())
+        logits = network(weights, x)
+    else:
+        shown = reference(None).x
+        count = shown.shape[1]
+        parts = [
+            network(weights, torch.cat([shown, part], 1), count)[:, count:]
+            for part in x.split(AT_ONCE, 1)
+        ]
+        logits = torch.cat(parts, 1)
+    return share_right(logits, _classes(label, logits), *weights.values())

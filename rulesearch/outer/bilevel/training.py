@@ -38,7 +38,8 @@ class MetaParameters(nn.Module):
     Raises
     ------
     LearnerError
-        If there is no tensor, one is not of floating point, or they are of unlike many seeds.
+        If there is no tensor, one is not of floating point, they are of unlike many seeds, or a
+        name is one that torch's modules keep for themselves.
     """
 
     def __init__(self, theta: Named) -> None:
@@ -52,6 +53,9 @@ class MetaParameters(nn.Module):
                 f"theta has shapes {shapes}; give tensors of floating point, all of which begin "
                 "with the number of seeds"
             )
+        own = [name for name in theta if hasattr(nn.ParameterDict(), name)]
+        if own:
+            raise LearnerError(f"theta: '{own[0]}' is a name of torch's own; call it otherwise")
         self.named = nn.ParameterDict(
             {name.replace(".", "/"): nn.Parameter(t.clone()) for name, t in theta.items()}
         )
