@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rulesearch.errors import LearnerError
+from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import PlasticNetwork
@@ -249,6 +249,16 @@ def test_what_training_tells_of_itself_stays_as_it_was() -> None:
     training.update()
     kept, before = training.tensors(), exact_ridge_gradient(ridge, dict(training.model.theta()))
     training.update()
+    for wrong, said in (
+        ({k: t for k, t in kept.items() if k != "adam.steps"}, "it has no adam.steps"),
+        ({**kept, "adam.first.omega.W": torch.zeros(1, 3)}, r"adam\.first\.omega\.W has shape \(1"),
+    ):
+        before_that = training.tensors()
+        with pytest.raises(ConfigError, match=said):
+            training.load(wrong, 1)
+        assert all(torch.equal(t, before_that[k]) for k, t in training.tensors().items())
+    with pytest.raises(ConfigError, match="updates must be at least 0, not -1"):
+        training.load(kept, -1)
     training.load(kept, 1)
     again = exact_ridge_gradient(ridge, dict(training.model.theta()))
     for name, slope in before.gradient.items():

@@ -10,7 +10,9 @@ from rulesearch.named import Named, under
 __all__ = ["load_parameters"]
 
 
-def load_parameters(parameters: Named, tensors: Named, of: str) -> None:
+def load_parameters(
+    parameters: Named, tensors: Named, of: str, others: Named | None = None
+) -> None:
     """Set parameters to those of a checkpoint.
 
     Parameters
@@ -21,6 +23,8 @@ def load_parameters(parameters: Named, tensors: Named, of: str) -> None:
         The checkpoint; those of the parameters are called ``model.``, and then as the parameter.
     of : str
         What the checkpoint is of, where it does not fit.
+    others : Named, optional
+        What else it should have, as here: only names and shapes are compared.
 
     Raises
     ------
@@ -30,10 +34,12 @@ def load_parameters(parameters: Named, tensors: Named, of: str) -> None:
     held = under("model.", tensors)
     wrong = [f"it has no {k}" for k in parameters if k not in held]
     wrong += [f"it has {k}" for k in sorted(held) if k not in parameters]
+    wrong += [f"it has no {k}" for k in others or {} if k not in tensors]
     wrong += [
-        f"its {key} has shape {tuple(held[key].shape)}, here it is {tuple(p.shape)}"
-        for key, p in parameters.items()
-        if key in held and held[key].shape != p.shape
+        f"its {key} has shape {tuple(found[key].shape)}, here it is {tuple(t.shape)}"
+        for found, here in ((held, parameters), (tensors, others or {}))
+        for key, t in here.items()
+        if key in found and found[key].shape != t.shape
     ]
     if wrong:
         raise ConfigError(

@@ -203,9 +203,13 @@ class BilevelTraining(Generic[P]):
         Raises
         ------
         ConfigError
-            If it is of other meta-parameters.
+            If it is of other meta-parameters, or of another way to get their gradient.
         """
-        load_parameters(dict(self.model.named_parameters()), tensors, "other meta-parameters")
+        whole("updates", updates, least=0)
+        parts = ("adam.", "generator")
+        others = {k: t for k, t in self.tensors().items() if k.startswith(parts)}
+        parameters = dict(self.model.named_parameters())
+        load_parameters(parameters, tensors, "other meta-parameters, or another way", others)
         here = {k: t.to(self.model.device, copy=True) for k, t in tensors.items()}
         self._steps = here["adam.steps"]
         for name in self._moments:
