@@ -26,8 +26,9 @@ from rulesearch.outer.bilevel import (
     Neumann,
     UnrolledDescent,
 )
-from rulesearch.outer.spiking import SpikingProblem
+from rulesearch.outer.spiking import LastWindow, SpikingProblem
 from rulesearch.tasks import SpikingSines
+from rulesearch.tasks.spiking_sines import SpikingExamples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,6 +36,7 @@ NETWORK = SpikingNetwork(5, 3)
 TASKS = SpikingSines(examples=3, queries=4, neurons=5, time=6, width=0.2).sample(generators(0, 1))
 BORN = NETWORK.init(generators(2, 3))
 LEARNER = Descent(2, SGD(1e-3))
+WINDOW = LastWindow(LEARNER, LEARNER)
 CONTRAST: Contrastive[Any] = Contrastive(LEARNER, LEARNER, 0.5)
 LAMBDA = {f"lambda.{name}": torch.full_like(w, 1e-3) for name, w in BORN.items()}
 OMEGA = {f"omega.{name}": w for name, w in BORN.items()}
@@ -92,6 +94,22 @@ def test_the_implicit_gradient_of_bptt_is_that_of_unrolling_to_the_end(
         assert gradient.abs().max() > 0
 
 
+def test_a_window_estimates_what_is_learnt_and_nothing_else() -> None:
+    every, some = WINDOW(problem(), BORN), WINDOW(problem(born=BORN), {"W_in": BORN["W_in"]})
+    assert list(some.gradient) == ["W_in"]
+    assert torch.equal(some.gradient["W_in"], every.gradient["W_in"])
+
+
+@pytest.mark.parametrize("part", ["learn", "evaluate"])
+@pytest.mark.parametrize("shape", [(2, 4), (2, 1, 1), (2, 4, 3), (4, 1)])
+def test_targets_are_never_spread(part: str, shape: tuple[int, ...]) -> None:
+    """Over outputs, examples or lifetimes, which would have other losses and no error."""
+    x = TASKS.evaluate.x
+    tasks = TASKS._replace(**{part: SpikingExamples(x, torch.ones(shape))})
+    message = f"tasks.{part}: target has shape {shape}; it should be (2, 4, 1), lifetimes, examples"
+    assert_refused(lambda: SpikingProblem(BPTT(NETWORK), tasks), LearnerError, message)
+
+
 NO_BIRTH = "is no meta-parameter: give born="
 REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: around(OMEGA).start(LAMBDA), LearnerError, f"W_in {NO_BIRTH}{{'W_in': weights at b"),
@@ -113,6 +131,12 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: Implicit(LEARNER, Dense())(around(LAMBDA), OMEGA), LearnerError,
      "e-prop descends no loss that could be differentiated; learn by BPTT, or use the contrast"),
     (lambda: problem(batch=4), ConfigError, "batch is 4, of 3 examples: give no more"),
+    (lambda: LastWindow(3, LEARNER), ConfigError, "before should be a learner, as Descent(100)"),  # type: ignore[arg-type]
+    (lambda: LastWindow(LEARNER, 4), ConfigError, "window should be a Descent, whose steps can"),  # type: ignore[arg-type]
+    (lambda: WINDOW(TASKS, BORN), ConfigError, "problem should be a bilevel problem, as"),  # type: ignore[arg-type]
+    (lambda: WINDOW(problem(), {"W_in": 3}), LearnerError, "theta['W_in'] should be a torch"),  # type: ignore[dict-item]
+    (lambda: WINDOW(around(LAMBDA), OMEGA), LearnerError, "theta: 'omega.W_in' is none of the "
+     "parameters W_in, W_rec, W_out; LastWindow is for meta-parameters that are where learning st"),
 ]  # fmt: skip
 
 

@@ -9,13 +9,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind, whole
+from rulesearch.arguments import check_kind, naming, whole
 from rulesearch.errors import ConfigError, LearnerError, did_you_mean
 from rulesearch.learners.bptt import BPTT
 from rulesearch.learners.eprop import EProp
 from rulesearch.outer.bilevel import Bilevel, Descent, Estimate, Named, UnrolledDescent
 from rulesearch.outer.bilevel.convergence import BOUND, Settled
-from rulesearch.outer.bilevel.given import check_named
+from rulesearch.outer.bilevel.given import check_given, check_learner, check_named
 from rulesearch.outer.bilevel.synapse import LAMBDA, LOG_LAMBDA, OMEGA, check_fits
 from rulesearch.tasks.spiking_sines import SpikingExamples, SpikingTasks
 
@@ -46,8 +46,9 @@ class SpikingProblem:
     ConfigError
         If one of them is of another kind, or a batch has more examples than there are.
     LearnerError
-        If a weight at birth is none of the network's, or of another shape; at the start of
-        learning, if a weight is neither a meta-parameter nor born, or a meta-parameter is of none.
+        If there is not a target for each example and output, or a weight at birth is none of the
+        network's, or of another shape; at the start of learning, if a weight is neither a
+        meta-parameter nor born, or a meta-parameter is of none.
     """
 
     learner: EProp | BPTT
@@ -58,6 +59,9 @@ class SpikingProblem:
     def __post_init__(self) -> None:
         check_kind("learner", self.learner, (EProp, BPTT), "EProp or BPTT of a network")
         check_kind("tasks", self.tasks, SpikingTasks, "SpikingTasks, as of SpikingSines().sample()")
+        for part, (x, target) in self.tasks._asdict().items():
+            with naming(f"tasks.{part}:"):
+                self.learner.network.check_target(x, target)
         examples = self.tasks.learn.target.shape[1]
         if self.batch is not None and whole("batch", self.batch, least=1) > examples:
             raise ConfigError(f"batch is {self.batch}, of {examples} examples: give no more")
@@ -165,15 +169,35 @@ class LastWindow:
         Not differentiated.
     window : Descent
         Differentiated, all of it.
+
+    Raises
+    ------
+    ConfigError
+        If one of them does not learn so, or what is to be learnt is no problem.
+    LearnerError
+        If a meta-parameter is not where learning starts.
     """
 
     before: Descent
     window: Descent
 
+    def __post_init__(self) -> None:
+        check_learner("before", self.before)
+        check_kind("window", self.window, Descent, "a Descent, whose steps can be followed")
+
     def __call__(self, problem: Bilevel, theta: Named) -> Estimate:
         """Learn, and differentiate the window."""
+        check_given(problem, theta)
         with torch.no_grad():
             start = problem.start(theta)
+            for name in theta:
+                if name not in start:
+                    raise LearnerError(
+                        f"theta: '{name}' is none of the parameters {', '.join(start)}; LastWindow "
+                        "is for meta-parameters that are where learning starts: use UnrolledDescent"
+                    )
             phi = self.before(problem, theta, start)
         found = UnrolledDescent(self.window)(problem, phi, self.before.steps)
-        return replace(found, settled=Settled(problem, theta, start, BOUND)(found.phi, found.loss))
+        gradient = {name: found.gradient[name] for name in theta}
+        settled = Settled(problem, theta, start, BOUND)(found.phi, found.loss)
+        return replace(found, gradient=gradient, settled=settled)

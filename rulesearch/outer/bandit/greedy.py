@@ -12,12 +12,16 @@ from torch import Tensor
 from rulesearch.arguments import check_kind
 from rulesearch.outer.bandit.agents import (
     check_agent,
+    check_answers,
+    check_lives,
+    check_tensors,
     finite,
     minibatches,
     set_states,
     states_of,
 )
 from rulesearch.outer.bilevel import Bilevel, Named, Optimiser
+from rulesearch.outer.bilevel.given import check_named
 from rulesearch.tasks.wheel import Experience
 
 __all__ = ["ChosenArm", "GreedyAgent", "RewardNetwork"]
@@ -50,9 +54,16 @@ class ChosenArm:
     constant: Named = field(default_factory=dict)
 
     def __call__(self, phi: Named, theta: Named, step: int | None) -> Tensor:
-        """Return the loss, ``(lifetimes,)``."""
+        """Return the loss, ``(lifetimes,)``.
+
+        Raises
+        ------
+        LearnerError
+            If the network does not answer for every arm.
+        """
         context, action, reward = self.source(step)
         found = self.network({**self.constant, **theta, **phi}, context)
+        check_answers(found, context)
         return (found.gather(-1, action[..., None]).squeeze(-1) - reward).square().mean(-1)
 
 
@@ -75,6 +86,14 @@ class GreedyAgent:
         Steps when it learns, and choices of each, drawn with replacement.
     generators : sequence of torch.Generator
         One a lifetime.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is of another kind.
+    LearnerError
+        If a weight, or what is seen later, is of more or fewer lifetimes than there are
+        generators, or the network does not answer for every arm.
     """
 
     network: Callable[[Named, Tensor], Tensor]
@@ -95,7 +114,10 @@ class GreedyAgent:
     @torch.no_grad()
     def act(self, context: Tensor) -> Tensor:
         """Choose the best of all arms."""
-        return self.network(self.phi, context).argmax(-1)
+        check_lives("context", context, self.generators)
+        found = self.network(self.phi, context)
+        check_answers(found, context)
+        return found.argmax(-1)
 
     @torch.no_grad()
     def learn(self, experience: Experience) -> None:
@@ -118,24 +140,40 @@ class GreedyAgent:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, what the optimiser remembers, and where the generators stand."""
-        memory = {
+        return self._tensors(self._memory)
+
+    def _tensors(self, memory: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
+        kept = {
             f"memory.{k}.{name}": value
-            for name, values in self._memory.items()
+            for name, values in memory.items()
             for k, value in enumerate(values)
         }
         return {
             **{f"phi.{name}": value for name, value in self.phi.items()},
-            **memory,
+            **kept,
             "steps": torch.tensor(self._steps),
             "generators": states_of(self.generators),
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from them."""
-        kept = sum(name.startswith("memory.") for name in tensors) // len(self.phi)
+        """Go on from them.
+
+        Raises
+        ------
+        ConfigError
+            If they are of another agent; then nothing has changed.
+        """
+        check_named("tensors", tensors)
+        memory: dict[str, tuple[Tensor, ...]] = dict.fromkeys(self.phi, ())
+        if "steps" in tensors and tensors["steps"].any():  # it remembers as after a step
+            memory = {
+                name: self.optimiser.update(torch.zeros_like(w), (), 0)[1]
+                for name, w in self.phi.items()
+            }
+        check_tensors("agent", tensors, self._tensors(memory))
         self._memory = {
-            name: tuple(tensors[f"memory.{k}.{name}"].to(w.device) for k in range(kept))
-            for name, w in self.phi.items()
+            name: tuple(tensors[f"memory.{k}.{name}"].to(v.device) for k, v in enumerate(values))
+            for name, values in memory.items()
         }
         self.phi = {name: tensors[f"phi.{name}"].to(w.device) for name, w in self.phi.items()}
         self._steps = int(tensors["steps"])

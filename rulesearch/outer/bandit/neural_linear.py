@@ -19,9 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rulesearch.arguments import check_kind, whole
+from rulesearch.errors import ConfigError
 from rulesearch.named import gradient, leaves, spread
 from rulesearch.outer.bandit.agents import (
     check_agent,
+    check_lives,
+    check_tensors,
     finite,
     minibatches,
     set_states,
@@ -29,6 +33,7 @@ from rulesearch.outer.bandit.agents import (
 )
 from rulesearch.outer.bandit.greedy import ChosenArm, RewardNetwork
 from rulesearch.outer.bilevel import Named
+from rulesearch.outer.bilevel.given import check_named
 from rulesearch.tasks.wheel import ARMS, Experience
 
 __all__ = ["Heads", "NeuralLinearAgent", "Statistics"]
@@ -162,6 +167,14 @@ class NeuralLinearAgent:
         One a lifetime.
     keys : sequence of tuples of int
         One a lifetime; what Thompson sampling draws follows from it and from how often it chose.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is of another kind, or there are not as many keys as generators.
+    LearnerError
+        If a weight, or what is seen later, is of more or fewer lifetimes than there are
+        generators, or the network does not answer for every arm.
     """
 
     network: RewardNetwork
@@ -177,10 +190,22 @@ class NeuralLinearAgent:
 
     def __post_init__(self) -> None:
         check_agent(self.weights, self.updates, self.batch, self.generators)
+        wanted = "whole numbers, one such tuple a lifetime, as [(0, 1), (0, 2)]"
+        check_kind("keys", self.keys, Sequence, f"tuples of {wanted}")
+        for life, key in enumerate(self.keys):
+            check_kind(f"keys[{life}]", key, Sequence, f"a tuple of {wanted}")
+            for part in key:
+                whole(f"keys[{life}]", part, least=0)
+        if len(self.keys) != len(self.generators):
+            raise ConfigError(
+                f"{len(self.generators)} generators need as many keys, not {len(self.keys)}: give "
+                "one of each a lifetime"
+            )
 
     @torch.no_grad()
     def act(self, context: Tensor) -> Tensor:
         """Choose what is best under the weights drawn."""
+        check_lives("context", context, self.generators)
         x = self.features({**self.constant, **self.weights}, context).double()
         heads = self._heads or Statistics(len(x), x.shape[-1], x.device).heads()
         rngs = [np.random.default_rng([*key, self._times]) for key in self.keys]
@@ -224,20 +249,36 @@ class NeuralLinearAgent:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, posteriors, and where random numbers stand."""
-        heads = {} if self._heads is None else self._heads._asdict()
+        return self._tensors(self._heads)
+
+    def _tensors(self, heads: Heads | None) -> dict[str, Tensor]:
+        parts = {} if heads is None else heads._asdict()
         return {
             **{f"weights.{name}": value for name, value in self.weights.items()},
-            **{f"heads.{name}": value for name, value in heads.items()},
+            **{f"heads.{name}": value for name, value in parts.items()},
             "times": torch.tensor(self._times),
             "generators": states_of(self.generators),
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from them."""
+        """Go on from them.
+
+        Raises
+        ------
+        ConfigError
+            If they are of another agent; then nothing has changed.
+        """
+        check_named("tensors", tensors)
+        heads = None
+        if "heads.mean" in tensors:
+            *_, features = (0, *tensors["heads.mean"].shape)
+            heads = Statistics(len(self.generators), features).heads()
+        check_tensors("agent", tensors, self._tensors(heads))
         device = next(iter(self.weights.values())).device
         self.weights = {name: tensors[f"weights.{name}"].to(device) for name in self.weights}
-        if "heads.mean" in tensors:
-            self._heads = Heads(*(tensors[f"heads.{name}"].to(device) for name in Heads._fields))
+        self._heads = heads and Heads(
+            *(tensors[f"heads.{name}"].to(device) for name in Heads._fields)
+        )
         self._times = int(tensors["times"])
         set_states(self.generators, tensors["generators"])
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from rulesearch.arguments import check_kind, whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.named import under
+from rulesearch.outer.bandit.agents import check_tensors
+from rulesearch.outer.bilevel.given import check_named
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel
 
 __all__ = ["Agent", "Life", "blocks", "live"]
@@ -88,6 +90,8 @@ class Life:
     ------
     ConfigError
         If one of them is of another kind, or there are not as many generators as wheels.
+    LearnerError
+        If the agent does not say of each lifetime whether it is alive.
     """
 
     agent: Agent
@@ -114,11 +118,25 @@ class Life:
         self._action = self._context.new_zeros(self._context.shape[:2], dtype=torch.int64)
         forced = min(self.pulls * ARMS, self.steps)
         self._action[:, :forced] = torch.arange(forced, device=self._action.device) % ARMS
+        _ = self.alive  # of as many lifetimes as there are wheels
 
     @property
     def blocks(self) -> int:
         """How many there are."""
         return blocks(self.steps, self.every)
+
+    @property
+    def alive(self) -> Tensor:
+        """Whose agents' knowledge is finite, ``(lifetimes,)`` bool."""
+        alive, wanted = self.agent.alive, (len(self._action),)
+        kind = "a torch tensor of bool, one a lifetime"
+        check_kind("agent.alive", alive, Tensor, f"a property that is {kind}", LearnerError)
+        if alive.dtype != torch.bool or alive.shape != wanted:
+            raise LearnerError(
+                f"agent.alive has shape {tuple(alive.shape)} and type {alive.dtype}; it should be "
+                f"{kind}, {wanted}"
+            )
+        return alive
 
     def go_on(self) -> Tensor:
         """Live a block, and return the regret of its choices, ``(lifetimes, choices)``."""
@@ -139,7 +157,7 @@ class Life:
         """Of every choice so far, of mean rewards; NaN for a lifetime whose agent diverged."""
         end = self._end(self.lived)
         found = self.wheel.regret(self._context[:, :end], self._action[:, :end])
-        return torch.where(self.agent.alive[:, None], found, torch.nan)
+        return torch.where(self.alive[:, None], found, torch.nan)
 
     def _end(self, blocks: int) -> int:
         return min(1 + (blocks - 1) * self.every, self.steps) if blocks else 0
@@ -152,19 +170,46 @@ class Life:
         ConfigError
             If the agent does not tell what it depends on.
         """
+        self._check_kept()
+        agent = {f"agent.{name}": value for name, value in self.agent.tensors().items()}
+        return {**self._own(), **agent}
+
+    def _own(self) -> dict[str, Tensor]:
+        return {
+            "action": self._action.to(torch.uint8),
+            "lived": torch.tensor(self.lived),
+            "every": torch.tensor(self.every),
+        }
+
+    def _check_kept(self) -> None:
+        """Refuse an agent that cannot be broken off."""
         for part in ("tensors", "load"):
             if not hasattr(self.agent, part):
                 raise ConfigError(
                     f"a life that is broken off needs an agent with tensors() and load(tensors); "
                     f"{type(self.agent).__name__} lacks {part}"
                 )
-        agent = {f"agent.{name}": value for name, value in self.agent.tensors().items()}
-        return {"action": self._action.to(torch.uint8), "lived": torch.tensor(self.lived), **agent}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what ``tensors`` gave."""
-        self._action, self.lived = tensors["action"].to(self._action), int(tensors["lived"])
+        """Go on from what ``tensors`` gave.
+
+        Raises
+        ------
+        ConfigError
+            If that was of another life; then nothing has changed.
+        """
+        self._check_kept()
+        check_named("tensors", tensors)
+        own = {name: t for name, t in tensors.items() if not name.startswith("agent.")}
+        own = {"every": torch.tensor(self.every), **own}  # of which lives once did not tell
+        check_tensors("life", own, self._own())
+        if own["every"] != self.every:
+            raise ConfigError(
+                f"tensors are of a life that learns every {int(own['every'])} choices, not every "
+                f"{self.every}: make it as it was"
+            )
         self.agent.load(under("agent.", tensors))
+        self._action, self.lived = own["action"].to(self._action), int(own["lived"])
 
 
 def live(

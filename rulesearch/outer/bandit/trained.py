@@ -57,7 +57,7 @@ class TrainedLife:
         if self.updates <= self.trained:
             return self.training.update()
         regret = self.life.go_on().double().mean(1).cpu() / self.scale
-        alive = self.life.agent.alive.cpu().reshape(len(next(self.model.parameters())), -1)
+        alive = self.life.alive.cpu().reshape(len(next(self.model.parameters())), -1)
         loss = torch.where(alive, regret.reshape(alive.shape), 0.0).sum(1) / alive.sum(1)
         nothing = torch.zeros(len(alive), dtype=torch.int64)  # of meta-training was lost
         return UpdateRecord(loss, ~alive.any(1), nothing)
