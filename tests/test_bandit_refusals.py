@@ -167,7 +167,7 @@ def test_a_life_goes_on_as_its_own_alone(
 def test_a_life_is_what_was_loaded_whatever_it_was_before(make: Make, blocks: int) -> None:
     """As of those who did not tell how often they learn, too."""
     kept = lived(make(), blocks)
-    kept.pop("every")
+    kept.pop("every", None)
     other = life(make())
     for _ in range(2):
         other.go_on()
