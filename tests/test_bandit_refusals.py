@@ -51,7 +51,7 @@ def experience(lives: int, steps: int = 3) -> Experience:
 
 def life(agent: Agent, wheels: int = 2, steps: int = 40, every: int = 10) -> Life:
     wheel = Wheel(torch.full((wheels,), 0.5))
-    return Life(agent, wheel, steps, every, generators(*range(10, 10 + wheels)))
+    return Life(agent, wheel, steps, every, generators(*range(10, 10 + wheels)), pulls=0)
 
 
 def lived(agent: Agent, blocks: int = 3, **given: int) -> dict[str, Tensor]:
@@ -172,6 +172,7 @@ def test_a_life_is_what_was_loaded_whatever_it_was_before(make: Make, blocks: in
     for _ in range(2):
         other.go_on()
     other.load(kept)
+    assert other.tensors().keys() - {"every"} == kept.keys()
     rest = [other.go_on() for _ in range(blocks, other.blocks)]
     whole = life(make())
     expected = [whole.go_on() for _ in range(whole.blocks)][blocks:]
