@@ -73,6 +73,32 @@ def test_the_rule_alone_learns_by_its_formulas() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("row", ["omega", "omega-lambda"])
+def test_the_rule_alone_from_a_meta_learnt_state(row: str) -> None:
+    """It is the first row, begun where another has ended, and is drawn nowhere."""
+    settings = RuleSettings(**DIGITS, strength=0.3)
+    jobs = {job.name: job for job in CML_RULES.jobs(settings)}
+    job, first = jobs[f"{row}-alone-met"], jobs["alone-met"]
+    assert (job.updates, job.needs) == (0, (f"{row}-met",))
+    training = jobs[f"{row}-met"].begin({})
+    for _ in range(2):
+        training.update()
+    state = training.model.state_dict()
+    begun = first.begin({})
+    begun.model.load_state_dict({name: state[name] for name in begun.model.state_dict()})
+    for condition in ("met", "new"):
+        alone, other, drawn = (jobs[f"{r}-{condition}"] for r in (f"{row}-alone", "alone", row))
+        taken = alone.begin({job.name: job.begin({f"{row}-met": state}).model.state_dict()}
+                            if condition == "new" else {f"{row}-met": state})  # fmt: skip
+        found = alone.measure(taken)["error"]
+        assert torch.equal(found, other.measure(begun)["error"])
+        assert not torch.equal(found, drawn.measure(training)["error"])
+    plan = make_plan(
+        "cml-rules", "small", ["data=digits", "held_out=3", "unseen=20"], [f"{row}-alone"]
+    )
+    assert f"{row}-met" in {job.name for job in plan.jobs()}
+
+
 def test_no_image_of_a_test_was_met_in_meta_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of classes met, the last 20 images each; of others, any."""
     images: set[bytes] = set()

@@ -120,7 +120,7 @@ def test_rows_of_table_1_differ_by_their_meta_gradients(cifar: Path) -> None:
     gradients: dict[str, Any] = {
         row: job.begin({}).meta_gradient  # type: ignore[attr-defined]
         for row, job in jobs.items()
-        if row != "no-meta"
+        if not row.startswith("no-meta")
     }
     learner = Descent(3, SGD(0.02, 0.9, nesterov=True))
     for control in ("", "-control"):
@@ -130,6 +130,20 @@ def test_rows_of_table_1_differ_by_their_meta_gradients(cifar: Path) -> None:
         assert gradients["tbptl" + control] == UnrolledDescent(learner, 2)
     nudged = Descent(2, SGD(1.3e-3, 0.9, nesterov=True))
     assert gradients["cml"] == Contrastive(learner, nudged, 10.0, "forward")
+
+
+def test_cml_as_born_and_no_meta_learning_with_its_learner(cifar: Path) -> None:
+    plan = table1(cifar, "cml={steps: 4, rate: 0.1, strength: 0.7, meta_rate: 0.3}")
+    jobs = {job.name: job for job in plan.jobs()}
+    born, cml = (jobs[f"{row}-evaluation"] for row in ("cml-born", "cml"))
+    assert (born.updates, cml.updates) == (0, plan.settings.updates)
+    start = born.begin({})
+    assert all((p == 0.7).all() for p in start.model.parameters())
+    untaught = cml.begin({})
+    assert torch.equal(born.measure(start)["error"], cml.measure(untaught)["error"])
+    for row, steps, rate in (("no-meta", 3, 0.02), ("no-meta-control", 4, 0.1)):
+        learner: Any = jobs[f"{row}-evaluation"].begin({}).learner  # type: ignore[attr-defined]
+        assert (learner.steps, learner.optimiser.rate) == (steps, rate)
 
 
 def test_interrupted_it_ends_in_the_same_bits(cifar: Path, tmp_path: Path) -> None:
