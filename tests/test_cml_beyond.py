@@ -94,7 +94,7 @@ def test_the_rule_alone_from_a_meta_learnt_state(row: str) -> None:
         assert torch.equal(found, other.measure(begun)["error"])
         assert not torch.equal(found, drawn.measure(training)["error"])
     plan = make_plan(
-        "cml-rules", "small", ["data=digits", "held_out=3", "unseen=20"], [f"{row}-alone"]
+        "cml-rules", "small", ["data=digits", "held_out=3", "unseen=20", "ways=3"], [f"{row}-alone"]
     )
     assert f"{row}-met" in {job.name for job in plan.jobs()}
 
