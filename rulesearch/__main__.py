@@ -1,7 +1,7 @@
 """Where the command line begins: ``rulesearch``, or ``python -m rulesearch`` for launchers.
 
-An interrupt counts from the first moment, while modules are still being imported. The signal by
-which clusters and services end a job, SIGTERM, is one too.
+An interrupt counts from the first moment, while modules are still being imported, until the exit
+status is settled. The signal by which clusters and services end a job, SIGTERM, is one too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from rulesearch.errors import INTERRUPTED
 
 __all__ = ["main"]
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 # How often torch's threads (GNU OpenMP) look whether the others are done before they sleep. By
 # default it is for longer than a core is lent to a process, and runs side by side on few cores
 # wait for one another many times as long as they work.
@@ -23,23 +25,27 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # by which a user may say somet
 
 
 def main() -> None:
-    """Run the command line; exits with its status."""
+    """Run the command line; exits with its status.
+
+    From then on interrupts are ignored until the process has ended: a second one, on the way out
+    of the first, does not change its status.
+    """
     if not any(name in os.environ for name in WAITING):
         os.environ.update(SPINS)  # before torch is loaded, which reads it once
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # not ignored, as in the background
-                signal.signal(number, _interrupt)
-        from rulesearch.cli import main as command_line
+        try:
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as it is in the background
+                    signal.signal(number, _interrupt)
+            from rulesearch.cli import main as command_line
 
-        command_line()
+            command_line()
+        finally:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:

@@ -282,7 +282,7 @@ def reproduce(
         typer.Option(
             metavar="RUN",
             help="Take networks of this run: of flp-table1 there, in flp-figure2 and flp-longer; "
-            "of flp-table2 in flp-curves.",
+            "of flp-table2 in flp-curves; of cml-table5 there.",
         ),
     ] = None,
     out: OutOption = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from rulesearch.__main__ import main
+from rulesearch.__main__ import SIGNALS, main
 
 
 @pytest.fixture
@@ -35,8 +36,13 @@ def run_main(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["rulesearch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        try:
+            with pytest.raises(SystemExit) as stopped:
+                main()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         code = stopped.value.code
         assert code is None or isinstance(code, int)
         out, err = capsys.readouterr()

@@ -17,6 +17,7 @@ import rulesearch as rs
 from rulesearch import cli
 from rulesearch.__main__ import WAITING
 from rulesearch.bench.suites import SUITES
+from rulesearch.reproduce import REPRODUCTIONS
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,12 @@ def test_every_suite_is_listed() -> None:
     listed = set(re.split(r"[ ,.│]+", shown))
     assert {"main", "steps-one", "terms-dense", "flp", "cml", "compile", "all"} <= listed
     assert set(SUITES) <= listed
+
+
+def test_whose_networks_are_taken_is_told() -> None:
+    shown = CliRunner().invoke(cli.app, ["reproduce", "--help"], env={"COLUMNS": "400"}).output
+    taking = {name for name, each in REPRODUCTIONS.items() if each.trained_by is not None}
+    assert taking <= set(re.findall(r"[\w-]+", shown))
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,8 @@ def test_the_command(run_main: Any, tmp_path: Path) -> None:
         assert (status, out, err.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_with_status_3(number: int, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def under_way(run: Path) -> subprocess.Popen[str]:
+    """A reproduction that another process runs, some updates after its start."""
     sets = [word for override in (*TINY, "updates=100000") for word in ("--set", override)]
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "rulesearch", "reproduce", "flp-table1", *sets,
@@ -95,11 +94,34 @@ def test_an_interrupt_ends_with_status_3(number: int, tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_with_status_3(number: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = under_way(run)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
     assert out == ""
     assert err.splitlines()[-1] == f"interrupted; continue with: rulesearch resume {run}"
-    updates = len(events.read_bytes().splitlines())
+    updates = len((run / "events.jsonl").read_bytes().splitlines())
     (newest,) = sorted(run.glob("checkpoint-*.json"))[-1:]
     assert updates - 1 <= json.loads(newest.read_text())["update"] <= updates
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_more_interrupts_on_the_way_out_change_nothing(number: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with under_way(run) as process:
+        process.send_signal(number)
+        assert process.stderr is not None
+        lines = iter(process.stderr)
+        told = f"interrupted; continue with: rulesearch resume {run}\n"
+        assert any(line == told for line in lines)
+        while process.poll() is None:
+            process.send_signal(number)
+            time.sleep(0.005)
+        assert process.returncode == 3
+        assert "Traceback" not in "".join(lines)

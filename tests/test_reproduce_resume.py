@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_reproduction import ROWS, TINY, left, tiny, whole_run
 
 from rulesearch.errors import ConfigError, GrammarError, RunError
+from rulesearch.files import sealed
 from rulesearch.reproduce import (
     load_outcome,
     load_plan,
@@ -148,6 +151,33 @@ def test_a_damaged_job_is_named(whole: Path, tmp_path: Path) -> None:
     assert left(run)["jobs"] == expected
 
 
+def test_a_flipped_bit_of_a_job_is_noticed(whole: Path, tmp_path: Path, run_main: Any) -> None:
+    """Wherever it is: in the values, the tensors' names, or what says that there is a checksum."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    file = run / "jobs" / "flp-3-iid.safetensors"
+    data = file.read_bytes()
+    remedy = f"; remove it, then 'rulesearch resume {run}' makes it anew\n"
+    for place in (len(data) - 1, data.index(b"measured.error"), data.index(b"sha256")):
+        flipped = bytearray(data)
+        flipped[place] ^= 1
+        file.write_bytes(flipped)
+        status, out, err = run_main("show", run)
+        assert (status, out) == (2, "")
+        assert err == f"{file} is damaged: its checksum is of something else{remedy}"
+    file.unlink()
+    assert run_main("resume", run)[0] == 0
+    assert left(run)["jobs"] == left(whole)["jobs"]
+
+
+def test_jobs_of_before_they_had_a_checksum_are_read(
+    whole: Path, tmp_path: Path, run_main: Any
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    for file in (run / "jobs").iterdir():
+        save_file(load_file(file), file)
+    assert run_main("show", run, "--json") == run_main("show", whole, "--json")
+
+
 def test_another_plan_in_the_same_folder_is_refused(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"began with updates=5, not 6.*--out.*resume"):
         reproduce(tiny("updates=6"), whole)
@@ -212,3 +242,52 @@ def test_damaged_configurations(whole: Path, tmp_path: Path) -> None:
             load_plan(tmp_path)
     path.write_text(config)
     assert load_plan(tmp_path).content == load_plan(whole).content
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("updates: 5\n", "updates: 5000\n", "updates=5000, the run began with updates=5;"),
+        ("scale: small\n", "scale: full\n", 'scale="full", the run began with scale="small";'),
+        ("seeds: 2\n", "seeds: 20\n", "seeds=20, the run began with seeds=2;"),
+        ("- gradient-3\n", "", 'rows=["flp-3"], the run began with rows=["flp-3", "gradient-3"];'),
+        ("clip: 2.0\n", "clip: null\n", "clip=null, the run began with clip=2.0;"),
+    ],
+)
+def test_a_changed_configuration_is_refused(
+    old: str, new: str, told: str, whole: Path, tmp_path: Path, run_main: Any
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    path = run / "config.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    refused = f"{run}: config.yaml says {told} put it back, or begin another run\n"
+    assert run_main("show", run) == (2, "", refused)
+    assert run_main("resume", run) == (2, "", refused)
+    again = ("reproduce", "flp-table1", "--trained", run, "--out", tmp_path / "again")
+    assert run_main(*again) == (2, "", refused)
+
+
+def test_what_a_configuration_may_say_otherwise(whole: Path, tmp_path: Path, run_main: Any) -> None:
+    """It may be laid out anew; and of a run from before manifests held the plan, anything."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    config, path = (run / "config.yaml").read_text(), run / "manifest.json"
+    (run / "config.yaml").write_text("# mine\n" + config.replace("device: cpu", "device: cuda"))
+    assert run_main("show", run, "--json") == run_main("show", whole, "--json")
+    manifest = json.loads(path.read_text())
+    older = {k: v for k, v in manifest.items() if k not in ("rows", "settings", "sha256")}
+    path.write_text(json.dumps(sealed(older)))
+    (run / "config.yaml").write_text(config.replace("updates: 5", "updates: 6"))
+    assert load_plan(run).settings.updates == 6
+
+
+def test_a_setting_that_there_was_not_yet_is_what_it_is_by_default(
+    whole: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    path = run / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"], manifest["settings"]["mixing_start"]
+    path.write_text(json.dumps(sealed(manifest)))
+    assert load_plan(run).content == load_plan(whole).content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,7 @@ def test_settings_are_told_as_they_are_given() -> None:
 
 def test_all_settings_are_told_where_no_scale_has_the_name_any_more(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    reproduce(tiny(rows=("oml-3",)), run)
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("scale: small", "scale: tiny"))
+    reproduce(replace(tiny(rows=("oml-3",)), scale="tiny"), run)
     content = load_outcome(run).content
     assert content["changed"].keys() == content["settings"].keys() - {
         "updates", "episodes", "seeds", "lifetimes", "conditions", "checkpoint_every", "device"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor
 
 from rulesearch.errors import RunError
-from rulesearch.files import write_atomically
+from rulesearch.files import seal, write_atomically
 from rulesearch.named import under
 from rulesearch.reproduce.base import Published
 from rulesearch.reproduce.plan import Plan
@@ -27,6 +27,7 @@ __all__ = [
     "UNTAUGHT",
     "Finished",
     "Outcome",
+    "finished_bytes",
     "finite",
     "read_finished",
     "seeds_of",
@@ -63,22 +64,37 @@ class Finished(NamedTuple):
     untaught: Tensor | None = None
 
 
+def finished_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """What a finished job leaves, as the bytes of its file: safetensors with their checksum."""
+    return save(dict(tensors), {"sha256": _header_and_seal(save(dict(tensors)))[1]})
+
+
+def _header_and_seal(data: bytes) -> tuple[dict[str, Any], str]:
+    """What a file of safetensors says besides its tensors, and a checksum of these."""
+    start = 8 + int.from_bytes(data[:8], "little")  # where the header, JSON, ends
+    header = json.loads(data[8:start])
+    return header.pop("__metadata__", {}), seal(header, data[start:])
+
+
 def read_finished(file: Path) -> Finished:
     """What a finished job left.
 
     Raises
     ------
     RunError
-        If it cannot be read.
+        If it cannot be read, or is no longer what was written.
     """
+    remedy = f"remove it, then 'rulesearch resume {file.parent.parent}' makes it anew"
     try:
-        tensors = load(file.read_bytes())
+        data = file.read_bytes()
+        tensors = load(data)
+        about, checksum = _header_and_seal(data)
+        if about and about.get("sha256") != checksum:  # files of older runs are about nothing
+            raise RunError(f"{file} is damaged: its checksum is of something else; {remedy}")
         seconds, rejected = float(tensors.pop(SECONDS)), int(tensors.pop(REJECTED, 0))
         untaught = tensors.pop(UNTAUGHT, None)
     except (OSError, KeyError, SafetensorError) as error:
-        raise RunError(
-            f"{file} cannot be read ({error}); remove it, and its job is run anew"
-        ) from None
+        raise RunError(f"{file} cannot be read ({error}); {remedy}") from None
     model, measured, residual = (under(p, tensors) for p in ("model.", "measured.", RESIDUAL))
     return Finished(model, measured, seconds, rejected, residual, untaught)
 

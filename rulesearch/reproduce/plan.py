@@ -25,7 +25,16 @@ from rulesearch.reproduce.registry import find_reproduction
 from rulesearch.search.config import parsed_override, with_value
 from rulesearch.search.settings import Spec
 
-__all__ = ["Plan", "is_reproduction", "load_plan", "make_plan", "run_folder"]
+__all__ = [
+    "Plan",
+    "first_difference",
+    "is_reproduction",
+    "load_plan",
+    "make_plan",
+    "run_folder",
+]
+
+CONTENT = ("reproduction", "scale", "rows", "settings")  # of a plan as plain data
 
 # Settings that a table tells of itself, or that its figures do not depend on.
 TOLD = {
@@ -94,7 +103,7 @@ class Plan:
             "scale": self.scale,
             "rows": list(self.rows),
             "settings": self.settings.model_dump(mode="json"),
-            **self._origin,
+            **({} if self.trained is None else {"trained": str(self.trained)}),
         }
 
     def to_yaml(self) -> str:
@@ -102,22 +111,17 @@ class Plan:
         return yaml_text(self.content)
 
     def manifest(self) -> dict[str, Any]:
-        """What a run that begins now says of itself."""
+        """What a run that begins now says of itself: the plan, and what runs it."""
         return {
-            "reproduction": self.reproduction.name,
-            "scale": self.scale,
+            **self.content,
+            "settings": self.settings.model_dump(mode="json", exclude={"device"}),
             "rulesearch": __version__,
             "torch": str(torch.__version__),
             "machine": {
                 "threads": torch.get_num_threads(),
                 "devices": [self.settings.device],
             },
-            **self._origin,
         }
-
-    @property
-    def _origin(self) -> dict[str, str]:
-        return {} if self.trained is None else {"trained": str(self.trained)}
 
 
 def _apart(now: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,7 +199,8 @@ def load_plan(run: Path) -> Plan:
     Raises
     ------
     RunError, GrammarError, ConfigError
-        If the folder is no reproduction, or its ``config.yaml`` or manifest is damaged.
+        If the folder is no reproduction, its ``config.yaml`` or manifest is damaged, or the former
+        no longer says what the run began with.
     """
     path = run / "config.yaml"
     try:
@@ -203,26 +208,53 @@ def load_plan(run: Path) -> Plan:
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}; {REMEDY}") from None
     data = document.data
-    keys = ("reproduction", "scale", "rows", "settings")
     if (
         not isinstance(data, dict)
-        or data.keys() - {"trained"} != set(keys)
+        or data.keys() - {"trained"} != set(CONTENT)
         or not isinstance(data["rows"], list)
     ):
-        raise RunError(f"{path}: holds no reproduction ({', '.join(keys)}); {REMEDY}")
+        raise RunError(f"{path}: holds no reproduction ({', '.join(CONTENT)}); {REMEDY}")
+    plan = _planned(document)
+    manifest = read_manifest(run) if (run / "manifest.json").is_file() else {}
+    _check_begun(plan, manifest, run)
+    devices = manifest.get("machine", {}).get("devices")
+    moved = {"device": devices[-1]} if devices else {}
+    return replace(plan, settings=plan.settings.model_copy(update=moved))
+
+
+def _planned(document: Document) -> Plan:
+    """The plan that was written down as plain data."""
+    data = document.data
     reproduction = find_reproduction(str(data["reproduction"]))
     _check_rows(reproduction, data["rows"])
     settings = validate(reproduction.settings, document.part("settings"), "settings are a mapping")
     origin = Path(str(data["trained"])) if "trained" in data else None
-    settings = settings.model_copy(update=_moved(run))
     return Plan(reproduction, str(data["scale"]), settings, tuple(data["rows"]), origin)
 
 
-def _moved(run: Path) -> dict[str, str]:
-    """The device that a run was last on, where its manifest names one."""
-    manifest = read_manifest(run) if (run / "manifest.json").is_file() else {}
-    devices = manifest.get("machine", {}).get("devices")
-    return {"device": devices[-1]} if devices else {}
+def _check_begun(plan: Plan, manifest: Mapping[str, Any], run: Path) -> None:
+    """Raise RunError where a run began with another plan than ``config.yaml`` says now.
+
+    Settings that there were not yet when it began are what they are by default.
+    """
+    if "settings" not in manifest:  # of a run from before manifests held them
+        return
+    begun = _planned(Document(manifest, str(run / "manifest.json"), {}, {}))
+    if (found := first_difference(plan, begun)) is not None:
+        key, now, before = found
+        raise RunError(
+            f"{run}: config.yaml says {key}={json.dumps(now)}, the run began with "
+            f"{key}={json.dumps(before)}; put it back, or begin another run"
+        )
+
+
+def first_difference(now: Plan, before: Plan) -> tuple[str, Any, Any] | None:
+    """Return what first differs between two plans, but for the device: a key and its values."""
+    new, old = ({**p.content, **p.content["settings"]} for p in (now, before))
+    for key in {**old, **new}:
+        if key not in ("settings", "device") and new.get(key) != old.get(key):
+            return key, new.get(key), old.get(key)
+    return None
 
 
 def is_reproduction(run: Path) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from rulesearch.errors import RunError
@@ -25,11 +24,12 @@ from rulesearch.reproduce.outcome import (
     UNTAUGHT,
     Finished,
     Outcome,
+    finished_bytes,
     finite,
     read_finished,
     seeds_of,
 )
-from rulesearch.reproduce.plan import Plan, is_reproduction, load_plan
+from rulesearch.reproduce.plan import Plan, first_difference, is_reproduction, load_plan
 from rulesearch.reproduce.trained import trained_elsewhere
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder, check_free
@@ -93,13 +93,12 @@ def load_outcome(run: str | Path) -> Outcome:
 
 def _check_same(plan: Plan, begun: Plan, path: Path) -> None:
     """Raise RunError where a run began with something else than another device."""
-    now, before = ({**p.content, **p.content["settings"]} for p in (plan, begun))
-    for key in (now.keys() | before.keys()) - {"settings", "device"}:
-        if now.get(key) != before.get(key):
-            raise RunError(
-                f"{path} began with {key}={before.get(key)}, not {now.get(key)}; choose another "
-                f"folder with --out, or continue it as it is with 'rulesearch resume {path}'"
-            )
+    if (found := first_difference(plan, begun)) is not None:
+        key, now, before = found
+        raise RunError(
+            f"{path} began with {key}={before}, not {now}; choose another "
+            f"folder with --out, or continue it as it is with 'rulesearch resume {path}'"
+        )
 
 
 @dataclass
@@ -183,7 +182,8 @@ class _Run:
             **{f"measured.{k}": v for k, v in measured.items()},
         }
         whole = torch.contiguous_format  # and of its own: parts of one tensor are none to save
-        write_atomically(file, save({k: v.clone(memory_format=whole) for k, v in content.items()}))
+        own = {k: v.clone(memory_format=whole) for k, v in content.items()}
+        write_atomically(file, finished_bytes(own))
 
     def _train(self, job: Job, training: Training, started: float) -> None:
         every = self.plan.settings.checkpoint_every
