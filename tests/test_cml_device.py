@@ -112,11 +112,11 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("base", "plan", "run"):
         monkeypatch.setattr(f"rulesearch.reproduce.{module}.usable_device", here)
 
-    def saved(tensors: dict[str, torch.Tensor]) -> bytes:
+    def saved(tensors: dict[str, torch.Tensor], *about: dict[str, str]) -> bytes:
         assert all(t.is_cpu for name, t in tensors.items() if name.startswith("measured."))
-        return save(tensors)
+        return save(tensors, *about)
 
-    monkeypatch.setattr("rulesearch.reproduce.run.save", saved)
+    monkeypatch.setattr("rulesearch.reproduce.outcome.save", saved)
 
 
 def jobs_of(run: Path) -> dict[str, torch.Tensor]:

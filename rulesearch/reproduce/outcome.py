@@ -64,9 +64,9 @@ class Finished(NamedTuple):
     untaught: Tensor | None = None
 
 
-def finished_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+def finished_bytes(tensors: dict[str, Tensor]) -> bytes:
     """What a finished job leaves, as the bytes of its file: safetensors with their checksum."""
-    return save(dict(tensors), {"sha256": _header_and_seal(save(dict(tensors)))[1]})
+    return save(tensors, {"sha256": _header_and_seal(save(tensors))[1]})
 
 
 def _header_and_seal(data: bytes) -> tuple[dict[str, Any], str]:
