@@ -81,20 +81,47 @@ METHODS: dict[str, Any] = {
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("learn", "judge", "said"),
+    ("learn", "said"),
     [
-        (lambda e: e.mean(), lambda e: e.mean(-1), r"learn returns for a step has shape \(\)"),
-        (lambda e: e.mean(-1, True), lambda e: e.mean(-1), r"has shape \(3, 1\), .* \(3,\)"),
-        (lambda e: e.mean(-1).detach(), lambda e: e.mean(-1), "learn returns does not depend on"),
-        (lambda e: e.mean(-1), lambda e: e.mean(-1).detach(), "evaluate returns does not depend"),
+        (
+            lambda e: e.mean(),
+            r"what learn returns has shape \(\), and what evaluate returns \(3,\)",
+        ),
+        (lambda e: e.mean(-1, True), r"has shape \(3, 1\), .* \(3,\): give one loss for each"),
+        (lambda e: e.mean(-1).detach(), "what learn returns does not depend on phi"),
     ],
 )
-def test_losses_are_one_a_problem_and_of_its_parameters(
-    method: str, learn: Losses, judge: Losses, said: str
-) -> None:
+def test_what_is_learnt_is_one_loss_a_problem(method: str, learn: Losses, said: str) -> None:
     METHODS[method](regression(lambda e: e.mean(-1)), anchored())
     with pytest.raises(LearnerError, match=said):
-        METHODS[method](regression(learn, judge), anchored())
+        METHODS[method](regression(learn), anchored())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_judges_may_have_no_slope_where_none_is_taken(method: str) -> None:
+    problem = regression(lambda e: e.mean(-1), lambda e: e.mean(-1).detach())
+    if method != "evolution":
+        with pytest.raises(LearnerError, match=r"does not depend on phi; .* let Evolution judge"):
+            METHODS[method](problem, anchored())
+        return
+    METHODS[method].generator.manual_seed(2)
+    found = METHODS[method](problem, anchored())
+    METHODS[method].generator.manual_seed(2)
+    expected = METHODS[method](regression(lambda e: e.mean(-1)), anchored())
+    assert torch.equal(found.gradient["omega.w"], expected.gradient["omega.w"])
+
+
+def test_a_nudge_is_of_as_many_losses_as_are_learnt() -> None:
+    """Of a step's examples, where what is judged of all of them is right."""
+    inner = LossProblem(
+        lambda phi, theta, step: squares(phi, X, Y).mean(-1),
+        lambda phi, theta, step: squares(phi, X_EVAL, Y_EVAL).mean(
+            -1 if step is None else (0, 1), step is not None
+        ),
+        lambda theta: {"w": torch.zeros(3, 4, dtype=torch.float64)},
+    )
+    with pytest.raises(LearnerError, match=r"has shape \(3,\), and what evaluate returns \(1, 1\)"):
+        METHODS["contrastive"](ComplexSynapse(inner), anchored())
 
 
 class InPlace:

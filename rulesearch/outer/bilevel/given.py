@@ -10,7 +10,14 @@ from rulesearch.arguments import check_kind
 from rulesearch.errors import LearnerError
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner
 
-__all__ = ["check_given", "check_learner", "check_named", "check_names", "check_sources"]
+__all__ = [
+    "check_depends",
+    "check_given",
+    "check_learner",
+    "check_named",
+    "check_names",
+    "check_sources",
+]
 
 
 def check_learner(name: str, learner: object) -> None:
@@ -47,6 +54,15 @@ def check_names(what: str, found: Mapping[str, Tensor], wanted: Mapping[str, Ten
         raise LearnerError(
             f"{what} has {', '.join(found) or 'nothing'}; give one tensor for each of "
             f"{', '.join(wanted) or 'none'}"
+        )
+
+
+def check_depends(what: str, loss: Tensor, phi: Mapping[str, Tensor]) -> None:
+    """Refuse a loss without a graph, whose slope would be zero, where parameters have one."""
+    if not loss.requires_grad and any(tensor.requires_grad for tensor in phi.values()):
+        raise LearnerError(
+            f"{what} does not depend on phi; compute it from phi, without torch.no_grad() and "
+            ".detach(), or let Evolution judge by it, which takes no slope"
         )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from rulesearch.arguments import check_kind
 from rulesearch.named import Named, cloned, detached, flat, gradient, leaves
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
-from rulesearch.outer.bilevel.given import check_given, check_learner
+from rulesearch.outer.bilevel.given import check_depends, check_given, check_learner
 from rulesearch.outer.bilevel.problem import BilevelLearner, Estimate, Smooth, learning_loss
 from rulesearch.outer.bilevel.residual import LEARNING, SOLVER, check_tolerance, part_left, within
 
@@ -97,6 +97,7 @@ class Implicit(Generic[S]):
         with torch.enable_grad():
             phi, at = leaves(solution), leaves(theta)
             loss = problem.eval_loss(phi, at)
+            check_depends("the evaluation loss", loss, phi)
             direct = gradient(loss, at, retain_graph=True)
             g = flat(gradient(loss, phi), loss.shape)
             slope = flat(gradient(learnt(phi, at), phi, create_graph=True), loss.shape)

@@ -11,7 +11,8 @@ from torch import Size, Tensor
 
 from rulesearch.arguments import check_kind, check_takes
 from rulesearch.errors import LearnerError
-from rulesearch.named import Named, gradient_at, leaves
+from rulesearch.named import Named, gradient_at
+from rulesearch.outer.bilevel.given import check_depends
 
 __all__ = ["Loss", "LossProblem"]
 
@@ -66,42 +67,49 @@ class LossProblem:
         check_kind("what born returns", born, Mapping, "tensors by name", LearnerError)
         return born
 
+    @torch.no_grad()
     def check_losses(self, phi: Named, theta: Named, lead: Size) -> None:
-        """Refuse losses that learning could not descend, or that are not one a problem.
+        """Refuse a learning loss that is not one a problem, as that of the evaluation is.
 
         Raises
         ------
         LearnerError
-            If what `learn` returns has another shape than what `evaluate` does, `lead`, or one of
-            them does not depend on the parameters.
+            If it has another shape than `lead`.
         """
-        at = leaves(phi)
-        with torch.enable_grad():
-            found = {"learn": self.learn(at, theta, 0), "evaluate": self.evaluate(at, theta, 0)}
-        for name, loss in found.items():
-            shape = _tensor(name, loss).shape
-            if shape != lead:
-                raise LearnerError(
-                    f"what {name} returns for a step has shape {tuple(shape)}, and what evaluate "
-                    f"returns for all examples {tuple(lead)}: give one loss for each problem, a "
-                    "mean over its examples alone"
-                )
-            if not loss.requires_grad:
-                raise LearnerError(
-                    f"what {name} returns does not depend on phi; compute it from phi, without "
-                    "torch.no_grad() and .detach()"
-                )
+        _check_shape("learn", _tensor("learn", self.learn(phi, theta, 0)), lead)
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
-        """dL/dphi by backprop."""
+        """dL/dphi by backprop.
+
+        Raises
+        ------
+        LearnerError
+            If a loss does not depend on phi, or the two have different shapes.
+        """
         recorded = torch.is_grad_enabled()
-        return gradient_at(
-            phi, lambda at: self._augmented(at, theta, beta, step), create_graph=recorded
-        )
+
+        def loss(at: Named) -> Tensor:
+            learnt = _tensor("learn", self.learn(at, theta, step))
+            check_depends("what learn returns", learnt, at)
+            if beta == 0:
+                return learnt
+            judged = _tensor("evaluate", self.evaluate(at, theta, step))
+            check_depends("what evaluate returns", judged, at)
+            _check_shape("learn", learnt, judged.shape)
+            return learnt + beta * judged
+
+        return gradient_at(phi, loss, create_graph=recorded)
 
     def partial(self, phi: Named, theta: Named, beta: float) -> Named:
         """dL/dtheta by autograd."""
-        return gradient_at(theta, lambda at: self._augmented(phi, at, beta, None))
+
+        def loss(at: Named) -> Tensor:
+            learnt = _tensor("learn", self.learn(phi, at, None))
+            if beta == 0:
+                return learnt
+            return learnt + beta * _tensor("evaluate", self.evaluate(phi, at, None))
+
+        return gradient_at(theta, loss)
 
     def learn_loss(self, phi: Named, theta: Named) -> Tensor:
         """L_learn of all examples."""
@@ -111,15 +119,18 @@ class LossProblem:
         """L_eval of all examples."""
         return _tensor("evaluate", self.evaluate(phi, theta, None))
 
-    def _augmented(self, phi: Named, theta: Named, beta: float, step: int | None) -> Tensor:
-        loss = _tensor("learn", self.learn(phi, theta, step))
-        if beta == 0:
-            return loss
-        return loss + beta * _tensor("evaluate", self.evaluate(phi, theta, step))
-
 
 def _tensor(name: str, loss: object) -> Tensor:
     """Refuse a loss that autograd could not differentiate: a float has no graph."""
     check_kind(f"what {name} returns", loss, Tensor, "a torch tensor, a loss", LearnerError)
     assert isinstance(loss, Tensor)
     return loss
+
+
+def _check_shape(name: str, loss: Tensor, lead: Size) -> None:
+    """Refuse losses that are not one a problem."""
+    if loss.shape != lead:
+        raise LearnerError(
+            f"what {name} returns has shape {tuple(loss.shape)}, and what evaluate returns "
+            f"{tuple(lead)}: give one loss for each problem, a mean over its examples alone"
+        )

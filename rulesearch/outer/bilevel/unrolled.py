@@ -11,7 +11,7 @@ from rulesearch.errors import ConfigError
 from rulesearch.named import Named, detached, gradient, leaves
 from rulesearch.outer.bilevel.convergence import BOUND, Settled, check_bound
 from rulesearch.outer.bilevel.descent import Descent
-from rulesearch.outer.bilevel.given import check_given
+from rulesearch.outer.bilevel.given import check_depends, check_given
 from rulesearch.outer.bilevel.problem import Bilevel, Estimate
 
 __all__ = ["UnrolledDescent"]
@@ -58,5 +58,6 @@ class UnrolledDescent:
             start = detached(start)
         phi = replace(self.learner, tracked=self.last)(problem, at, start, first=first)
         loss = problem.eval_loss(phi, at)
+        check_depends("the evaluation loss", loss, phi)
         settled = Settled(problem, theta, start, self.bound)(phi, loss)
         return Estimate(gradient(loss, at), loss.detach(), detached(phi), settled)
