@@ -21,6 +21,7 @@ from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
 from rulesearch.report.bandit_figures import regret_curves
 from rulesearch.reproduce import make_plan, reproduce
 from rulesearch.reproduce.base import Job
+from rulesearch.reproduce.figures import seed_means
 from rulesearch.tasks.wheel import Wheel, WheelLogs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -221,3 +222,6 @@ def test_one_life_of_one_seed_is_kept(tmp_path: Path) -> None:
     job = load_file(tmp_path / "run" / "jobs" / "cml-synaptic-0.9.safetensors")
     assert job["measured.error"].shape == (1, 1)
     assert torch.equal(job["measured.error"], job["measured.regret"][..., -1])
+    older = {"cml-synaptic-0.9": {"error": job["measured.error"]}}  # of before regret was kept
+    assert seed_means(older, "regret", "0.9", ["cml-synaptic"]) == {}
+    assert seed_means(older, "error", "0.9", ["cml-synaptic"]).keys() == {"cml-synaptic"}

@@ -34,7 +34,7 @@ def regret_curves(choices: Floats, data: Mapping[str, Mapping[str, Floats]]) -> 
         the network's.
     """
     columns = min(2, len(data))
-    rows = -(-len(data) // columns) if data else 1
+    rows = -(-len(data) // columns)
     figure = Figure(figsize=(WIDTH, HEIGHT * rows), layout="constrained")
     for part, (title, networks) in zip(parts(figure, rows, columns), data.items(), strict=False):
         ax, ends = part.subplots(), []

@@ -213,6 +213,8 @@ def _draw(measured: Mapping[str, Measured], run: Path, settings: WheelSettings) 
             lives[title] = {
                 titles[row]: measured[f"{row}-{condition}"]["error"].numpy() for row in means
             }
+    if not curves:  # a run from before jobs measured it
+        return
     choices = _moments(settings.horizon)
     numbers = {"choices": choices, "regret": curves, "lives": lives}
     write_figures(run, {"regret": regret_curves(choices, curves)}, numbers)

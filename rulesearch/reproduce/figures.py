@@ -48,11 +48,14 @@ def write_figures(run: Path, figures: Mapping[str, Figure], numbers: Mapping[str
 def seed_means(
     measured: Mapping[str, Measured], quantity: str, condition: str, rows: Iterable[str]
 ) -> dict[str, Floats]:
-    """Over the lifetimes of each seed that did not diverge, of the rows that were run."""
+    """Over the lifetimes of each seed that did not diverge, of the rows that were run.
+
+    Jobs of a run from before they measured the quantity are left out.
+    """
     found = {}
     for row in rows:
         job = measured.get(f"{row}-{condition}")
-        if job is not None:
+        if job is not None and quantity in job:
             alive = [e.isfinite() for e in job["error"]]
             means = [v[a].nanmean(0) for v, a in zip(job[quantity], alive, strict=True)]
             found[row] = torch.stack(means).numpy()
