@@ -129,22 +129,22 @@ def changed(agent: Agent, name: str, value: Tensor | None) -> dict[str, Tensor]:
 
 Make = Callable[[], Agent]
 OTHERS: list[tuple[Make, Callable[[], object], str]] = [
-    (greedy, dict, "tensors are not of this life: there is no 'action'; make the life as it was"),
-    (greedy, lambda: lived(greedy(), steps=41), "life: 'action' has shape (2, 41), here it is (2,"),
+    (greedy, dict, "tensors() gave is not of this life: it has no action; make the life as it was"),
+    (greedy, lambda: lived(greedy(), steps=41), "life: its action has shape (2, 41), here it is"),
     (greedy, lambda: lived(greedy(), every=9), "a life that learns every 9 choices, not every 10"),
-    (greedy, lambda: lived(greedy(1, 1), wheels=1), "'action' has shape (1, 40), here it is (2,"),
-    (greedy, lambda: changed(greedy(), "lived", torch.ones(2)), "'lived' has shape (2,), here it"),
-    (greedy, lambda: changed(greedy(), "live", torch.ones(2)), "there is 'live'"),
-    (greedy, lambda: changed(greedy(), "agent.phi.W", None), "this agent: there is no 'phi.W'"),
+    (greedy, lambda: lived(greedy(1, 1), wheels=1), "its action has shape (1, 40), here it is"),
+    (greedy, lambda: changed(greedy(), "lived", torch.ones(2)), "its lived has shape (2,), here"),
+    (greedy, lambda: changed(greedy(), "live", torch.ones(2)), "it has live"),
+    (greedy, lambda: changed(greedy(), "agent.phi.W", None), "this agent: it has no phi.W"),
     (greedy, lambda: changed(greedy(), "agent.phi.W", torch.ones(1, ARMS, 2)),
-     "this agent: 'phi.W' has shape (1, 5, 2), here it is (2, 5, 2)"),
-    (greedy, lambda: changed(greedy(), "agent.memory.0.W", None), "there is no 'memory.0.W'"),
-    (greedy, lambda: lived(greedy(optimiser=Adam(0.1))), "there is 'memory.1.W'"),
-    (greedy, lambda: lived(neural()), "this agent: there is no 'phi.W'"),
-    (neural, lambda: changed(neural(), "agent.heads.a", None), "there is no 'heads.a'"),
-    (neural, lambda: changed(neural(), "agent.heads.mean", None), "there is 'heads.root'"),
+     "this agent: its phi.W has shape (1, 5, 2), here it is (2, 5, 2)"),
+    (greedy, lambda: changed(greedy(), "agent.memory.0.W", None), "it has no memory.0.W"),
+    (greedy, lambda: lived(greedy(optimiser=Adam(0.1))), "it has memory.1.W"),
+    (greedy, lambda: lived(neural()), "this agent: it has no phi.W"),
+    (neural, lambda: changed(neural(), "agent.heads.a", None), "it has no heads.a"),
+    (neural, lambda: changed(neural(), "agent.heads.mean", None), "it has heads.a"),
     (neural, lambda: changed(neural(), "agent.heads.a", torch.ones(1, ARMS)),
-     "'heads.a' has shape (1, 5), here it is (2, 5)"),
+     "its heads.a has shape (1, 5), here it is (2, 5)"),
 ]  # fmt: skip
 
 

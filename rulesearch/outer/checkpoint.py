@@ -7,7 +7,19 @@ import torch
 from rulesearch.errors import ConfigError
 from rulesearch.named import Named, under
 
-__all__ = ["load_parameters"]
+__all__ = ["load_parameters", "misfits"]
+
+
+def misfits(found: Named, wanted: Named) -> list[str]:
+    """Tell what is missing, unknown, or of another shape, which torch might broadcast."""
+    wrong = [f"it has no {name}" for name in wanted if name not in found]
+    wrong += [f"it has {name}" for name in sorted(found) if name not in wanted]
+    wrong += [
+        f"its {name} has shape {tuple(found[name].shape)}, here it is {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    return wrong
 
 
 def load_parameters(
@@ -29,18 +41,12 @@ def load_parameters(
     Raises
     ------
     ConfigError
-        If they have other names, or other shapes, which torch might broadcast.
+        If they have other names or shapes.
     """
     held = under("model.", tensors)
-    wrong = [f"it has no {k}" for k in parameters if k not in held]
-    wrong += [f"it has {k}" for k in sorted(held) if k not in parameters]
-    wrong += [f"it has no {k}" for k in others or {} if k not in tensors]
-    wrong += [
-        f"its {key} has shape {tuple(found[key].shape)}, here it is {tuple(t.shape)}"
-        for found, here in ((held, parameters), (tensors, others or {}))
-        for key, t in here.items()
-        if key in found and found[key].shape != t.shape
-    ]
+    others = others or {}
+    wrong = misfits(held, parameters)
+    wrong += misfits({k: t for k, t in tensors.items() if k in others}, others)
     if wrong:
         raise ConfigError(
             f"the checkpoint is of {of}: {wrong[0]}; make the training as it was when the "

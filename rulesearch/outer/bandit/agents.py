@@ -11,6 +11,7 @@ from rulesearch.arguments import whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.outer.bilevel import Named
 from rulesearch.outer.bilevel.given import check_named
+from rulesearch.outer.checkpoint import misfits
 from rulesearch.tasks.wheel import ARMS, Experience
 from rulesearch.torch_arguments import check_generators
 
@@ -66,17 +67,11 @@ def check_answers(found: Tensor, context: Tensor) -> None:
 def check_tensors(whose: str, tensors: Named, wanted: Named) -> None:
     """Refuse tensors of other names or shapes than those wanted, before any is taken."""
     check_named("tensors", tensors)
-    wrong = [f"there is no '{name}'" for name in wanted if name not in tensors]
-    wrong += [f"there is '{name}'" for name in tensors if name not in wanted]
-    wrong += [
-        f"'{name}' has shape {tuple(tensors[name].shape)}, here it is {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
+    wrong = misfits(tensors, wanted)
     if wrong:
         raise ConfigError(
-            f"tensors are not of this {whose}: {wrong[0]}; make the {whose} as it was when "
-            "tensors() gave them"
+            f"what tensors() gave is not of this {whose}: {wrong[0]}; make the {whose} as it was "
+            "then"
         )
 
 

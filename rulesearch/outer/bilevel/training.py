@@ -53,7 +53,8 @@ class MetaParameters(nn.Module):
                 f"theta has shapes {shapes}; give tensors of floating point, all of which begin "
                 "with the number of seeds"
             )
-        own = [name for name in theta if hasattr(nn.ParameterDict(), name)]
+        torchs = dir(nn.ParameterDict())
+        own = [name for name in theta if name in torchs]
         if own:
             raise LearnerError(f"theta: '{own[0]}' is a name of torch's own; call it otherwise")
         self.named = nn.ParameterDict(
