@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_cml_images import FEW, FIVE, ONE, characters, table1, write_images
+from test_cml_images import FEW, FIVE, ONE, characters, write_images
+from test_cml_table1 import table1
 from torch import Tensor
 
 from rulesearch.reproduce import make_plan

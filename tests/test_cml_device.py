@@ -11,7 +11,8 @@ import pytest
 import torch
 from pretended_gpu import GPU, pretended_gpu
 from safetensors.torch import load_file, save
-from test_cml_images import FEW, FIVE, ONE, characters, table1, write_images
+from test_cml_images import FEW, FIVE, ONE, characters, write_images
+from test_cml_table1 import table1
 
 from rulesearch.errors import INTERRUPTED, ConfigError, GrammarError
 from rulesearch.networks import ConvNet
