@@ -73,6 +73,7 @@ WHEEL = {
     "updates": 6400 // 8, "seeds": 50, "episodes": 8, "lifetimes": 1, "hidden": 100, "tasks": 64,
     "learnt": 512, "judged": 50, "horizon": 80_000, "batch": 512, "shorter": 1,
     "conditions": ("0.5", "0.7", "0.9", "0.95", "0.99"), "eps_root": 2**-23,
+    "validate_every": None, "validation": 10,  # which the released code draws and never looks at
 }  # fmt: skip
 
 

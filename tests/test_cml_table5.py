@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from rulesearch.errors import ConfigError
 from rulesearch.networks.modulated import ModulatedNetwork
 from rulesearch.outer.bandit import GreedyAgent
-from rulesearch.outer.seeds import NETWORK, TASK, TEST, generators
+from rulesearch.outer.seeds import NETWORK, TASK, TEST, VALIDATION, generators
 from rulesearch.report.bandit_figures import regret_curves
 from rulesearch.reproduce import make_plan, reproduce
 from rulesearch.reproduce.base import Job
@@ -34,8 +34,8 @@ KEYS = {"NeuralLinear": "neural-linear", "CML (modulatory)": "cml-modulatory"}
 PAIRS = [(row, k) for row in range(2) for k in range(2)]
 
 
-def jobs(row: str) -> dict[str, Job]:
-    plan = make_plan("cml-table5", "small", TINY, [row])
+def jobs(row: str, *changes: str) -> dict[str, Job]:
+    plan = make_plan("cml-table5", "small", [*TINY, *changes], [row])
     return {job.name: job for job in plan.jobs()}
 
 
@@ -44,6 +44,22 @@ def rewards(w: dict[str, Tensor], x: Tensor) -> Tensor:
     for layer in ("full0", "full1"):
         x = (x @ w[f"{layer}.W"].T - w[f"{layer}.shift"]).clamp(min=0)
     return x @ w["head.W"].T + w["head.bias"]
+
+
+def chosen_arms(w: dict[str, Tensor], log: Sequence[Tensor], part: slice) -> Tensor:
+    """Mean squared error, in double precision, of the rewards of some of what was logged."""
+    x, arm, reward = (each[part] for each in log)
+    return (rewards(w, x.double())[torch.arange(len(arm)), arm] - reward.double()).square().mean()
+
+
+def judged_after_ten_steps(theta: dict[str, Tensor], log: Sequence[Tensor]) -> Tensor:
+    """Of MAML, by plain autograd: what is lost on the last six choices after learning others."""
+    w = dict(theta)
+    for _ in range(10):
+        loss = chosen_arms(w, log, slice(0, 20))
+        slopes = torch.autograd.grad(loss, list(w.values()), create_graph=True)
+        w = {k: v - 0.01 * s for (k, v), s in zip(w.items(), slopes, strict=True)}
+    return chosen_arms(w, log, slice(20, 26))
 
 
 def test_maml_differentiates_ten_steps_on_what_was_logged_of_its_own_wheels() -> None:
@@ -62,26 +78,58 @@ def test_maml_differentiates_ten_steps_on_what_was_logged_of_its_own_wheels() ->
         theta = {name: born[name][row].double().requires_grad_() for name in learnt}
         losses = []
         for wheel in torch.randint(3, (4,), generator=g).tolist():
-            x, arm, reward = (part[3 * row + wheel] for part in logs)
-
-            def loss(w: dict[str, Tensor], part: slice, log: Any = (x, arm, reward)) -> Tensor:
-                x, arm, reward = (each[part] for each in log)
-                got = rewards(w, x.double())[torch.arange(len(arm)), arm]
-                return (got - reward.double()).square().mean()
-
-            w = dict(theta)
-            for _ in range(10):
-                slopes = torch.autograd.grad(
-                    loss(w, slice(0, 20)), list(w.values()), create_graph=True
-                )
-                w = {k: v - 0.01 * s for (k, v), s in zip(w.items(), slopes, strict=True)}
-            losses.append(loss(w, slice(20, 26)))
+            losses.append(judged_after_ten_steps(theta, [part[3 * row + wheel] for part in logs]))
         mean = torch.stack(losses).mean()
         assert float(record.loss[row]) == pytest.approx(mean.item(), rel=1e-3)
         exact = torch.autograd.grad(mean, list(theta.values()))
         for name, slope in zip(theta, exact, strict=True):
             found = moments[f"adam.first.{name}"][row].double()
             assert (found - 0.1 * slope).norm() < 1e-3 * 0.1 * slope.norm()
+
+
+def test_lives_begin_with_what_validation_wheels_like_best(tmp_path: Path) -> None:
+    """Each seed's own of four updates, by plain autograd on four wheels; broken off, too."""
+    training: Any = jobs("maml", "updates=16")["maml-0.5"].begin({}).training  # type: ignore[attr-defined]
+    logs = WheelLogs(26).sample(
+        generators(0, 0, VALIDATION, [(r, k) for r in range(2) for k in range(4)])
+    )
+    states, errors = list[dict[str, Tensor]](), list[list[float]]()
+    for _ in range(4):
+        training.update()
+        states.append(training.model.theta())
+        states[-1] = {name: w.detach().clone() for name, w in states[-1].items()}
+        errors.append([])
+        for row in range(2):
+            theta = {k: w[row].double().requires_grad_() for k, w in states[-1].items()}
+            each = [judged_after_ten_steps(theta, [p[4 * row + k] for p in logs]) for k in range(4)]
+            errors[-1].append(torch.stack(each).mean().item())
+    best = np.argmin(errors, 0)
+    assert min(best) < 3  # some other than the last
+    told = [*TINY, "updates=16", "validate_every=1", "validation=4", "checkpoint_every=1"]
+    plan = make_plan("cml-table5", "small", [*told, "conditions=[0.5, 0.99]"], ["maml"])
+
+    def interrupt(event: Mapping[str, Any]) -> None:
+        if event["event"] == "update" and event["update"] == 5:
+            raise KeyboardInterrupt  # after the first block of life
+
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(plan, tmp_path / "broken", [interrupt])
+    for run in ("broken", "whole"):
+        reproduce(plan, tmp_path / run)
+        for job in ("maml-0.5", "maml-0.99"):
+            found = load_file(tmp_path / run / "jobs" / f"{job}.safetensors")
+            for name in states[0]:
+                wanted = torch.stack([states[k][name][row] for row, k in enumerate(best)])
+                assert torch.equal(found["model.named." + name.replace(".", "/")], wanted)
+    broken, whole = (
+        load_file(tmp_path / run / "jobs" / "maml-0.5.safetensors") for run in ("broken", "whole")
+    )
+    assert torch.equal(broken["measured.regret"], whole["measured.regret"])
+
+
+def test_no_look_at_the_validation_wheels_is_refused() -> None:
+    with pytest.raises(ConfigError, match="of updates=4 MAML has 1; look at least as often"):
+        jobs("cml-synaptic", "validate_every=2")
 
 
 def test_regret_is_in_percent_of_what_chance_pays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rulesearch.analysis import Floats
+from rulesearch.errors import ConfigError
 from rulesearch.named import copied, detached
 from rulesearch.outer.bandit import (
     Agent,
@@ -23,10 +23,13 @@ from rulesearch.outer.bandit import (
     TrainedLife,
     blocks,
 )
-from rulesearch.outer.bilevel import Bilevel, BilevelTraining, MetaParameters
-from rulesearch.outer.seeds import TASK, TEST, generators, members
+from rulesearch.outer.best_on_validation import BestOnValidation
+from rulesearch.outer.bilevel import Bilevel, BilevelTraining, MetaParameters, Named
+from rulesearch.outer.outer_loop import OuterLoop
+from rulesearch.outer.seeds import TASK, TEST, VALIDATION, generators, members
 from rulesearch.report.bandit_figures import regret_curves
 from rulesearch.reproduce.base import Job, Measured, Published, Reproduction, Row, Trained, Training
+from rulesearch.reproduce.cml_tasks import Draws, learnt, on_tests
 from rulesearch.reproduce.cml_wheel import CONDITIONS, METHODS, Method, Source, WheelSettings
 from rulesearch.reproduce.figures import seed_means, write_figures
 from rulesearch.tasks.wheel import ARMS, Experience, Wheel, WheelLogs, uniform_regret
@@ -43,9 +46,17 @@ def _moments(horizon: int) -> Floats:
     return np.unique(np.geomspace(min(2 * ARMS, horizon), horizon, POINTS).round())
 
 
+MetaTrained = OuterLoop[MetaParameters]
+
+
+def _parts(logs: Experience, cut: int) -> tuple[Experience, Experience]:
+    """What of logged choices is learnt, and what is judged."""
+    return Experience(*(p[:, :cut] for p in logs)), Experience(*(p[:, cut:] for p in logs))
+
+
 def _training(
     method: Method, settings: WheelSettings, known: Mapping[str, Tensor] | None
-) -> BilevelTraining[Any]:
+) -> MetaTrained:
     model = MetaParameters(method.theta(settings))
     if known is not None:
         model.load_state_dict(dict(known))
@@ -63,15 +74,32 @@ def _training(
             for row, g in enumerate(draws)
         ]
         rows = torch.cat(chosen).to(settings.torch_device)
-        log = [part[rows] for part in logs]
-        learn = Experience(*(part[:, : settings.learnt] for part in log))
-        judge = Experience(*(part[:, settings.learnt :] for part in log))
+        learn, judge = _parts(Experience(*(part[rows] for part in logs)), settings.learnt)
         return method.problem(settings, episodes, lambda step: learn, lambda step: judge)
 
     gradient = method.meta_gradient(settings.shorter, settings.tolerance)
-    return BilevelTraining(
+    training = BilevelTraining(
         model, problems, gradient, method.rate, episodes, eps_root=settings.eps_root
     )
+    if settings.validate_every is None:
+        return training
+    error = partial(_validation_error, method, settings)
+    return BestOnValidation(training, error, settings.validate_every)
+
+
+def _validation_error(method: Method, settings: WheelSettings, model: MetaParameters) -> Tensor:
+    """Evaluation loss after learning wheels that meta-training does not have, ``(seeds,)``."""
+
+    def judged(draws: Draws, theta: Named) -> Tensor:
+        logs = WheelLogs(settings.learnt + settings.judged).sample(draws)
+        learn, judge = _parts(logs.to(settings.torch_device), settings.learnt)
+        copies = len(draws) // settings.seeds
+        problem = method.problem(settings, copies, lambda step: learn, lambda step: judge)
+        phi, settled = learnt(method.learner(settings), problem, theta)
+        return torch.where(settled, problem.eval_loss(phi, theta), torch.nan)
+
+    wheels = settings.validation
+    return on_tests(settings, model, judged, wheels, wheels, VALIDATION).mean(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +126,7 @@ class _Online:
         return generators(self.settings.seed, 0, stream, self.members, place)
 
 
-def _greedy(method: Method, online: _Online, training: BilevelTraining[Any]) -> Agent:
+def _greedy(method: Method, online: _Online, training: MetaTrained) -> Agent:
     settings = online.settings
     copies, network = settings.lifetimes, method.network(settings)
     theta = copied(detached(training.model.theta()), copies)
@@ -122,7 +150,7 @@ def _greedy(method: Method, online: _Online, training: BilevelTraining[Any]) -> 
     )
 
 
-def _neural_linear(method: Method, online: _Online, training: BilevelTraining[Any]) -> Agent:
+def _neural_linear(method: Method, online: _Online, training: MetaTrained) -> Agent:
     """The features are the answers of a network whose head is the identity."""
     settings = online.settings
     fast, slow = method.born(settings)
@@ -145,7 +173,7 @@ def _neural_linear(method: Method, online: _Online, training: BilevelTraining[An
     )
 
 
-Maker = Callable[[Method, _Online, BilevelTraining[Any]], Agent]
+Maker = Callable[[Method, _Online, MetaTrained], Agent]
 
 
 @dataclass(frozen=True)
@@ -171,8 +199,10 @@ class _Row:
             0 if known is None else updates,
         )
 
-    def life(self, delta: float, training: BilevelTraining[Any]) -> Life:
+    def life(self, delta: float, training: MetaTrained) -> Life:
         """Lives side by side, those of a seed together."""
+        if isinstance(training, BestOnValidation):
+            training.choose()
         online = _Online(self.settings, delta)
         return Life(
             self.maker(self.method, online, training),
@@ -220,8 +250,18 @@ def _draw(measured: Mapping[str, Measured], run: Path, settings: WheelSettings) 
     write_figures(run, {"regret": regret_curves(choices, curves)}, numbers)
 
 
+def _updates(method: Method, settings: WheelSettings) -> int:
+    return math.ceil(settings.updates / method.share)
+
+
 def _jobs(settings: WheelSettings) -> Sequence[Job]:
     """A row's first job trains and lives; the others only live, on another wheel."""
+    fewest = _updates(METHODS["maml"], settings)
+    if settings.validate_every is not None and settings.validate_every > fewest:
+        raise ConfigError(
+            f"validate_every is {settings.validate_every} updates, but of updates="
+            f"{settings.updates} MAML has {fewest}; look at least as often as that"
+        )
     wanted = [condition for condition in CONDITIONS if condition in settings.conditions]
 
     def jobs(key: str, row: _Row) -> list[Job]:
@@ -244,8 +284,7 @@ def _jobs(settings: WheelSettings) -> Sequence[Job]:
     baseline = replace(METHODS["maml"], every=20, steps=50)
     found = jobs("neural-linear", _Row(_neural_linear, baseline, 0, settings))
     for key, method in METHODS.items():
-        updates = math.ceil(settings.updates / method.share)
-        found += jobs(key, _Row(_greedy, method, updates, settings))
+        found += jobs(key, _Row(_greedy, method, _updates(method, settings), settings))
     return found
 
 

@@ -18,7 +18,7 @@ from rulesearch.outer.bilevel import (
     SGD,
     Adam,
     Bilevel,
-    BilevelGradient,
+    BilevelLearner,
     ComplexSynapse,
     Contrastive,
     Descent,
@@ -75,6 +75,11 @@ class WheelSettings(RunSettings):
         Choices of a step when learning online.
     shorter : int
         Divides all numbers of learning steps but MAML's ten and NeuralLinear's.
+    validate_every : int, optional
+        Updates between two looks at the validation wheels; lives begin with the meta-parameters
+        that do best there. By default, as in the released code, with those of the last update.
+    validation : int
+        Validation wheels of each seed.
     tolerance : float, optional
         The largest residual of learning that an update of CML accepts; by default any.
     eps_root : float
@@ -95,6 +100,8 @@ class WheelSettings(RunSettings):
     horizon: Count = 80_000
     batch: Count = 512
     shorter: Count = 1
+    validate_every: Count | None = None
+    validation: Count = 10
     tolerance: Tolerance = None
     eps_root: Size = EPS_ROOT
 
@@ -128,10 +135,15 @@ class Method:
     tanh: bool
     share: int
     rate: float
-    meta_gradient: Callable[[int, float | None], BilevelGradient[Any]]
+    meta_gradient: Callable[[int, float | None], Contrastive[Any] | UnrolledDescent]
     online: Optimiser
     every: int
     steps: int
+
+    def learner(self, settings: WheelSettings) -> BilevelLearner[Any]:
+        """What meta-training lets learn, undisturbed."""
+        found = self.meta_gradient(settings.shorter, settings.tolerance)
+        return found.free if isinstance(found, Contrastive) else found.learner
 
     def network(self, settings: WheelSettings) -> ModulatedNetwork:
         """A network of rewards. Rectified units of gain 1 are the usual ones."""
@@ -177,10 +189,9 @@ def _contrast(
     beta: float,
     shorter: int,
     tolerance: float | None,
-) -> BilevelGradient[Any]:
+) -> Contrastive[Any]:
     first, second = (Descent(max(1, n // shorter), opt) for n, opt in (free, nudged))
-    contrast: Contrastive[Any] = Contrastive(first, second, beta, tolerance=tolerance)
-    return contrast
+    return Contrastive(first, second, beta, tolerance=tolerance)
 
 
 def _adam(rate: float) -> Adam:

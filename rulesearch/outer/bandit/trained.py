@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rulesearch.named import under
 from rulesearch.outer.bandit.online import Life
-from rulesearch.outer.bilevel import BilevelTraining, MetaParameters
+from rulesearch.outer.bilevel import MetaParameters
+from rulesearch.outer.outer_loop import OuterLoop
 from rulesearch.outer.record import UpdateRecord
 
 __all__ = ["TrainedLife"]
@@ -23,7 +23,7 @@ class TrainedLife:
 
     Parameters
     ----------
-    training : BilevelTraining
+    training : BilevelTraining or BestOnValidation
     trained : int
         Updates of meta-training; none where its meta-parameters are another's.
     begin : callable
@@ -32,9 +32,9 @@ class TrainedLife:
         What regrets are divided by in the record of an update.
     """
 
-    training: BilevelTraining[Any]
+    training: OuterLoop[MetaParameters]
     trained: int
-    begin: Callable[[BilevelTraining[Any]], Life]
+    begin: Callable[[OuterLoop[MetaParameters]], Life]
     scale: float
     updates: int = 0
     _life: Life | None = field(init=False, default=None)
