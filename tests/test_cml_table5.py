@@ -121,6 +121,9 @@ def test_lives_begin_with_what_validation_wheels_like_best(tmp_path: Path) -> No
             for name in states[0]:
                 wanted = torch.stack([states[k][name][row] for row, k in enumerate(best)])
                 assert torch.equal(found["model.named." + name.replace(".", "/")], wanted)
+    lines = (tmp_path / "whole" / "events.jsonl").read_text().splitlines()
+    looks = [e["validation"] for e in map(json.loads, lines) if "validation" in e]
+    np.testing.assert_allclose(looks, errors, rtol=1e-4)
     broken, whole = (
         load_file(tmp_path / run / "jobs" / "maml-0.5.safetensors") for run in ("broken", "whole")
     )

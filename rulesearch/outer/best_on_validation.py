@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -49,9 +49,9 @@ class BestOnValidation(Choice[MetaParameters]):
     def update(self) -> UpdateRecord:
         """Take a step, and look at the validation tasks where it is time to."""
         record = self.training.update()
-        if self.updates % self.every == 0:
-            self._look()
-        return record
+        if self.updates % self.every:
+            return record
+        return replace(record, validation=self._look())
 
     def choose(self) -> None:
         """Give the model the best of each seed; the last, where no error was ever finite."""
@@ -63,7 +63,7 @@ class BestOnValidation(Choice[MetaParameters]):
                 last = self.model.get_parameter(name)
                 last.copy_(torch.where(spread(known, best), best, last))
 
-    def _look(self) -> None:
+    def _look(self) -> Tensor:
         error = self.judge(self.model)
         if self._error is None:
             self._error = torch.full_like(error, torch.inf)
@@ -72,6 +72,7 @@ class BestOnValidation(Choice[MetaParameters]):
         for name, now in self.model.named_parameters():
             before = self._best.get(name, now)
             self._best[name] = torch.where(spread(better, now), now, before).detach().clone()
+        return error
 
     def tensors(self) -> dict[str, Tensor]:
         """Of the training, and of the best so far."""

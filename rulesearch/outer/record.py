@@ -25,9 +25,12 @@ class UpdateRecord:
     residual : mapping to Tensor (seeds,)
         By what was to be solved, the median over a seed's lifetimes of what was left of it: see
         :class:`rulesearch.outer.bilevel.Estimate`.
+    validation : Tensor (seeds,), optional
+        The error on validation tasks, where the update ended with a look at them.
     """
 
     loss: Tensor
     rejected: Tensor
     diverged: Tensor | None = None
     residual: Mapping[str, Tensor] = field(default_factory=dict)
+    validation: Tensor | None = None

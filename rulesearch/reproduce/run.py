@@ -218,6 +218,8 @@ class _Run:
         self.untaught = self.untaught & record.rejected.cpu()
         if self.residual:
             event["residual"] = {kind: finite(left) for kind, left in self.residual.items()}
+        if record.validation is not None:
+            event["validation"] = finite(record.validation)
         self.folder.append(event)
         self._tell(event)
         if self.untaught.any() and update + 1 == min(ENOUGH, job.updates):
