@@ -14,6 +14,12 @@ import torch
 from rulesearch.__main__ import SIGNALS, main
 
 
+def pytest_configure() -> None:
+    """Interrupts arrive in tests and their processes, though a background shell ignores them."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small tensors: threads would only wait for one another."""

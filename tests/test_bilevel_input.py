@@ -18,6 +18,7 @@ from rulesearch.outer.bilevel import (
     SGD,
     Adam,
     BilevelTraining,
+    ComplexSynapse,
     Contrastive,
     ContrastiveChain,
     Descent,
@@ -26,6 +27,7 @@ from rulesearch.outer.bilevel import (
     MetaParameters,
     Named,
     Newton,
+    UnrolledDescent,
     best_beta,
     draw_ridge,
 )
@@ -150,3 +152,40 @@ def test_the_size_of_a_rule_goes_into_the_rates_of_plastic_feedback_too() -> Non
     torch.testing.assert_close(model.theta.detach(), expected)
     for rate in (*model.rate, *model.feedback_rate):
         torch.testing.assert_close(rate.detach(), torch.full_like(rate, 0.02))
+
+
+def test_a_strength_that_may_be_of_a_problem_or_of_a_column() -> None:
+    """Two problems, each of whose weights have two columns: to take it for either is a guess."""
+    W = torch.arange(12.0).reshape(2, 3, 2)
+    strength = torch.tensor([0.5, 3.0])
+
+    def loss(phi: Named, theta: Named, step: int | None) -> Tensor:
+        return phi["W"].square().sum((1, 2)) / 2
+
+    inner = LossProblem(loss, loss, lambda theta: {"W": W})
+    contrast = Contrastive(LEARNER, LEARNER, 0.1)
+    message = (
+        r"lambda\.W has shape \(2,\), for 2 problems whose parameter has \(2, 3, 2\): say whether "
+        r"it has a part for each problem, \.reshape\(2, 1, 1\), or the same for all, "
+        r"\.reshape\(1, 1, 2\)"
+    )
+    theta = {"omega.W": W}
+    with pytest.raises(LearnerError, match=message):
+        contrast(ComplexSynapse(inner, {"lambda.W": strength}), theta)
+    with pytest.raises(LearnerError, match=message):
+        UnrolledDescent(LEARNER)(ComplexSynapse(inner, theta), {"lambda.W": strength})
+    long = Contrastive(Descent(200, SGD(0.1)), Descent(200, SGD(0.1)), 1e-3)
+    for shape in ((2, 1, 1), (1, 1, 2)):
+        each = strength.reshape(shape)
+        free = long(ComplexSynapse(inner, {"lambda.W": each}), theta).phi["W"]
+        torch.testing.assert_close(free, each * W / (1 + each))
+    one = ComplexSynapse(
+        LossProblem(
+            lambda phi, theta, step: loss(phi, theta, step).sum(),
+            lambda phi, theta, step: loss(phi, theta, step).sum(),
+            lambda theta: {"W": W},
+        ),
+        {"lambda.W": strength},
+    )
+    free = long(one, theta).phi["W"]  # of one problem there is nothing to guess
+    torch.testing.assert_close(free, strength * W / (1 + strength))

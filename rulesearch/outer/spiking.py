@@ -16,7 +16,7 @@ from rulesearch.learners.eprop import EProp
 from rulesearch.outer.bilevel import Bilevel, Descent, Estimate, Named, UnrolledDescent
 from rulesearch.outer.bilevel.convergence import BOUND, Settled
 from rulesearch.outer.bilevel.given import check_given, check_learner, check_named
-from rulesearch.outer.bilevel.synapse import LAMBDA, LOG_LAMBDA, OMEGA, check_fits
+from rulesearch.outer.bilevel.synapse import KINDS, OMEGA, check_fits
 from rulesearch.tasks.spiking_sines import SpikingExamples, SpikingTasks
 
 __all__ = ["LastWindow", "SpikingProblem"]
@@ -72,7 +72,7 @@ class SpikingProblem:
 
     def start(self, theta: Named) -> Named:
         """Weights among the meta-parameters, or omega of a synapse around; others are born so."""
-        self._check_names("theta", theta, ("", OMEGA, LAMBDA, LOG_LAMBDA))
+        self._check_names("theta", theta, ("", OMEGA))
         x, found = self.tasks.learn.x, {}
         for name, shape in self.learner.network.shapes.items():
             if name in theta:
@@ -101,7 +101,7 @@ class SpikingProblem:
 
     def partial(self, phi: Named, theta: Named, beta: float) -> Named:
         """Zero: a loss depends on the start by what was learnt alone."""
-        self._check_names("theta, without a ComplexSynapse around", theta)
+        self._check_names("theta", theta)
         return {name: torch.zeros_like(t) for name, t in theta.items()}
 
     def learn_loss(self, phi: Named, theta: Named) -> Tensor:
@@ -128,10 +128,12 @@ class SpikingProblem:
     def _check_names(self, given: str, named: Named, kinds: Sequence[str] = ("",)) -> None:
         """Refuse what is of no weight, or of another kind."""
         known = self.learner.network.shapes
-        full = [kind + name for kind in kinds for name in known]
+        full, anchors = ([k + name for k in some for name in known] for some in (kinds, KINDS))
         for key in named:
             if key not in full:
-                hint = did_you_mean(key, full)
+                hint = did_you_mean(key, [*full, *anchors])
+                if key in anchors:
+                    hint = " but of a synapse; put a ComplexSynapse around the problem"
                 raise LearnerError(
                     f"{given}: '{key}' is none of the weights {', '.join(known)}{hint}"
                 )

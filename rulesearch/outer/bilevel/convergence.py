@@ -60,7 +60,7 @@ class Settled:
         before = problem.eval_loss(start, theta).detach()
         self._lead = before.shape
         self._check_own()
-        check = getattr(problem, "check_losses", None)
+        check = getattr(problem, "check_lead", None)
         if check is not None:
             check(self.start, theta, self._lead)
         self._loss = bound * before.clamp(min=1)

@@ -68,7 +68,7 @@ class LossProblem:
         return born
 
     @torch.no_grad()
-    def check_losses(self, phi: Named, theta: Named, lead: Size) -> None:
+    def check_lead(self, phi: Named, theta: Named, lead: Size) -> None:
         """Refuse a learning loss that is not one a problem, as that of the evaluation is.
 
         Raises

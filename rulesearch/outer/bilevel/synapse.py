@@ -21,7 +21,16 @@ from rulesearch.named import Named, detached
 from rulesearch.outer.bilevel.given import check_named
 from rulesearch.outer.bilevel.problem import Bilevel, learning_loss
 
-__all__ = ["LAMBDA", "LOG_LAMBDA", "OMEGA", "Anchor", "ComplexSynapse", "allowed", "check_fits"]
+__all__ = [
+    "KINDS",
+    "LAMBDA",
+    "LOG_LAMBDA",
+    "OMEGA",
+    "Anchor",
+    "ComplexSynapse",
+    "allowed",
+    "check_fits",
+]
 
 OMEGA, LAMBDA, LOG_LAMBDA = KINDS = "omega.", "lambda.", "log_lambda."
 
@@ -49,7 +58,8 @@ class ComplexSynapse(Generic[B_co]):
     ``lambda.W``, or its logarithm ``log_lambda.W``, the strength of attraction; each is as large
     as W, or of a size that broadcasts to it. Without omega the state is zero; without a strength
     the parameter is not anchored. Where omega is among the meta-parameters, learning starts
-    from it. All other meta-parameters are those of the problem inside.
+    from it. All other meta-parameters are those of the problem inside, which is told of omega where
+    learning starts and of no strength.
 
     Parameters
     ----------
@@ -84,7 +94,8 @@ class ComplexSynapse(Generic[B_co]):
 
     def start(self, theta: Named) -> Named:
         """Omega as large as the parameter, where it is learnt; else as the task starts."""
-        born = self.inner.start(theta)
+        strengths = (LAMBDA, LOG_LAMBDA)
+        born = self.inner.start({k: v for k, v in theta.items() if not k.startswith(strengths)})
         self._check(born, theta)
         return {
             name: theta[OMEGA + name].expand_as(value) if OMEGA + name in theta else value
@@ -93,7 +104,7 @@ class ComplexSynapse(Generic[B_co]):
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """The task's own, and lambda (phi - omega)."""
-        slope = dict(self.inner.slope(phi, theta, beta, step))
+        slope = dict(self.inner.slope(phi, _inside(theta), beta, step))
         for name, anchor in self.anchors(phi, theta):
             slope[name] = slope[name] + anchor.strength * (phi[name] - anchor.omega)
         return slope
@@ -104,7 +115,7 @@ class ComplexSynapse(Generic[B_co]):
         .. math:: \frac{\partial L}{\partial \omega} = \lambda (\omega - \phi), \quad
                   \frac{\partial L}{\partial \lambda} = \tfrac{1}{2} (\omega - \phi)^2
         """
-        rest = {k: v for k, v in theta.items() if not k.startswith(KINDS)}
+        rest = _inside(theta)
         found = dict(self.inner.partial(phi, rest, beta)) if rest else {}
         for name, (omega, strength) in self.anchors(phi, theta):
             away = omega - phi[name]
@@ -124,7 +135,7 @@ class ComplexSynapse(Generic[B_co]):
         LearnerError
             If the task has no such loss.
         """
-        loss = learning_loss(self.inner)(phi, theta)
+        loss = learning_loss(self.inner)(phi, _inside(theta))
         for name, (omega, strength) in self.anchors(phi, theta):
             energy = strength * (omega - phi[name]) ** 2 / 2
             loss = loss + energy.reshape(*loss.shape, -1).sum(-1)
@@ -132,13 +143,23 @@ class ComplexSynapse(Generic[B_co]):
 
     def eval_loss(self, phi: Named, theta: Named) -> Tensor:
         """The task's: anchors play no part in what is judged."""
-        return self.inner.eval_loss(phi, theta)
+        return self.inner.eval_loss(phi, _inside(theta))
 
-    def check_losses(self, phi: Named, theta: Named, lead: Size) -> None:
-        """Refuse what the problem inside refuses, if it has something to say."""
-        check = getattr(self.inner, "check_losses", None)
+    def check_lead(self, phi: Named, theta: Named, lead: Size) -> None:
+        """Refuse what the problem inside refuses, and anchors of which it is not clear whose.
+
+        Raises
+        ------
+        LearnerError
+            If an anchor may be one a problem or lie along a parameter's last axis, as large.
+        """
+        for key, part in {**self.fixed, **theta}.items():
+            kind, _, name = key.partition(".")
+            if f"{kind}." in KINDS and len(lead) == 1 and 0 < part.dim() < phi[name].dim():
+                _check_whose(key, part, phi[name])
+        check = getattr(self.inner, "check_lead", None)
         if check is not None:
-            check(phi, theta, lead)
+            check(phi, _inside(theta), lead)
 
     def anchors(self, phi: Named, theta: Named) -> Iterator[tuple[str, Anchor]]:
         """The anchored parameters."""
@@ -177,6 +198,24 @@ class ComplexSynapse(Generic[B_co]):
             logarithm = known.get(LOG_LAMBDA + name)
             if logarithm is not None and not logarithm.isfinite().all():
                 raise LearnerError(f"{LOG_LAMBDA}{name}: logarithms of strengths must be finite")
+
+
+def _inside(theta: Named) -> dict[str, Tensor]:
+    """Those meta-parameters that are no synapse's."""
+    return {key: tensor for key, tensor in theta.items() if not key.startswith(KINDS)}
+
+
+def _check_whose(key: str, part: Tensor, parameter: Tensor) -> None:
+    """Refuse a part of fewer axes than the parameter that begins as if it had one a problem."""
+    problems, axes = len(parameter), parameter.dim() - part.dim()
+    if len(part) == problems > 1:
+        size = tuple(part.shape)
+        first, last = ((*size, *[1] * axes), (*[1] * axes, *size))
+        raise LearnerError(
+            f"{key} has shape {size}, for {problems} problems whose parameter has "
+            f"{tuple(parameter.shape)}: say whether it has a part for each problem, "
+            f".reshape{first}, or the same for all, .reshape{last}"
+        )
 
 
 def check_fits(key: str, part: Tensor, parameter: Tensor) -> None:
