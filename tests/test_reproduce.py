@@ -156,6 +156,9 @@ def test_a_tiny_run(whole: Path) -> None:
             assert figure["sem"] == pytest.approx(seeds.std(ddof=1) / math.sqrt(2))
             errors = load_file(whole / "jobs" / f"{row['row']}-{condition}.safetensors")
             np.testing.assert_allclose(errors["measured.error"].mean(1), seeds, rtol=1e-6)
+            lived = errors["measured.error"].double().numpy()
+            within = math.sqrt((lived.var(1, ddof=1) / 3).sum()) / 2
+            assert figure["sem_lifetimes"] == pytest.approx(within)
     # FLP's errors once more, a lifetime at a time.
     tensors = load_file(whole / "jobs" / "flp-3-continual.safetensors")
     model = restored(
@@ -192,6 +195,23 @@ def test_the_tables_show_the_paper_beside_ours(whole: Path) -> None:
     assert (whole / "table.tex").read_text() == latex(content)
     assert r"\toprule" in latex(content)
     assert r"\% error & paper & ours" in latex({**content, "unit": "% error"})
+
+
+@pytest.mark.parametrize("lifetimes", [1, 3])
+def test_the_error_of_one_seed_is_over_its_lifetimes(tmp_path: Path, lifetimes: int) -> None:
+    told = ("seeds=1", f"lifetimes={lifetimes}", "conditions=[iid]")
+    content = reproduce(tiny(*told, rows=("oml-3",)), tmp_path / "run").content
+    lived = load_file(tmp_path / "run" / "jobs" / "oml-3-iid.safetensors")["measured.error"]
+    figure = content["rows"][0]["ours"]["iid"]
+    assert figure["sem"] is None
+    note = "One seed: the standard error is over its test lifetimes"
+    assert (note in markdown(content)) == (note in latex(content)) == (lifetimes > 1)
+    cell = f"{figure['value']:.3g}"
+    if lifetimes > 1:
+        cell += f" ({float(lived.std()) / math.sqrt(lifetimes):.1g})"
+        assert cell + r"\textdagger{} &" in latex(content)
+        cell += "†"
+    assert f"| {cell} |" in markdown(content)
 
 
 def test_finished_jobs_are_not_done_again(whole: Path) -> None:

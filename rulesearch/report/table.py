@@ -339,5 +339,10 @@ def _latex_rows(rows: Iterable[Mapping[str, Any]], seeds: int) -> list[str]:
 
 def escaped(text: str) -> str:
     """Escape the characters that mean something to LaTeX."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "†": r"\textdagger{}",
+    }
     return "".join(special.get(c, rf"\{c}" if c in "&%$#_{}" else c) for c in text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,7 +146,8 @@ class Outcome:
         done, settings = self.finished[job], self.plan.settings
         error = done.measured["error"].double()
         alive = error.isfinite()
-        means = [float(e[a].mean()) for e, a in zip(error, alive, strict=True) if a.any()]
+        lived = [e[a] for e, a in zip(error, alive, strict=True) if a.any()]
+        means = [float(e.mean()) for e in lived]
         n = len(means)
         mean = math.fsum(means) / n if n else None
         sem = None
@@ -155,6 +156,7 @@ class Outcome:
         return {
             "value": mean,
             "sem": sem,
+            "sem_lifetimes": _sem_lifetimes(lived),
             "seeds": means,
             "networks": error.shape[0],
             "lifetimes": error.shape[1],
@@ -172,6 +174,13 @@ class Outcome:
         write_atomically(run / "result.json", json.dumps(content, indent=1) + "\n")
         write_atomically(run / "table.md", markdown(content))
         write_atomically(run / "table.tex", latex(content))
+
+
+def _sem_lifetimes(seeds: Sequence[Tensor]) -> float | None:
+    """Standard error of the mean of these seeds for want of more test lifetimes of each."""
+    if not seeds or any(len(lived) < 2 for lived in seeds):
+        return None
+    return math.sqrt(math.fsum(float(lived.var()) / len(lived) for lived in seeds)) / len(seeds)
 
 
 def seeds_of(which: Tensor) -> list[int]:

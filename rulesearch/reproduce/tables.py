@@ -17,6 +17,7 @@ __all__ = ["latex", "markdown", "print_outcome"]
 
 Content = Mapping[str, Any]
 NONE = "-"
+ONE_SEED = "†"
 UNSOLVED = {"learning": "learning, in units of the nudge,", "solver": "the inverse Hessian"}
 
 
@@ -82,12 +83,18 @@ def _rows(content: Content) -> Iterable[list[str]]:
 
 
 def _figure(figure: Mapping[str, Any] | None) -> str:
-    """``0.0016 (6e-5)``: a value and its standard error."""
+    """``0.0016 (6e-5)``: a value and its standard error, of one seed that over its lifetimes."""
     if figure is None or figure["value"] is None:
         return NONE
-    error = f" ({_short(figure['sem'], 1)})" if figure["sem"] is not None else ""
-    mark = "*" if figure.get("diverged") else ""
-    return _short(figure["value"], 3) + error + mark
+    sem = figure.get("sem_lifetimes") if _of_one_seed(figure) else figure["sem"]
+    error = f" ({_short(sem, 1)})" if sem is not None else ""
+    mark = ONE_SEED if error and _of_one_seed(figure) else ""
+    return _short(figure["value"], 3) + error + mark + ("*" if figure.get("diverged") else "")
+
+
+def _of_one_seed(figure: Mapping[str, Any]) -> bool:
+    """Whether it is ours, and there is no other seed to tell an error by."""
+    return len(figure.get("seeds", ())) == 1
 
 
 def _short(value: float, digits: int) -> str:
@@ -117,6 +124,12 @@ def _remarks(content: Content) -> Iterable[str]:
         )
     if content["changed"]:
         yield f"With {', '.join(_settings(content['changed']))}."
+    shown = [ours for row in content["rows"] for ours in row["ours"].values() if ours]
+    if any(_of_one_seed(ours) and ours.get("sem_lifetimes") is not None for ours in shown):
+        yield (
+            f"{ONE_SEED} One seed: the standard error is over its test lifetimes, and does not "
+            "tell how far other seeds lie from it."
+        )
     yield from content["notes"]
     yield from _residuals(content)
     for row in content["rows"]:
