@@ -231,6 +231,10 @@ BILEVEL = [
     *((lambda given=given: bilevel(meta_gradient=given), CONFIG,
        "meta_gradient should be a meta-gradient, as Contrastive(free, nudged, 0.1), not of type")
       for given in (None, Contrastive, "contrastive")),
+    (lambda: bilevel(meta_gradient=LEARNER), CONFIG,
+     "meta_gradient should be a meta-gradient, as Contrastive(free, nudged, 0.1), not Descent("),
+    (lambda: bilevel(meta_gradient=lambda problem, theta: theta).update(), LEARN,
+     "what meta_gradient returns should be an Estimate, as Contrastive(...)(problem, theta), not"),
     (lambda: bilevel(rate="x"), CONFIG, "rate must be a positive number, not 'x'"),
     (lambda: bilevel(episodes=1.5), CONFIG, "episodes is 1.5; give a whole number"),
     (lambda: bilevel(problems=lambda update: None).update(), CONFIG, "problem should be a bileve"),

@@ -14,7 +14,7 @@ from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.named import Named, copied, detached, spread, under
 from rulesearch.outer.bilevel.descent import Adam, Memory
 from rulesearch.outer.bilevel.given import check_named
-from rulesearch.outer.bilevel.problem import BilevelGradient
+from rulesearch.outer.bilevel.problem import BilevelGradient, BilevelLearner, Estimate
 from rulesearch.outer.bilevel.synapse import allowed
 from rulesearch.outer.checkpoint import load_parameters
 from rulesearch.outer.record import UpdateRecord
@@ -102,7 +102,8 @@ class BilevelTraining(Generic[P]):
     Raises
     ------
     ConfigError
-        For a rate or a drop that is not positive, an eps_root below zero, or without an episode.
+        For a rate or a drop that is not positive, an eps_root below zero, without an episode, or
+        for a learner in place of a meta-gradient.
     """
 
     model: MetaParameters
@@ -121,6 +122,10 @@ class BilevelTraining(Generic[P]):
         check_kind("problems", self.problems, Callable, wanted)  # type: ignore[arg-type]
         wanted = "a meta-gradient, as Contrastive(free, nudged, 0.1)"
         check_kind("meta_gradient", self.meta_gradient, BilevelGradient, wanted)
+        if isinstance(self.meta_gradient, BilevelLearner):
+            raise ConfigError(
+                f"meta_gradient should be {wanted}, not {self.meta_gradient!r}, which only learns"
+            )
         check_positive("rate", self.rate)
         check_positive("drop", self.drop)
         check_kind("milestones", self.milestones, Sequence, "updates, as [100, 200]")
@@ -142,6 +147,8 @@ class BilevelTraining(Generic[P]):
         theta = self.model.theta()
         each = copied(detached(theta), self.episodes)
         estimate = self.meta_gradient(self.problems(self.updates), each)
+        wanted = "an Estimate, as Contrastive(...)(problem, theta)"
+        check_kind("what meta_gradient returns", estimate, Estimate, wanted, LearnerError)
         self._check_number(estimate.loss.numel(), len(self._steps))
         alive = estimate.accepted.reshape(-1, self.episodes)
         count = alive.sum(1)
