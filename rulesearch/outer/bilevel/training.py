@@ -121,11 +121,10 @@ class BilevelTraining(Generic[P]):
         wanted = "a function from an update's number to its problems"
         check_kind("problems", self.problems, Callable, wanted)  # type: ignore[arg-type]
         wanted = "a meta-gradient, as Contrastive(free, nudged, 0.1)"
-        check_kind("meta_gradient", self.meta_gradient, BilevelGradient, wanted)
-        if isinstance(self.meta_gradient, BilevelLearner):
-            raise ConfigError(
-                f"meta_gradient should be {wanted}, not {self.meta_gradient!r}, which only learns"
-            )
+        given: object = self.meta_gradient
+        check_kind("meta_gradient", given, BilevelGradient, wanted)
+        if isinstance(given, BilevelLearner):
+            raise ConfigError(f"meta_gradient should be {wanted}, not {given!r}, which only learns")
         check_positive("rate", self.rate)
         check_positive("drop", self.drop)
         check_kind("milestones", self.milestones, Sequence, "updates, as [100, 200]")
