@@ -161,6 +161,9 @@ def test_contenders_by_name() -> None:
     rule = contender_named("1e-3*pseudo_gradient - 2.5*ehebb+1.5E+2*decay").rule
     assert rule is not None
     assert rule.coefficients == {"pseudo_gradient": 1e-3, "ehebb": -2.5, "decay": 150.0}
+    twice = contender_named("0.01*pseudo_gradient+1*ehebb+0.02*pseudo_gradient").rule
+    assert twice is not None
+    assert twice.coefficients == {"pseudo_gradient": pytest.approx(0.03), "ehebb": 1.0}
     for text, message in (
         ("bakprop", "did you mean 'backprop'"), ("2*ojja", "did you mean 'oja'"),
         ("x*oja", "'x' is no number"),

@@ -26,7 +26,7 @@ from lives import (
 from torch import Tensor
 
 from rulesearch.errors import LearnerError
-from rulesearch.grammar import TermPool
+from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import Indexed, PlasticityLearner
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.rules import Rule
@@ -196,3 +196,34 @@ def test_theta_is_refused_where_its_gradient_is_wanted() -> None:
     same = learner.live(state, theta.detach(), table, label)
     assert all(torch.equal(a, b) for a, b in zip(final.W, same.W, strict=True))
     assert not torch.equal(final.W[0], state.W[0])
+
+
+@pytest.mark.parametrize("terms", [{}, {"none": 1.0}])
+def test_a_rule_that_asks_for_nothing_leaves_weights_alone(terms: dict[str, float]) -> None:
+    pool = TermPool([Term.from_text("none", "W - W")])
+    learner = PlasticityLearner(PlasticNetwork([4, 5, 3]), Rule(pool, terms), "first-order")
+    born = learner.init(1)
+    before = [w.clone() for w in born.W]
+    final = learner.live(born, None, torch.rand(3, 1, 4), torch.zeros(3, 1, dtype=torch.int64))
+    for given, w, expected in zip(born.W, final.W, before, strict=True):
+        assert torch.equal(given, expected)
+        assert torch.equal(w, expected)
+
+
+def test_rates_of_a_slow_rule_keep_their_digits() -> None:
+    """What is asked for is far below what weights are rounded to."""
+    pool = TermPool([Term.from_text("pull", "-e_post * y_pre.T")])
+    network, draws = PlasticNetwork([6, 5, 3]), torch.Generator().manual_seed(0)
+    x = torch.rand(4, 1, 6, generator=draws, dtype=torch.float64)
+    label, found = torch.tensor([[0], [2], [1], [1]]), dict[torch.dtype, Tensor]()
+    learner = PlasticityLearner(network, Rule(pool, {"pull": 1e-7}), "first-order")
+    exact = learner.init(1, dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32):
+        W, B = ([m.to(dtype) for m in own] for own in (exact.W, exact.B))
+        rate = [torch.ones_like(w).requires_grad_() for w in W]
+        state = replace(exact, W=W, B=B, rate=rate)
+        final = learner.live(state, None, x.to(dtype), label)
+        (slope,) = torch.autograd.grad(final.W[0].sum(), rate[:1])
+        found[dtype] = slope.double()
+    single, double = found[torch.float32], found[torch.float64]
+    assert (single - double).norm() < 1e-5 * double.norm()

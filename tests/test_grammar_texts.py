@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sympy
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from rulesearch.errors import GrammarError
 from rulesearch.grammar import Grammar, Term
+from rulesearch.grammar.symbols import signal
 from rulesearch.networks import PlasticNetwork
 from rulesearch.search.config import Experiment, load_config
 from rulesearch.search.settings import Settings
@@ -253,3 +255,58 @@ def test_the_copy_that_a_run_keeps_reads_back(tmp_path: Path) -> None:
         "F0", "third", "outer_2_y_post_e_post_y_pre", "outer_2_y_post_e_post_e_pre_3",
         "e_post_e_pre_3",
     )  # fmt: skip
+
+
+# -- terms made of SymPy expressions --
+
+Y, X = signal("y_post"), signal("y_pre")
+
+
+@pytest.mark.parametrize(
+    ("expr", "message"),
+    [
+        (Y.applyfunc(lambda v: sympy.exp(-v)) * X.T, r"exp\(-x\) of every entry x is none of tanh"),
+        (Y.applyfunc(lambda v: sympy.tanh(2 * v)) * X.T, r"tanh\(2\*x\) of every entry x is none"),
+        (Y.applyfunc(sympy.cos) * X.T, r"cos\(x\) of every entry x is none of tanh, exp, abs, sig"),
+        (sympy.MatrixSymbol("Q", *signal("W").shape), "unknown symbol 'Q'"),
+        (
+            sympy.MatrixSymbol("W", *reversed(signal("W").shape)).T,
+            "W has shape .n_pre, n_post.;",
+        ),
+    ],
+)
+def test_what_a_grammar_does_not_know_is_no_term(expr: sympy.MatrixExpr, message: str) -> None:
+    """A function that did more than its name says was taken for the name alone."""
+    with pytest.raises(GrammarError, match=message):
+        Term("t", expr)
+
+
+def test_functions_of_sympy_and_of_texts_are_one() -> None:
+    assert Term("t", Y.applyfunc(sympy.exp) * X.T) == Term.from_text("t", "exp(y_post) * y_pre.T")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "factor"),
+    [
+        ("tanh(-y_post)", "tanh(y_post)", -1),
+        ("abs(y_post - e_post)", "abs(e_post - y_post)", 1),
+        ("abs(-2 * y_post)", "abs(y_post)", 2),
+        ("sign(-3 * y_post)", "sign(y_post)", -1),
+    ],
+)
+def test_functions_let_numbers_out(one: str, other: str, factor: int) -> None:
+    first, second = (Term.from_text("t", f"{text} * y_pre.T") for text in (one, other))
+    assert first.normal_form == second.normal_form.scaled(factor)
+    with pytest.raises(GrammarError, match="term 'b' is 'a' again, up to a factor"):
+        Grammar.from_string(f'name: g\nterms: {{a: "{one} * y_pre.T", b: "{other} * y_pre.T"}}')
+
+
+@pytest.mark.parametrize("one", ["exp(-y_post)", "tanh(2 * y_post)"])
+def test_functions_keep_what_they_do_not_let_out(one: str) -> None:
+    other = "exp(y_post)" if "exp" in one else "tanh(y_post)"
+    Grammar.from_string(f'name: g\nterms: {{a: "{one} * y_pre.T", b: "{other} * y_pre.T"}}')
+
+
+def test_the_size_of_a_layer_is_no_signal_of_it() -> None:
+    assert Term.from_text("t", "sum(ones_post) * W").locality == "synapse"
+    assert Term.from_text("t", "sum(y_pre) * W").locality == "layer"

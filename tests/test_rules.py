@@ -118,6 +118,32 @@ def test_given_pre_activation_is_used_where_a_term_names_it() -> None:
     torch.testing.assert_close(spelled_out.delta(**signals, z_post=z), spelled_out.delta(**signals))
 
 
+def test_a_drive_that_is_given_moves_no_term_that_does_not_name_it() -> None:
+    """As that of a layer with a bias; whatever terms stand beside, with any coefficients."""
+    signals = example(batch=())
+    W, y = signals["W"], signals["y_pre"]
+    z = W @ y + 1
+    pool = TermPool([
+        Term.from_text("named", "z_post * y_pre.T"),
+        Term.from_text("meant", "hadamard(W * y_pre, y_post) * y_pre.T"),
+        Term.from_text("dotted", "dot(W.T * y_post, y_pre) * W"),
+    ])  # fmt: skip
+    drive = torch.outer((W @ y) * signals["y_post"], y), (signals["y_post"] @ W @ y) * W
+    theta = torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64).requires_grad_()
+    expected = 0.5 * torch.outer(z, y) - 2.0 * drive[0] + 3.0 * drive[1]
+    rule = Rule(pool, {"named": 0.5, "meant": -2.0, "dotted": 3.0})
+    torch.testing.assert_close(rule.delta(**signals, z_post=z), expected)
+    found = rule.delta(**signals, z_post=z, theta=theta)
+    torch.testing.assert_close(found.detach(), expected)
+    (slope,) = torch.autograd.grad(found.sum(), theta)
+    sums = torch.stack([each.sum() for each in (torch.outer(z, y), *drive)])
+    torch.testing.assert_close(slope, sums)
+    beside = Rule(pool, {"named": 0.0, "meant": 1.0}).delta(**signals, z_post=z)
+    torch.testing.assert_close(beside, drive[0])
+    with pytest.raises(LearnerError, match=r"theta has shape \(2,\); it should end in \(3,\)"):
+        rule.delta(**signals, z_post=z, theta=theta[:2])
+
+
 def test_no_terms_change_nothing() -> None:
     rule = Rule(POOL, {})
     assert torch.equal(rule.delta(**example()), torch.zeros(2, 3, 4, dtype=torch.float64))
@@ -242,6 +268,12 @@ def test_one_term_in_two_spellings_adds_up() -> None:
     assert (2 * minus).coefficients == (minus * 2).coefficients == {"F0": 0.5}
 
 
+def test_a_term_that_cancels_adds_nothing() -> None:
+    nothing = TermPool([Term.from_text("none", "W - W"), Term.from_text("decay", "-W")])
+    rule = Rule(nothing, {"none": 1.0, "decay": 0.5})
+    assert (rule + rule).coefficients["decay"] == 1.0
+
+
 def test_a_rule_cannot_be_changed() -> None:
     rule = Rule(POOL, THETA)
     before = hash(rule)
@@ -347,37 +379,3 @@ def test_a_file_that_is_missing_or_cannot_be_written(tmp_path: Path) -> None:
         Rule.load(tmp_path / "absent.json")
     with pytest.raises(RuleSearchError, match="cannot be written"):
         Rule(POOL, THETA).save(tmp_path / "absent" / "rule.json")
-
-
-def test_latex_with_symbols_of_ones_own() -> None:
-    pool = TermPool([Term.from_text("oja", "y_post * y_pre.T - diag(y_post**2) * W"),
-                     Term.from_text("back", "e_post * y_pre.T * B.T * W")])  # fmt: skip
-    own = {"y_post": r"\mathbf{r}", "y_pre": r"\mathbf{x}", "B": "B"}
-    rule = Rule(pool, {"oja": 2.0})
-    assert rule.latex(2, own) == (
-        r"2.0 \, (\mathbf{r} \mathbf{x}^{T} - \mathrm{diag}(\mathbf{r}^{\odot 2})"
-        r" \mathbf{W}_{\ell-1,\ell})"
-    )
-    assert pool["back"].latex(own) == (
-        r"\mathbf{e}_{\ell} \mathbf{x}^{T} B^{T} \mathbf{W}_{\ell-1,\ell}"
-    )
-    with pytest.raises(ConfigError, match="unknown symbol 'y_pots'; did you mean 'y_post'"):
-        rule.latex(symbols={"y_pots": "r"})
-    with pytest.raises(ConfigError, match="unknown symbol 'reward'; known are y_pre, y_post"):
-        pool["oja"].latex({"reward": "r"})
-
-
-@pytest.mark.parametrize(
-    ("expression", "latex"),
-    [
-        ("2 * W", r"0.500 \cdot 2 \mathbf{W}_{\ell-1,\ell}"),
-        ("-1e-5 * W", r"-0.500 \cdot 10^{-5} \mathbf{W}_{\ell-1,\ell}"),
-        ("W / 3", r"0.500 \cdot \frac{1}{3} \mathbf{W}_{\ell-1,\ell}"),
-        ("-W", r"-0.500 \, \mathbf{W}_{\ell-1,\ell}"),
-        ("2 * W - Omega", r"0.500 \, (2 \mathbf{W}_{\ell-1,\ell} - \mathbf{\Omega}_{\ell-1,\ell})"),
-    ],
-)
-def test_a_coefficient_and_a_number_of_its_term_stand_apart(expression: str, latex: str) -> None:
-    rule = Rule(TermPool([Term.from_text("F", expression)]), {"F": 0.5})
-    assert rule.latex() == latex
-    MathTextParser("agg").parse(f"${rule.latex()}$")

@@ -12,6 +12,7 @@ from sympy.matrices.expressions.diagonal import DiagMatrix
 from sympy.matrices.expressions.matexpr import MatrixElement
 from torch import Tensor
 
+from rulesearch.grammar.functions import function_name
 from rulesearch.grammar.symbols import VOCABULARY
 
 __all__ = ["evaluate"]
@@ -49,7 +50,7 @@ def evaluate(expr: sympy.MatrixExpr, signals: Mapping[str, Tensor]) -> Tensor:
         case sympy.HadamardPower() | sympy.MatPow() | sympy.Pow():
             return evaluate(expr.args[0], signals) ** int(expr.args[1])
         case ElementwiseApplyFunction():
-            name = type(expr.function(sympy.Dummy())).__name__.lower()
+            name = function_name(expr)
             return _FUNCTIONS[name](evaluate(expr.expr, signals))
         case DiagMatrix():
             return torch.diag_embed(evaluate(expr.args[0], signals).squeeze(-1))

@@ -10,8 +10,9 @@ from sympy.matrices.expressions.applyfunc import ElementwiseApplyFunction
 from sympy.matrices.expressions.diagonal import DiagMatrix
 from sympy.matrices.expressions.matexpr import MatrixElement
 
-from rulesearch.errors import GrammarError, Place
+from rulesearch.errors import GrammarError, Place, did_you_mean
 from rulesearch.grammar.algebra import Applied, Base, Factors, Monomial, NormalForm, Shape
+from rulesearch.grammar.functions import function_name
 from rulesearch.grammar.symbols import N_POST, N_PRE, VOCABULARY
 
 __all__ = ["normal_form"]
@@ -72,6 +73,13 @@ def _lower(expr: sympy.Basic) -> NormalForm:
 
 def _lower_symbol(expr: sympy.MatrixSymbol) -> NormalForm:
     name = str(expr.name)
+    if name not in VOCABULARY:
+        raise GrammarError(f"unknown symbol '{name}'{did_you_mean(name, VOCABULARY)}")
+    if expr.shape != VOCABULARY[name].symbol.shape:
+        raise GrammarError(
+            f"{name} has shape {expr.shape}; it should be {VOCABULARY[name].symbol.shape}, as of "
+            f"rulesearch.grammar.symbols.signal('{name}')"
+        )
     side = VOCABULARY[name].side
     atom: Factors = ((Base(name), 1),)
     if side == "weight":
@@ -80,12 +88,34 @@ def _lower_symbol(expr: sympy.MatrixSymbol) -> NormalForm:
 
 
 def _lower_function(expr: ElementwiseApplyFunction) -> NormalForm:
-    variable = sympy.Dummy()
-    name = type(expr.function(variable)).__name__.lower()
+    name = function_name(expr)
     argument = _lower(expr.expr)
-    rows, columns = argument.shape
     if argument.is_zero:
         raise GrammarError(f"the argument of {name}() cancels to zero")
+    argument, outside = _number_outside(name, argument)
+    return _applied(name, argument).scaled(outside)
+
+
+def _number_outside(name: str, argument: NormalForm) -> tuple[NormalForm, Fraction]:
+    """Take out of a function what it lets out, so that proportional terms are seen to be so.
+
+    ``abs(c u) = |c| abs(u)``, ``sign(c u) = sign(c) sign(u)``, ``tanh(-u) = -tanh(u)``.
+    """
+    first = argument.monomials[0][1]
+    sign = Fraction(1 if first > 0 else -1)
+    match name:
+        case "abs":
+            return argument.direction(), abs(first)
+        case "sign":
+            return argument.direction(), sign
+        case "tanh":
+            return argument.scaled(sign), sign
+    return argument, Fraction(1)
+
+
+def _applied(name: str, argument: NormalForm) -> NormalForm:
+    """A function of every entry of a vector, or of a matrix of weights."""
+    rows, columns = argument.shape
     if columns == "one" and rows != "one":
         return _form(argument.shape, Monomial(post=((Applied(name, argument), 1),)))
     if rows == "one" and columns != "one":

@@ -33,7 +33,7 @@ def _reach(form: NormalForm) -> int:
 
 
 def _monomial(m: Monomial, shape: tuple[str, str]) -> int:
-    if m.scalars:  # a sum over every neuron of a layer
+    if any(sum_.factors for sum_, _ in m.scalars):  # a sum over a layer; that of ones is its size
         return LAYER
     columns = "post" if m.diagonal else shape[1]
     groups = ((m.post, shape[0]), (m.pre, columns), (m.matrix, "weight"))

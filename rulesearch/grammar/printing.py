@@ -19,9 +19,14 @@ from sympy.matrices.expressions.matexpr import MatrixElement
 
 from rulesearch.arguments import check_kind
 from rulesearch.errors import ConfigError, GrammarError, did_you_mean
+from rulesearch.grammar.functions import function_name
 from rulesearch.grammar.symbols import VOCABULARY
 
 __all__ = ["latex", "text"]
+
+_BRACES, _PARENTHESES = r"\{[^{}]*\}", r"\([^()]*\)"
+_SCRIPT = r"(?:\\[a-zA-Z]+|[^\\])"  # a command, or one character
+_RAISED = re.compile(rf"\^{_SCRIPT}(?:_{_SCRIPT})?$")  # what ends in a superscript
 
 SUM, PRODUCT, POWER, ATOM = range(4)
 Printed = tuple[str, int]  # what is printed, and how tightly it binds
@@ -64,7 +69,7 @@ def _walk(expr: Any, style: _Style) -> Printed:
             entrywise = isinstance(expr, sympy.HadamardPower)
             return style.power(base, int(expr.args[1]), entrywise), POWER
         case ElementwiseApplyFunction():
-            name = type(expr.function(sympy.Dummy())).__name__.lower()
+            name = function_name(expr)
             return style.function(name, _walk(expr.expr, style)[0]), ATOM
         case DiagMatrix():
             return style.function("diag", _walk(expr.args[0], style)[0]), ATOM
@@ -142,7 +147,20 @@ def _latex_transposed(base: str) -> str:
 
 def _unraised(base: str) -> str:
     """A base that can carry a superscript."""
-    return f"({base})" if re.search(r"\^\{[^{}]*\}$", base) else base
+    return f"({base})" if _RAISED.search(_flat(base, _BRACES)) else base
+
+
+def _flat(latex: str, group: str) -> str:
+    """With one letter in place of what stands in braces, or in other parentheses."""
+    while latex != (less := re.sub(group, "x", latex)):
+        latex = less
+    return latex
+
+
+def _own(symbol: str) -> str:
+    """A symbol of one's own, in parentheses where it is a sum."""
+    flat = _flat(_flat(symbol, _BRACES), _PARENTHESES)
+    return f"({symbol})" if re.search(r"(?<![\^_])[+-]", flat) else symbol
 
 
 def _latex_function(name: str, argument: str) -> str:
@@ -202,5 +220,6 @@ def latex(expr: Any, symbols: Mapping[str, str] | None = None) -> str:
             hint = did_you_mean(str(name), VOCABULARY) or f"; known are {', '.join(VOCABULARY)}"
             raise ConfigError(f"symbols: unknown symbol {name!r}{hint}")
         check_kind(f"symbols[{name!r}]", spelled, str, "a text")
-    style = replace(_LATEX, symbol=lambda name: symbols.get(name, VOCABULARY[name].latex))
+    own = {name: _own(spelled) for name, spelled in symbols.items()}
+    style = replace(_LATEX, symbol=lambda name: own.get(name, VOCABULARY[name].latex))
     return _walk(expr, style)[0]

@@ -45,8 +45,7 @@ def live_first_order(
             new = []
             for k, signals in enumerate(signals_of):
                 f = factors(theta.unsqueeze(1), **{name: signals[name] for name in wanted})
-                change = contract(f, (x.shape[1], label.shape[2]), share).apply(weights[k])
-                change -= weights[k]
+                change = contract(f, (x.shape[1], label.shape[2]), share).change(weights[k])
                 asked[k] += change
                 new.append(weights[k] + _scaled(change, rate[k]))
             current = with_matrices(network, current, new)

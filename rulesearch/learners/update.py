@@ -57,6 +57,11 @@ class Update:
     outer: _Sum | None
     others: tuple[tuple[_Sum, Tensor], ...]
 
+    def change(self, weight: Tensor) -> Tensor:
+        """``W o G + S``, what is asked for before rates, in a tensor of its own."""
+        growth, asked = self._growth(weight), replace(self, rate=None)
+        return asked._shifted(torch.zeros_like(weight) if growth is None else weight * growth, 1)
+
     def apply(self, weight: Tensor) -> Tensor:
         """Weights after the step."""
         factor = self._factor(weight)
@@ -75,15 +80,18 @@ class Update:
 
     def _factor(self, weight: Tensor) -> Tensor | None:
         """``1 + A o G``."""
-        if self.mask is None:
-            growth = self.scale
-        elif self.scale is None:
-            growth = self.mask.value()
-        else:
-            growth = self.mask.added_to(self.scale.expand_as(weight))
+        growth = self._growth(weight)
         if growth is None:
             return None
         return 1 + (growth if self.rate is None else self.rate * growth)
+
+    def _growth(self, weight: Tensor) -> Tensor | None:
+        """G."""
+        if self.mask is None:
+            return self.scale
+        if self.scale is None:
+            return self.mask.value()
+        return self.mask.added_to(self.scale.expand_as(weight))
 
     def _shifted(self, weight: Tensor, sign: int) -> Tensor:
         """``W + A o S``, or minus."""

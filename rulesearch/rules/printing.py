@@ -39,9 +39,10 @@ def rule_latex(
 
 
 def latex_number(value: float, digits: int = 3) -> str:
-    r"""Return ``1.23 \times 10^{-3}``; plain decimals between 0.01 and 1000."""
-    if value == 0 or 0.01 <= abs(value) < 1000:
-        return f"{value:#.{digits}g}".removesuffix(".")
+    r"""Return ``1.23 \times 10^{-3}``; plain decimals from 0.01 to 1000, as far as digits go."""
+    plain = f"{value:#.{digits}g}"
+    if (value == 0 or 0.01 <= abs(value) < 1000) and "e" not in plain:
+        return plain.removesuffix(".")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return rf"{mantissa} \times 10^{{{int(exponent)}}}"
 

@@ -149,7 +149,7 @@ class Rule:
             Leading dimensions of all arguments broadcast. float32 or float64.
         y_pre, e_pre : Tensor (..., n_pre)
         y_post, e_post, z_post : Tensor (..., n_post)
-            ``z_post`` is ``W y_pre`` where it is not given.
+            ``z_post`` is ``W y_pre`` where it is not given, and in terms that do not name it.
         B, Omega : Tensor (..., n_post, n_pre)
         theta : Tensor (n_terms,) or (..., n_terms), optional
             Other coefficients than the rule's own; differentiable, as everything here.
@@ -166,8 +166,11 @@ class Rule:
         named = {"y_pre": y_pre, "y_post": y_post, "e_pre": e_pre, "e_post": e_post,
                  "z_post": z_post, "W": W, "B": B, "Omega": Omega}  # fmt: skip
         signals = {name: value for name, value in named.items() if value is not None}
-        spelled = {str(s) for t in self.pool for s in t.expr.atoms(sympy.MatrixSymbol)}
-        if "z_post" in self.program.inputs and ("z_post" not in signals or "z_post" not in spelled):
+        given = "z_post" in signals and any(self._named_drives)
+        others = (t for t, named in zip(self.pool, self._named_drives, strict=True) if not named)
+        if given and any("z_post" in t.symbols for t in others):
+            return self._delta_in_two(signals, theta)
+        if "z_post" in self.program.inputs and not given:
             if y_pre is None:
                 raise LearnerError("a term needs z_post = W y_pre: give z_post=, or y_pre=")
             _check_shapes({"W": W, "y_pre": y_pre}, len(self))
@@ -177,12 +180,30 @@ class Rule:
             raise LearnerError(
                 f"the rule needs {', '.join(missing)}: give {', '.join(f'{m}=' for m in missing)}"
             )
-        given = signals if theta is None else {**signals, "theta": theta}
-        batch = _check_shapes(given, len(self))
+        shaped = signals if theta is None else {**signals, "theta": theta}
+        batch = _check_shapes(shaped, len(self))
         if theta is None:
             theta = W.new_tensor(self.theta)
         change = W.new_zeros(()) + compile_torch(self.program)(theta, **signals).delta(W)
         return change.expand(batch + W.shape[-2:])
+
+    @cached_property
+    def _named_drives(self) -> tuple[bool, ...]:
+        """Which terms are written with z_post, and not with W * y_pre, which is equal to it."""
+        written = (t.expr.atoms(sympy.MatrixSymbol) for t in self.pool)
+        return tuple(any(str(symbol) == "z_post" for symbol in symbols) for symbols in written)
+
+    def _delta_in_two(self, signals: Mapping[str, Tensor], theta: Tensor | None) -> Tensor:
+        """Terms that name z_post, which is given, apart from those that mean W y_pre."""
+        if theta is not None:
+            _check_shapes({"W": signals["W"], "theta": theta}, len(self))
+        parts = []
+        for named in (True, False):
+            rows = [row for row, names in enumerate(self._named_drives) if names == named]
+            part = Rule(self.pool, {self.pool.names[row]: self.theta[row] for row in rows})
+            own = None if theta is None else theta[..., rows]
+            parts.append(part.delta(**signals, theta=own))
+        return parts[0] + parts[1]
 
     def save(self, path: str | Path) -> Path:
         """Write the rule as JSON, atomically; :meth:`load` reads it."""
@@ -257,9 +278,9 @@ class Rule:
             same = mine.get(term.normal_form.direction())
             if same is None:
                 total[term.name] = c
-                continue
-            ratio = term.normal_form.monomials[0][1] / same.normal_form.monomials[0][1]
-            total[same.name] += c * float(ratio)
+            elif not term.normal_form.is_zero:
+                ratio = term.normal_form.monomials[0][1] / same.normal_form.monomials[0][1]
+                total[same.name] += c * float(ratio)
         return Rule(self.pool + other.pool, total)
 
     def __mul__(self, factor: float) -> Rule:

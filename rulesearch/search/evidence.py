@@ -100,13 +100,15 @@ def contender_named(text: str) -> Contender:
     with naming(f"{text}:"):
         if "*" not in name:
             return Contender(text, term=_term(pool, text.strip()), signs=(1.0, -1.0))
-        coefficients = {}
+        coefficients: dict[str, float] = {}
         for part in _summands(name):
             number, _, term = part.partition("*")
             try:
-                coefficients[_term(pool, term.strip()).name] = float(number.replace(" ", ""))
+                coefficient = float(number.replace(" ", ""))
             except ValueError:
                 raise ConfigError(f"'{number.strip()}' is no number") from None
+            name_of = _term(pool, term.strip()).name
+            coefficients[name_of] = coefficients.get(name_of, 0.0) + coefficient
         return Contender(name, Rule(pool, coefficients))
 
 
