@@ -290,6 +290,18 @@ def test_arrays_of_images_and_tensors() -> None:
 
 
 @pytest.mark.parametrize(
+    "examples",
+    [torch.ones(2, 3, requires_grad=True), torch.ones(2, 3).bfloat16(), [torch.ones(3)] * 2],
+)
+def test_tensors_of_any_kind_are_examples(examples: Any) -> None:
+    data = ImageData.from_arrays(examples, np.array([10, 9], object))
+    assert data.images.equal(torch.ones(2, 3))
+    assert not data.images.requires_grad
+    assert (data.class_names, data.labels.tolist()) == (("9", "10"), [1, 0])
+    assert ImageData.from_arrays(examples, [b"b", b"a"]).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
     ("examples", "labels", "message"),
     [
         (np.zeros(3), [0, 1, 0], "examples have shape (3,) and type float64; they should be num"),
@@ -297,6 +309,24 @@ def test_arrays_of_images_and_tensors() -> None:
         (np.zeros((2, 3)), [0.5, 1], "labels have shape (2,) and type float64"),
         (np.array([["a"], ["b"]]), [0, 1], "examples have shape (2, 1) and type <U1"),
         (np.full((2, 3), np.nan), [0, 1], "examples hold numbers that are not finite"),
+        (
+            np.zeros((3, 2)),
+            ["a", None, "a"],
+            "labels are of type NoneType and str; they should all",
+        ),
+        (np.zeros((3, 2)), ["a", np.nan, "a"], "labels are of type float and str; they should all"),
+        (np.zeros((3, 2)), [1, "1", 2], "labels are of type int and str; they should all be texts"),
+        (np.zeros((3, 2)), np.array([1, "1", 2], object), "labels are of type int and str"),
+        (np.zeros((2, 2)), np.array([0.5, 1.5], object), "labels are of type float; they should"),
+        (np.zeros((2, 2)), np.array([True, False], object), "labels are of type bool; they should"),
+        ([[1.0, 2.0], [3.0]], [0, 1], "data set 'mine': examples make no array (setting an array"),
+        (np.zeros((2, 2)), [[0, 1], [1]], "data set 'mine': labels make no array (setting an arr"),
+        ([torch.ones(2, requires_grad=True)] * 2, [0, 1], "examples make no array (Can't call num"),
+        (
+            torch.eye(2).to_sparse(),
+            [0, 1],
+            "examples is sparse, torch.sparse_coo; give examples.to",
+        ),
     ],
 )
 def test_arrays_that_are_no_data_set(examples: Any, labels: Any, message: str) -> None:
