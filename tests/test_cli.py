@@ -217,6 +217,8 @@ def test_mistakes_in_a_configuration(mistake: str, run_main: Any, tmp_path: Path
         ("taks.ways=3", "--set taks.ways:1:1: unknown key 'taks'; did you mean 'tasks'?"),
         ("tasks.wayz=3", "--set tasks.wayz:1:1: unknown key 'wayz'; did you mean 'ways'?"),
         ("tasks.ways=three", "--set tasks.ways:1:1: 'ways': should be a valid integer"),
+        ("tasks.hold_out=true", "--set tasks.hold_out:1:1: 'hold_out': should be a valid integer"),
+        ("tasks.hold_out=[-1]", "--set tasks.hold_out:1:1: few-shot tasks: hold_out must be at l"),
         ("episodes.x=1", "--set episodes.x: 'episodes' is a value"),
         ("tasks.family=linear-teacher", "{config}:4:9: unknown key 'data'; known are family, inp"),
         ("network.hidden=[0]", "--set network.hidden:1:1: 'hidden': should be greater than or eq"),

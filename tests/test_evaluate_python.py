@@ -102,7 +102,7 @@ class Longer(Noisy):
         ({"tasks": "digits"}, "tasks should be a family of tasks, not of type str"),
         ({"tasks": {"a": Noisy(0), "b": 3}}, "tasks['b'] should be a family of tasks"),
         ({"tasks": {}}, "tasks: there is none"),
-        ({"tasks": Longer(0)}, "Longer.sample returns for 6 generators: x has shape (8, 6, 3)"),
+        ({"tasks": Longer(0)}, "Longer.sample returns for 3 generators: x has shape (8, 3, 3)"),
         ({"named": "backprop"}, "named should be a list of texts, not of type str"),
         ({"named": [3]}, "each of named should be a text, not of type int"),
         (
@@ -119,6 +119,29 @@ class Longer(Noisy):
 )
 def test_what_cannot_be_compared(changes: dict[str, Any], message: str) -> None:
     assert_refused(lambda: evaluate(**changes), rs.ConfigError, message)
+
+
+class Seldom(Noisy):
+    """Noisy tasks, some of which have a number that is none."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__(0.1)
+        self.part = part
+
+    def sample(self, generators: Any) -> TaskBatch:
+        batch = super().sample(generators)
+        for i, generator in enumerate(generators):
+            if torch.rand((), generator=generator) > 0.9:
+                values = getattr(batch, self.part)
+                lifetime = values[i] if self.part.endswith("query") else values[:, i]
+                lifetime[0] = torch.nan
+        return batch
+
+
+@pytest.mark.parametrize("part", ["x", "label", "x_query", "label_query"])
+def test_numbers_that_are_not_finite_are_no_rules_divergence(part: str) -> None:
+    message = f"tasks: what Seldom.sample returns: {part} holds numbers that are not finite"
+    assert_refused(lambda: evaluate(tasks=Seldom(part), lifetimes=60), rs.ConfigError, message)
 
 
 def test_the_command_names_the_way_in_python(tmp_path: Path, run_main: Any) -> None:

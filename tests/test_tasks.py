@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from draws import generators
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from small_data import numbered
 
 from rulesearch.errors import ConfigError, DataError
-from rulesearch.tasks import FewShot, ImageData, TaskBatch, TaskFamily
+from rulesearch.tasks import FewShot, ImageData, OnlineFewShot, TaskBatch, TaskFamily
 
 
 def same(a: TaskBatch, b: TaskBatch) -> bool:
@@ -174,7 +176,17 @@ def test_classes_may_repeat_only_with_replacement() -> None:
         ({"ways": 0}, ConfigError, "ways must be at least 1, not 0"),
         ({"queries": -1}, ConfigError, "queries must be at least 1"),
         ({"hold_out": 11}, ConfigError, "'digits' has 10 classes, not 11"),
-        ({"hold_out": -1}, ConfigError, "'digits' has 10 classes, not -1"),
+        ({"hold_out": -1}, ConfigError, "hold_out must be at least 0, not -1"),
+        ({"hold_out": [-1]}, ConfigError, "hold_out must be at least 0, not -1"),
+        ({"hold_out": True}, ConfigError, "hold_out is True; give a whole number"),
+        ({"hold_out": [True, False]}, ConfigError, "hold_out is True; give a whole number"),
+        ({"hold_out": torch.ones(2) > 0}, ConfigError, "hold_out is True; give a whole number"),
+        ({"hold_out": list(torch.ones(2) > 0)}, ConfigError, "hold_out is True; give a whole numb"),
+        ({"hold_out": [7.5]}, ConfigError, "hold_out is 7.5; give a whole number"),
+        ({"hold_out": [7.0]}, ConfigError, "hold_out is 7.0; give a whole number"),
+        ({"hold_out": 2.5}, ConfigError, "hold_out should be how many classes, or which"),
+        ({"hold_out": [[3, 4]]}, ConfigError, r"hold_out is \[3, 4\]; give a whole number"),
+        ({"ways": True}, ConfigError, "ways is True; give a whole number"),
         ({"hold_out": (10,)}, ConfigError, "has no class 10"),
         ({"hold_out": "nine"}, ConfigError, "has no class 'nine'"),
         ({"held_out": True}, ConfigError, "needs classes in hold_out"),
@@ -190,6 +202,27 @@ def test_tasks_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         FewShot("digits", **options)
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "classes"),
+    [
+        (torch.tensor([3, 4]), [3, 4]),
+        (np.array([3, 4]), [3, 4]),
+        (list(torch.tensor([3, 4])), [3, 4]),
+        (np.array(["3", "9"]), [3, 9]),
+        (torch.tensor([2]), [2]),
+        (np.int64(2), [8, 9]),
+        (torch.tensor(2), [8, 9]),
+    ],
+)
+def test_whole_numbers_of_numpy_and_torch_are_taken(hold_out: Any, classes: list[int]) -> None:
+    counts: Any = {"ways": np.int64(3), "shots": torch.tensor(2), "queries": np.int32(1)}
+    tasks = FewShot("digits", hold_out=hold_out, **counts)
+    assert sorted(set(range(10)) - set(tasks.classes)) == classes
+    assert json.loads(json.dumps(tasks.describe()))["hold_out"] == classes
+    online = OnlineFewShot("digits", hold_out=hold_out, outputs=np.int64(4), **counts)
+    assert json.loads(json.dumps(online.describe()))["outputs"] == 4
 
 
 def test_other_mistakes() -> None:

@@ -230,7 +230,73 @@ def test_a_corrupt_zip_member_is_named(tmp_path: Path) -> None:
         read_image_folder(path)
 
 
-def test_splits_are_chosen_not_mixed(store: Store) -> None:
-    root = store({"train/a/0.png": picture(1), "test/a/0.png": picture(2)})
-    with pytest.raises(DataError, match="holds the splits test, train; choose with split="):
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train/a", "test/a"),
+        ("training/0", "training/1", "testing/0", "testing/1"),
+        ("Train/a", "TEST/b"),
+        ("train/a", "dev/b"),
+        ("train/a", "images_evaluation/b"),
+        ("images_background/a", "images_background/b", "images_evaluation/a"),
+        ("train/a", "test/a", "unlabelled/b"),
+        ("train/Greek/1", "Test/Greek/1", "unlabelled"),
+    ],
+)
+def test_splits_are_chosen_not_mixed(store: Store, folders: tuple[str, ...]) -> None:
+    root = store({f"all/{folder}/0.png": picture(1) for folder in folders})
+    tops = ", ".join(sorted({folder.split("/")[0] for folder in folders} - {"unlabelled"}))
+    message = f"all: holds the splits {tops}; "
+    remedy = "choose with split=" if root.is_dir() else "unpack it and choose with split="
+    with pytest.raises(DataError, match=message + remedy):
         load("image_folder", root=root)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("images_background/Greek/1", "images_evaluation/Oriya/1"),  # other alphabets
+        ("Greek/1", "Latin/1"),
+        ("bus", "train"),
+        ("bus/day", "train/night"),
+        ("train/a", "train/b"),
+    ],
+)
+def test_classes_called_as_splits_are_classes(store: Store, folders: tuple[str, ...]) -> None:
+    root = store({f"{folder}/0.png": picture(1) for folder in folders})
+    assert len(read_image_folder(root).class_names) == 2
+
+
+def test_links_to_class_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
+    for place in ("real/cat", "real/pig", "store/dog", "store/.git"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "0.png").write_bytes(picture(1))
+    (tmp_path / "real" / "dog").symlink_to(tmp_path / "store" / "dog")
+    (tmp_path / "store" / "dog" / "again").symlink_to(tmp_path / "store" / "dog")
+    (tmp_path / "real" / "pig" / "whole").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / ".git").symlink_to(tmp_path / "store" / ".git")
+    (tmp_path / "real" / ".gone").symlink_to(tmp_path / "nowhere")
+    assert read_image_folder(tmp_path / "real").class_names == ("cat", "dog", "pig")
+    (tmp_path / "real" / "hog").symlink_to(tmp_path / "real" / "pig")
+    with pytest.raises(DataError, match="real: pig and hog are one folder; remove the link"):
+        read_image_folder(tmp_path / "real")
+    (tmp_path / "real" / "hog").unlink()
+    (tmp_path / "real" / "cow").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="real: cow is a link to nothing; mend or remove it"):
+        read_image_folder(tmp_path / "real")
+
+
+def test_a_class_of_no_known_suffix_is_named(store: Store) -> None:
+    files = {
+        "all/a/0.jfif": picture(1, format="JPEG"),
+        "all/b/deep/0.JPE": picture(2, format="JPEG"),
+        "all/b/readme.txt": b"of the folder of a class",
+        "all/a/labels/0.txt": b"below a class",
+        "all/empty/.DS_Store": b"hidden",
+        "all/.git/config": b"hidden",
+        "__MACOSX/notes": b"hidden",
+        "notes/readme.txt": b"beside no class",
+    }
+    assert read_image_folder(store(files)).class_names == ("a", "b/deep")
+    with pytest.raises(DataError, match=r": all/c is beside .* but 0\.heic; .* \.bmp, \.gif, "):
+        read_image_folder(store({**files, "all/c/0.heic": b"", "all/c/1.heic": b""}))

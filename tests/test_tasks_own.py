@@ -95,6 +95,10 @@ REFUSED = [
      "as targets it should be (6, "),
     (drawing(lambda b: replace(b, label_query=b.label_query.T)),
      "label_query has shape (4, "),
+    (drawing(lambda b: replace(b, x_query=b.x_query[:, :0], label_query=b.label_query[:, :0])),
+     "there are no queries; draw some"),
+    (drawing(lambda b: replace(b, x=b.x[:, :, None][:, :, :0], label=b.label[..., None][..., :0])),
+     "there are no examples to learn from; draw some"),
     (drawing(lambda b: replace(b, label_query=b.label_query + 2)), "label_query runs from 2 to 3"),
     (drawing(lambda b: replace(b, label=b.label.int())), "label is torch.int32; give classes as"),
     (drawing(lambda b: replace(b, x=b.x.double())), "x is torch.float64; give torch.float32"),
@@ -144,8 +148,11 @@ def test_targets_of_regression_want_a_linear_output(tasks: Any, tmp_path: Path) 
     assert_refused(lambda: MetaTraining(model, Halves(), stages=staged), rs.ConfigError, message)
     batch = tasks.sample([torch.Generator().manual_seed(0)])
     assert_refused(lambda: model(batch), rs.LearnerError, "for regression give the network output=")
-    linear = MetaTraining(flp_model(replace(SETTINGS, output="linear")), tasks)
-    assert linear.updates == 0
+    linear = partial(MetaTraining, flp_model(replace(SETTINGS, output="linear")), tasks)
+    if batch.label.isfinite().all():
+        assert linear().updates == 0
+    else:
+        assert_refused(linear, rs.ConfigError, "label holds numbers that are not finite")
 
 
 def test_targets_that_are_probabilities_are_classes() -> None:
@@ -178,6 +185,56 @@ def test_examples_that_are_not_finite_are_told_before_a_search(part: str) -> Non
     tasks = drawing(lambda b: replace(b, **{part: getattr(b, part) / 0}))
     message = f"Other.sample returns: {part} holds numbers that are not finite; leave such examples"
     assert_refused(lambda: search(tasks), rs.ConfigError, message)
+
+
+class Drawn(Halves):
+    """What `values` makes of the generators, and of how many numbers there are."""
+
+    def __init__(self, values: Callable[[Sequence[torch.Generator], int], torch.Tensor]) -> None:
+        self.values = values
+
+    def sample(
+        self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
+    ) -> TaskBatch:
+        x = self.values(generators, 30).reshape(-1, 10, 3).to(dtype)
+        label = (x.sum(-1) > 0).long()
+        return TaskBatch(x[:, :6].transpose(0, 1), label[:, :6].T, x[:, 6:], label[:, 6:])
+
+
+SHARED = {
+    "global": lambda given, size: torch.randn(len(given), size),
+    "numpy": lambda given, size: torch.tensor(np.random.randn(len(given), size)),  # noqa: NPY002
+    "first": lambda given, size: torch.randn(len(given), size, generator=given[0]),
+    "last": lambda given, size: torch.randn(len(given), size, generator=given[-1]),
+    "place": lambda given, size: torch.arange(len(given) * size) % 7 - 3.0,
+}
+
+
+@pytest.mark.parametrize("values", SHARED.values(), ids=SHARED)
+@pytest.mark.parametrize("output", ["softmax", "linear"])
+def test_a_lifetime_that_depends_on_more_than_its_generator_is_told(
+    values: Any, output: Any
+) -> None:
+    tasks, message = Drawn(values), "tasks: Drawn.sample draws another x from the same generator; "
+    network = rs.PlasticNetwork([3, 4, 2], activation="tanh", output=output)
+    rules = {"a": rs.Rule(POOL, {"F0": 0.1})}
+    for call in (
+        lambda: rs.search(POOL, network=network, tasks=tasks, episodes=2, seeds=1),
+        lambda: rs.evaluate(rules, network=network, tasks=tasks, lifetimes=2),
+        lambda: MetaTraining(flp_model(replace(SETTINGS, output=output)), tasks),
+    ):
+        assert_refused(call, rs.ConfigError, message + "draw all that is random of the i-th")
+
+
+def test_labels_that_depend_on_more_than_their_generator_are_told() -> None:
+    noisy = drawing(lambda b: replace(b, label_query=torch.randint(2, b.label_query.shape)))
+    assert_refused(lambda: search(noisy), rs.ConfigError, "Other.sample draws another label_query")
+
+
+def test_lifetimes_that_rounding_tells_apart_are_the_same() -> None:
+    """As where products of a batch round otherwise than those of a single lifetime."""
+    rounded = drawing(lambda b: replace(b, x=b.x * (1 + 1e-6 * b.x.shape[1])))
+    assert search(rounded).history["search"].theta.shape == (1, 2, 1)
 
 
 def test_what_is_no_family_is_told_when_it_is_given() -> None:
@@ -233,6 +290,18 @@ def test_arrays_of_images_and_tensors() -> None:
 
 
 @pytest.mark.parametrize(
+    "examples",
+    [torch.ones(2, 3, requires_grad=True), torch.ones(2, 3).bfloat16(), [torch.ones(3)] * 2],
+)
+def test_tensors_of_any_kind_are_examples(examples: Any) -> None:
+    data = ImageData.from_arrays(examples, np.array([10, 9], object))
+    assert data.images.equal(torch.ones(2, 3))
+    assert not data.images.requires_grad
+    assert (data.class_names, data.labels.tolist()) == (("9", "10"), [1, 0])
+    assert ImageData.from_arrays(examples, [b"b", b"a"]).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
     ("examples", "labels", "message"),
     [
         (np.zeros(3), [0, 1, 0], "examples have shape (3,) and type float64; they should be num"),
@@ -240,6 +309,24 @@ def test_arrays_of_images_and_tensors() -> None:
         (np.zeros((2, 3)), [0.5, 1], "labels have shape (2,) and type float64"),
         (np.array([["a"], ["b"]]), [0, 1], "examples have shape (2, 1) and type <U1"),
         (np.full((2, 3), np.nan), [0, 1], "examples hold numbers that are not finite"),
+        (
+            np.zeros((3, 2)),
+            ["a", None, "a"],
+            "labels are of type NoneType and str; they should all",
+        ),
+        (np.zeros((3, 2)), ["a", np.nan, "a"], "labels are of type float and str; they should all"),
+        (np.zeros((3, 2)), [1, "1", 2], "labels are of type int and str; they should all be texts"),
+        (np.zeros((3, 2)), np.array([1, "1", 2], object), "labels are of type int and str"),
+        (np.zeros((2, 2)), np.array([0.5, 1.5], object), "labels are of type float; they should"),
+        (np.zeros((2, 2)), np.array([True, False], object), "labels are of type bool; they should"),
+        ([[1.0, 2.0], [3.0]], [0, 1], "data set 'mine': examples make no array (setting an array"),
+        (np.zeros((2, 2)), [[0, 1], [1]], "data set 'mine': labels make no array (setting an arr"),
+        ([torch.ones(2, requires_grad=True)] * 2, [0, 1], "examples make no array (Can't call num"),
+        (
+            torch.eye(2).to_sparse(),
+            [0, 1],
+            "examples is sparse, torch.sparse_coo; give examples.to",
+        ),
     ],
 )
 def test_arrays_that_are_no_data_set(examples: Any, labels: Any, message: str) -> None:

@@ -12,7 +12,7 @@ from rulesearch.errors import ConfigError
 from rulesearch.outer.features import OwnFeatures, class_of, width_taken
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.tasks import ImageData, TaskFamily
-from rulesearch.tasks.family import check_answers
+from rulesearch.tasks.family import check_first
 from rulesearch.torch_arguments import device_at_hand, no_device
 
 __all__ = ["check_finite_model", "check_fit", "usable_device"]
@@ -35,7 +35,7 @@ def check_fit(model: MetaModel, tasks: TaskFamily) -> None:
             f"meta-training: tasks '{tasks.name}' need {tasks.n_out} outputs, "
             f"the network has {network.sizes[-1]}"
         )
-    check_answers("tasks", tasks, network, model.dtype)
+    check_first("tasks", tasks, network, model.dtype)
     if not model.features:
         _check_inputs(tasks, network.sizes[0], f"widths begin with {n_in}")
         return

@@ -28,7 +28,7 @@ from rulesearch.search.evidence import (
 from rulesearch.search.run import resume_search, start_search
 from rulesearch.search.settings import settings_from
 from rulesearch.tasks import TaskFamily
-from rulesearch.tasks.family import check_family
+from rulesearch.tasks.family import check_family, check_first
 
 __all__ = ["RUNS", "evaluate", "load_run", "search"]
 
@@ -169,6 +169,7 @@ def evaluate(
     for name, family in families.items():
         where = "tasks" if family is tasks else f"tasks['{name}']"
         check_family(where, family, "a family of tasks", "generators")
+        check_first(where, family, fitted(network, family))
     own = [Condition(name, fitted(network, family), family) for name, family in families.items()]
     if not own:
         raise ConfigError("tasks: there is none to evaluate rules on")

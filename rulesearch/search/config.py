@@ -33,7 +33,7 @@ from rulesearch.search.settings import (
 )
 from rulesearch.search.stability import halves
 from rulesearch.tasks import TaskFamily
-from rulesearch.tasks.family import check_answers, check_described, check_family
+from rulesearch.tasks.family import check_described, check_family, check_first
 
 __all__ = [
     "Config",
@@ -128,7 +128,7 @@ class Experiment:
                 "every term starts at zero, where nothing is learnt and no gradient points "
                 "anywhere; give one an init, as F0: {expr: -e_post * y_pre.T, init: 1.0e-3}"
             )
-        check_answers("tasks", tasks, network)
+        check_first("tasks", tasks, network)
         PlasticityLearner(network, self.pool)  # refuses terms whose signals the network lacks
         if self.settings.stability is not None:
             halves(tasks, 1, 0)  # refuses to halve too few classes

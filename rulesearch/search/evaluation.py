@@ -25,7 +25,7 @@ from rulesearch.search.outcome import CONTROLS
 from rulesearch.search.settings import NetworkSpec
 from rulesearch.search.workers import batches, fitting
 from rulesearch.tasks import FewShot, TaskFamily
-from rulesearch.tasks.family import check_batch
+from rulesearch.tasks.family import check_batch, check_finite
 
 __all__ = [
     "Score",
@@ -180,7 +180,9 @@ def evaluate_rules(
         ) -> tuple[Tensor, Tensor]:
             who = [(k, 0) for k in range(some.start, some.stop)]
             drawn = tasks.sample(generators(seed, stream, TASK, who))
-            task = check_batch("tasks", tasks, drawn, len(who)).to(device)
+            task = check_batch("tasks", tasks, drawn, len(who))
+            check_finite("tasks", tasks, task)
+            task = task.to(device)
             draws = generators(seed, stream, NETWORK, who)
             found = evaluate(learner, learner.init(generator=draws, device=device), theta, task)
             return found.loss, found.accuracy

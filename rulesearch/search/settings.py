@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    StrictInt,
     Tag,
     ValidationError,
     model_validator,
@@ -209,7 +210,7 @@ class FewShotSpec(Spec):
     root: str | None = None
     split: str | None = None
     size: Count | None = None
-    hold_out: int | list[int | str] = 0
+    hold_out: StrictInt | list[StrictInt | str] = 0
     held_out: bool = False
     replacement: bool = False
     fixed_images: bool = False

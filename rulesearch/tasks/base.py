@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from rulesearch.arguments import check_kind
@@ -184,15 +184,17 @@ class ImageData:
         examples : array (N, n_in), (N, height, width) or (N, channels, height, width)
             Of numpy or torch; uint8, which is divided by 255, or numbers, which stay as they are.
         labels : array (N,)
-            The class of each: numbers or texts. Classes are sorted, and counted from 0.
+            The class of each: all whole numbers, or all texts. Classes are sorted, and counted
+            from 0.
         name : str
 
         Raises
         ------
         DataError
-            If an example is not finite, there is none, or there are not as many labels.
+            If an example is not finite, there is none, there are not as many labels, or one of
+            them is of another kind.
         """
-        found, given = np.asarray(examples), np.asarray(labels)
+        found, given = _array(name, "examples", examples), _array(name, "labels", labels)
         if found.ndim not in (2, 3, 4) or not found.size or found.dtype.kind not in "uif":
             raise DataError(
                 f"data set '{name}': examples have shape {found.shape} and type {found.dtype}; "
@@ -205,12 +207,20 @@ class ImageData:
                 f"should be whole numbers or texts, one an example, ({len(found)},); targets in "
                 "floating point want a family of tasks of one's own"
             )
+        if given.dtype.kind in "USO":  # which numpy makes of texts and numbers together, too
+            kinds = {_kind(each) for each in np.array(labels, dtype=object)}
+            if len(kinds) > 1 or not kinds <= {"int", "str", "bytes"}:
+                raise DataError(
+                    f"data set '{name}': labels are of type {' and '.join(sorted(kinds))}; they "
+                    "should all be texts or all whole numbers"
+                )
+            if kinds != {"int"}:
+                given = given.astype(str)
         if found.dtype != np.uint8:
             found = found.astype(np.float32)
         if not np.isfinite(found).all():
             raise DataError(f"data set '{name}': examples hold numbers that are not finite")
-        classes, index = np.unique(given.astype(str) if given.dtype.kind in "SO" else given,
-                                   return_inverse=True)  # fmt: skip
+        classes, index = np.unique(given, return_inverse=True)
         shape = found.shape[1:] if found.ndim > 2 else (1, *found.shape[1:])
         return cls(
             torch.from_numpy(found.reshape(len(found), -1).copy()),
@@ -294,3 +304,25 @@ class ImageData:
 
     def _error(self, message: str) -> DataError:
         return DataError(f"data set '{self.name}': {message}")
+
+
+def _array(name: str, what: str, values: ArrayLike) -> NDArray[Any]:
+    """Return what numpy makes of arrays, tensors and lists."""
+    if isinstance(values, Tensor):
+        check_dense(what, values, DataError)
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    try:
+        return np.asarray(values)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"data set '{name}': {what} make no array ({str(error).splitlines()[0]}); give an "
+            "array, or lists of one length"
+        ) from None
+
+
+def _kind(label: object) -> str:
+    """Return the name of a label's type, of whole numbers and texts that of Python's own."""
+    if isinstance(label, (int, np.integer)) and not isinstance(label, bool):
+        return "int"
+    return "str" if isinstance(label, str) else type(label).__name__

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -206,12 +207,9 @@ def episodes(
     DataError
         If the data cannot be had, or has too few classes or images.
     """
-    for name, value, least in (
-        ("ways", ways, 1),
-        ("shots", shots, 1),
-        ("queries", queries, fewest_queries),
-    ):
-        whole(f"few-shot tasks: {name}", value, least)
+    ways = _whole("ways", ways, 1)
+    shots = _whole("shots", shots, 1)
+    queries = _whole("queries", queries, fewest_queries)
     for name, flag in (
         ("held_out", held_out),
         ("replacement", replacement),
@@ -237,22 +235,40 @@ def episodes(
     )
 
 
+def _whole(argument: str, value: object, least: int) -> int:
+    """Return a whole number; True and False are none."""
+    name = f"few-shot tasks: {argument}"
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.tolist()
+    try:
+        if isinstance(value, bool):
+            raise ConfigError(f"{name} is {value}; give a whole number")
+        return whole(name, value, least)  # type: ignore[arg-type]  # it refuses what is none
+    except ConfigError as error:
+        raise error.about(argument) from None
+
+
 def _indices(hold_out: HoldOut, data: ImageData) -> frozenset[int]:
     """Return the indices of the classes that `hold_out` means."""
-    if isinstance(hold_out, int):
-        if not 0 <= hold_out <= data.n_classes:
+    given: object = hold_out
+    if isinstance(given, (Tensor, np.ndarray, np.generic)):
+        given = given.tolist()
+    if isinstance(given, int):
+        count = _whole("hold_out", given, 0)
+        if count > data.n_classes:
             raise ConfigError(
-                f"hold_out: data set '{data.name}' has {data.n_classes} classes, not {hold_out}"
+                f"hold_out: data set '{data.name}' has {data.n_classes} classes, not {count}"
             ).about("hold_out")
-        return frozenset(range(data.n_classes - hold_out, data.n_classes))
-    if isinstance(hold_out, str):
-        hold_out = (hold_out,)
-    check_kind("hold_out", hold_out, Iterable, "how many classes, or which, as [7, 8, 9]")
+        return frozenset(range(data.n_classes - count, data.n_classes))
+    if isinstance(given, str):
+        given = (given,)
+    check_kind("hold_out", given, Iterable, "how many classes, or which, as [7, 8, 9]")
+    assert isinstance(given, Iterable)
     names = {name: index for index, name in enumerate(data.class_names)}
     chosen = set()
-    for each in hold_out:
-        index = names.get(each) if isinstance(each, str) else each
-        if index is None or not 0 <= index < data.n_classes:
+    for each in given:
+        index = names.get(each) if isinstance(each, str) else _whole("hold_out", each, 0)
+        if index is None or index >= data.n_classes:
             hint = did_you_mean(each, names) if isinstance(each, str) else ""
             raise ConfigError(
                 f"hold_out: data set '{data.name}' has no class {each!r}{hint}"

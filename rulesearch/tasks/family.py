@@ -14,7 +14,9 @@ from rulesearch.networks import PlasticNetwork
 from rulesearch.networks.fit import check_targets
 from rulesearch.tasks.base import TaskBatch, TaskFamily
 
-__all__ = ["check_answers", "check_batch", "check_described", "check_family", "check_finite"]
+__all__ = ["check_batch", "check_described", "check_family", "check_finite", "check_first"]
+
+_PARTS = ("x", "label", "x_query", "label_query")
 
 
 def check_family(name: str, tasks: TaskFamily, wanted: str, *asked: str) -> None:
@@ -64,10 +66,10 @@ def check_batch(
     return batch
 
 
-def check_answers(
+def check_first(
     name: str, tasks: TaskFamily, network: PlasticNetwork, dtype: torch.dtype | None = None
 ) -> None:
-    """Draw a lifetime for a softmax output, and refuse targets that it cannot be asked for.
+    """Draw a few lifetimes, and refuse those that a network cannot be asked for, or not again.
 
     Parameters
     ----------
@@ -77,19 +79,32 @@ def check_answers(
     Raises
     ------
     ConfigError
-        If they are no probabilities of classes; or as from :func:`check_batch`.
+        If targets of a softmax output are no probabilities of classes, a number is not finite, or
+        a lifetime depends on more than its own generator; or as from :func:`check_batch`.
     """
-    if network.output != "softmax":
-        return
-    draws = [torch.Generator().manual_seed(0)]
-    drawn = tasks.sample(draws) if dtype is None else tasks.sample(draws, dtype)
-    batch = check_batch(name, tasks, drawn, 1, dtype or torch.float32)
-    for part, label in (("label", batch.label), ("label_query", batch.label_query)):
-        check_targets(network.output, label, f"{name}: {part} of '{tasks.name}'", ConfigError)
+
+    def drawn(*seeds: int) -> TaskBatch:
+        draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+        batch = tasks.sample(draws) if dtype is None else tasks.sample(draws, dtype)
+        return check_batch(name, tasks, batch, len(seeds), dtype or torch.float32)
+
+    batch = drawn(0, 1, 2)
+    if network.output == "softmax":
+        for part, label in (("label", batch.label), ("label_query", batch.label_query)):
+            check_targets(network.output, label, f"{name}: {part} of '{tasks.name}'", ConfigError)
+    check_finite(name, tasks, batch)
+    again = drawn(1, 3)  # the lifetime of seed 1 at another place, beside others, and fewer
+    for part, one, other in zip(_PARTS, _lifetime(batch, 1), _lifetime(again, 0), strict=True):
+        if not _same(one, other):
+            raise ConfigError(
+                f"{name}: {type(tasks).__name__}.sample draws another {part} from the same "
+                "generator; draw all that is random of the i-th lifetime from generators[i] and "
+                "from nothing else, as torch.rand(..., generator=generators[i])"
+            )
 
 
 def check_finite(name: str, tasks: TaskFamily, batch: TaskBatch) -> None:
-    """Refuse examples by which nothing could be learnt.
+    """Refuse examples and targets by which nothing could be learnt.
 
     Raises
     ------
@@ -97,8 +112,9 @@ def check_finite(name: str, tasks: TaskFamily, batch: TaskBatch) -> None:
         If one of them holds a number that is none.
     """
     x = batch.x.table if isinstance(batch.x, Indexed) else batch.x
-    for part, values in (("x", x), ("x_query", batch.x_query)):
-        if not values.isfinite().all():
+    values = (x, batch.label, batch.x_query, batch.label_query)
+    for part, found in zip(_PARTS, values, strict=True):
+        if not found.isfinite().all():
             raise ConfigError(
                 f"{name}: what {type(tasks).__name__}.sample returns: {part} holds numbers "
                 "that are not finite; leave such examples out"
@@ -122,6 +138,21 @@ def check_described(name: str, tasks: TaskFamily) -> None:
         ) from None
 
 
+def _lifetime(batch: TaskBatch, i: int) -> tuple[Tensor, ...]:
+    """Return what the i-th lifetime of a batch learns and is asked."""
+    x = batch.x
+    learnt = x.table[x.index[:, i]] if isinstance(x, Indexed) else x[:, i]
+    return learnt, batch.label[:, i], batch.x_query[i], batch.label_query[i]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same but for rounding, which may depend on a batch's size."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return torch.equal(one, other)
+    largest = float(one.abs().nan_to_num(0, 0, 0).max())
+    return torch.allclose(one, other, rtol=0, atol=1e-4 * largest, equal_nan=True)
+
+
 def _misfit(tasks: TaskFamily, batch: TaskBatch, lifetimes: int) -> str | None:
     """What is wrong with a batch, if anything."""
     x, query, n_in = batch.x, batch.x_query, tasks.n_in
@@ -134,6 +165,9 @@ def _misfit(tasks: TaskFamily, batch: TaskBatch, lifetimes: int) -> str | None:
     if query.ndim != 3 or (len(query), query.shape[-1]) != (lifetimes, n_in):
         shape = tuple(query.shape)
         return f"x_query has shape {shape}; it should be ({lifetimes}, queries, {n_in})"
+    for what, shape in (("examples to learn from", lead), ("queries", query.shape)):
+        if 0 in shape:
+            return f"there are no {what}; draw some"
     return _misfit_label("label", batch.label, lead, tasks.n_out) or _misfit_label(
         "label_query", batch.label_query, tuple(query.shape[:-1]), tasks.n_out
     )

@@ -6,7 +6,7 @@ import os
 import posixpath
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,11 +21,15 @@ from rulesearch.errors import ConfigError, DataError
 __all__ = ["ClassFolders", "read_image_folder"]
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
+_SUFFIXES = frozenset((
+    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif",
+    ".tiff", ".webp",
+))  # fmt: skip
 _EIGHT_BIT = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa"))
-_SPLITS = frozenset(("test", "train", "val", "valid", "validation"))
+_SPLITS = frozenset((
+    "dev", "eval", "evaluation", "test", "testing", "train", "training", "val", "valid",
+    "validation",
+))  # fmt: skip
 _MOST_BYTES = 50 * 2**20
 
 
@@ -50,6 +54,7 @@ def read_image_folder(
 
     A class is a folder that itself holds images, at any depth; its name is its path below
     the folders common to all classes. Classes and images come in the order of their paths.
+    Links to folders are followed, and what is hidden (``.git``, ``__MACOSX``) is left alone.
     Transparent pixels become white, and images `size` x `size` by area averaging.
 
     Parameters
@@ -70,7 +75,8 @@ def read_image_folder(
     ConfigError
         If `size` or `cap` is not positive.
     DataError
-        If `root` or an image cannot be read, or no class folder is found.
+        If `root` or an image cannot be read, no class folder is found, a folder beside them holds
+        none but files that are no images, or splits would be mixed.
     """
     if size < 1 or (cap is not None and cap < 1):
         raise ConfigError(f"image folder: size and cap must be positive, not {size} and {cap}")
@@ -95,18 +101,63 @@ def read_image_folder(
 def _classes(root: Path, paths: list[PurePosixPath]) -> dict[str, list[PurePosixPath]]:
     """Return the sorted images of every class by the name of the class."""
     folders: dict[PurePosixPath, list[PurePosixPath]] = {}
+    others: dict[PurePosixPath, PurePosixPath] = {}
     for path in sorted(paths, key=lambda path: path.parts):
-        hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-        if path.suffix.lower() in _SUFFIXES and len(path.parts) > 1 and not hidden:
+        if len(path.parts) == 1 or any(map(_hidden, path.parts)):
+            continue
+        if path.suffix.lower() in _SUFFIXES:
             folders.setdefault(path.parent, []).append(path)
+        else:
+            others.setdefault(path.parent, path)
     if not folders:
         raise DataError(f"{root}: holds no images in class folders (CLASS/IMAGE.png)")
+    _check_others(root, folders, others)
     common = posixpath.commonpath([folder.parent for folder in folders])
     names = {folder: folder.relative_to(common) for folder in folders}
-    tops = {name.parts[0] for name in names.values()}
-    if len(tops) > 1 and tops <= _SPLITS:
-        raise DataError(f"{root}: holds the splits {', '.join(sorted(tops))}; choose with split=")
+    _check_splits(root, common, names.values())
     return {str(names[folder]): members for folder, members in folders.items()}
+
+
+def _hidden(part: str) -> bool:
+    return part.startswith((".", "__MACOSX"))
+
+
+def _check_others(
+    root: Path, classes: Collection[PurePosixPath], others: Mapping[PurePosixPath, PurePosixPath]
+) -> None:
+    """Refuse a folder beside those of classes, a file of which is given, that holds no image."""
+    beside = {folder.parent for folder in classes}
+    known = {above for folder in classes for above in (folder, *folder.parents)}
+    for folder, file in others.items():
+        if folder.parent in beside and folder not in known:
+            raise DataError(
+                f"{root}: {folder} is beside class folders and holds no image of a known suffix,"
+                f" but {file.name}; give its images one of {', '.join(sorted(_SUFFIXES))}, or"
+                " move it elsewhere"
+            )
+
+
+def _check_splits(root: Path, common: str, names: Iterable[PurePosixPath]) -> None:
+    """Refuse what holds nothing but splits, or a split beside another part of its classes."""
+    parts: dict[str, set[tuple[str, ...]]] = {}
+    for name in names:
+        below = parts.setdefault(name.parts[0], set())
+        if name.parts[1:]:
+            below.add(name.parts[1:])
+    splits = {top for top in parts if top.lower().removeprefix("images_") in _SPLITS}
+    shared = {
+        part
+        for split in splits
+        for top in parts
+        if top != split and parts[split] & parts[top]
+        for part in (split, top)
+    }
+    mixed = sorted(parts if splits == set(parts) else shared)
+    if len(mixed) > 1:
+        remedy = "choose" if root.is_dir() else "unpack it and choose"
+        raise DataError(
+            f"{root / common}: holds the splits {', '.join(mixed)}; {remedy} with split="
+        )
 
 
 @contextmanager
@@ -115,11 +166,7 @@ def _open(
 ) -> Iterator[tuple[list[PurePosixPath], Callable[[PurePosixPath], bytes]]]:
     """Yield the paths of all files below `root` and a function that reads one of them."""
     if root.is_dir():
-        paths = [
-            PurePosixPath((Path(folder) / file).relative_to(root).as_posix())
-            for folder, _, files in os.walk(root)
-            for file in files
-        ]
+        paths = list(_files(root))
 
         def read(path: PurePosixPath) -> bytes:
             file = root / path
@@ -146,6 +193,26 @@ def _open(
             return archive.read(infos[path])  # reads no further than the size it declares
 
         yield list(infos), _guarded(root, read_member)
+
+
+def _files(root: Path) -> Iterator[PurePosixPath]:
+    """Yield the paths of all files below a folder, of those too that links lead to."""
+    seen = {os.path.realpath(root): "."}
+    for place, folders, files in os.walk(root, followlinks=True):
+        here = PurePosixPath(Path(place).relative_to(root).as_posix())
+        for path in (here / file for file in files if not _hidden(file)):
+            if path.suffix.lower() not in _SUFFIXES and not (root / path).exists():
+                raise DataError(f"{root}: {path} is a link to nothing; mend or remove it")
+            yield path
+        below = [name for name in sorted(folders) if not _hidden(name)]
+        folders.clear()  # and those to go into come back
+        for name in below:
+            real, path = os.path.realpath(os.path.join(place, name)), here / name
+            first = seen.setdefault(real, str(path))
+            if first == str(path):
+                folders.append(name)
+            elif not path.is_relative_to(first):  # else a link back to where it is
+                raise DataError(f"{root}: {path} and {first} are one folder; remove the link")
 
 
 def _guarded(

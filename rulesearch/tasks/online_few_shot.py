@@ -9,7 +9,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_choice
+from rulesearch.arguments import check_choice, whole
 from rulesearch.errors import ConfigError
 from rulesearch.tasks.base import ImageData
 from rulesearch.tasks.episodes import HoldOut, episodes
@@ -76,9 +76,6 @@ class OnlineFewShot(Episodic):
         held_out: bool = False,
     ) -> None:
         check_choice("few-shot tasks: order", order, _ORDERS)
-        if outputs is not None and outputs < ways:
-            raise ConfigError(f"few-shot tasks: {ways} ways need {ways} outputs, not {outputs}")
-        self._order, self._outputs = order, outputs
         super().__init__(
             episodes(
                 data,
@@ -97,6 +94,11 @@ class OnlineFewShot(Episodic):
                 held_out=held_out,
             )
         )
+        if outputs is not None:
+            outputs = whole("few-shot tasks: outputs", outputs, 1)
+            if outputs < (ways := self._episodes.ways):
+                raise ConfigError(f"few-shot tasks: {ways} ways need {ways} outputs, not {outputs}")
+        self._order, self._outputs = order, outputs
 
     @property
     def name(self) -> str:
