@@ -201,21 +201,18 @@ class Drawn(Halves):
         return TaskBatch(x[:, :6].transpose(0, 1), label[:, :6].T, x[:, 6:], label[:, 6:])
 
 
-SHARED = {
-    "global": lambda given, size: torch.randn(len(given), size),
+GLOBAL = {
+    "torch": lambda given, size: torch.randn(len(given), size),
     "numpy": lambda given, size: torch.tensor(np.random.randn(len(given), size)),  # noqa: NPY002
-    "first": lambda given, size: torch.randn(len(given), size, generator=given[0]),
-    "last": lambda given, size: torch.randn(len(given), size, generator=given[-1]),
-    "place": lambda given, size: torch.arange(len(given) * size) % 7 - 3.0,
 }
 
 
-@pytest.mark.parametrize("values", SHARED.values(), ids=SHARED)
+@pytest.mark.parametrize("values", GLOBAL.values(), ids=GLOBAL)
 @pytest.mark.parametrize("output", ["softmax", "linear"])
-def test_a_lifetime_that_depends_on_more_than_its_generator_is_told(
+def test_lifetimes_that_depend_on_more_than_their_generators_are_told(
     values: Any, output: Any
 ) -> None:
-    tasks, message = Drawn(values), "tasks: Drawn.sample draws another x from the same generator; "
+    tasks, message = Drawn(values), "tasks: Drawn.sample draws another x from the same generators; "
     network = rs.PlasticNetwork([3, 4, 2], activation="tanh", output=output)
     rules = {"a": rs.Rule(POOL, {"F0": 0.1})}
     for call in (
@@ -229,12 +226,6 @@ def test_a_lifetime_that_depends_on_more_than_its_generator_is_told(
 def test_labels_that_depend_on_more_than_their_generator_are_told() -> None:
     noisy = drawing(lambda b: replace(b, label_query=torch.randint(2, b.label_query.shape)))
     assert_refused(lambda: search(noisy), rs.ConfigError, "Other.sample draws another label_query")
-
-
-def test_lifetimes_that_rounding_tells_apart_are_the_same() -> None:
-    """As where products of a batch round otherwise than those of a single lifetime."""
-    rounded = drawing(lambda b: replace(b, x=b.x * (1 + 1e-6 * b.x.shape[1])))
-    assert search(rounded).history["search"].theta.shape == (1, 2, 1)
 
 
 def test_what_is_no_family_is_told_when_it_is_given() -> None:

@@ -80,25 +80,24 @@ def check_first(
     ------
     ConfigError
         If targets of a softmax output are no probabilities of classes, a number is not finite, or
-        a lifetime depends on more than its own generator; or as from :func:`check_batch`.
+        the same generators give other lifetimes; or as from :func:`check_batch`.
     """
 
-    def drawn(*seeds: int) -> TaskBatch:
-        draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def drawn() -> TaskBatch:
+        draws = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
         batch = tasks.sample(draws) if dtype is None else tasks.sample(draws, dtype)
-        return check_batch(name, tasks, batch, len(seeds), dtype or torch.float32)
+        return check_batch(name, tasks, batch, len(draws), dtype or torch.float32)
 
-    batch = drawn(0, 1, 2)
+    batch, again = drawn(), drawn()
     if network.output == "softmax":
         for part, label in (("label", batch.label), ("label_query", batch.label_query)):
             check_targets(network.output, label, f"{name}: {part} of '{tasks.name}'", ConfigError)
     check_finite(name, tasks, batch)
-    again = drawn(1, 3)  # the lifetime of seed 1 at another place, beside others, and fewer
-    for part, one, other in zip(_PARTS, _lifetime(batch, 1), _lifetime(again, 0), strict=True):
-        if not _same(one, other):
+    for part, one, other in zip(_PARTS, _drawn(batch), _drawn(again), strict=True):
+        if not torch.equal(one, other):
             raise ConfigError(
                 f"{name}: {type(tasks).__name__}.sample draws another {part} from the same "
-                "generator; draw all that is random of the i-th lifetime from generators[i] and "
+                "generators; draw all that is random of the i-th lifetime from generators[i] and "
                 "from nothing else, as torch.rand(..., generator=generators[i])"
             )
 
@@ -111,9 +110,7 @@ def check_finite(name: str, tasks: TaskFamily, batch: TaskBatch) -> None:
     ConfigError
         If one of them holds a number that is none.
     """
-    x = batch.x.table if isinstance(batch.x, Indexed) else batch.x
-    values = (x, batch.label, batch.x_query, batch.label_query)
-    for part, found in zip(_PARTS, values, strict=True):
+    for part, found in zip(_PARTS, _values(batch), strict=True):
         if not found.isfinite().all():
             raise ConfigError(
                 f"{name}: what {type(tasks).__name__}.sample returns: {part} holds numbers "
@@ -138,19 +135,16 @@ def check_described(name: str, tasks: TaskFamily) -> None:
         ) from None
 
 
-def _lifetime(batch: TaskBatch, i: int) -> tuple[Tensor, ...]:
-    """Return what the i-th lifetime of a batch learns and is asked."""
-    x = batch.x
-    learnt = x.table[x.index[:, i]] if isinstance(x, Indexed) else x[:, i]
-    return learnt, batch.label[:, i], batch.x_query[i], batch.label_query[i]
+def _values(batch: TaskBatch) -> tuple[Tensor, ...]:
+    """Return what is learnt and asked, :data:`_PARTS`; of a table all of it."""
+    x = batch.x.table if isinstance(batch.x, Indexed) else batch.x
+    return x, batch.label, batch.x_query, batch.label_query
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same but for rounding, which may depend on a batch's size."""
-    if one.shape != other.shape or not one.is_floating_point():
-        return torch.equal(one, other)
-    largest = float(one.abs().nan_to_num(0, 0, 0).max())
-    return torch.allclose(one, other, rtol=0, atol=1e-4 * largest, equal_nan=True)
+def _drawn(batch: TaskBatch) -> tuple[Tensor, ...]:
+    """Return what was drawn of it: of a table which examples."""
+    x = batch.x.index if isinstance(batch.x, Indexed) else batch.x
+    return x, *_values(batch)[1:]
 
 
 def _misfit(tasks: TaskFamily, batch: TaskBatch, lifetimes: int) -> str | None:
