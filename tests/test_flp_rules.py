@@ -73,6 +73,17 @@ def test_the_size_of_a_rule_goes_into_the_rates_and_no_lifetime_changes() -> Non
     torch.testing.assert_close(training.model(task).output, before, rtol=1e-12, atol=1e-12)
 
 
+def test_the_size_of_a_rule_goes_into_rates_that_are_fixed_too() -> None:
+    oml = replace(TAUGHT, learning="oml")
+    pool = TermPool([Term.from_text("descent", "-e_post * y_pre.T")])
+    model = flp_model(oml, 2, pool=pool, theta=[0.5], dtype=torch.float64)
+    task = TEACHER.sample([torch.Generator().manual_seed(k) for k in range(2)], torch.float64)
+    before = model(task).output
+    ShapeTraining(MetaTraining(model, TEACHER, TAUGHT.rates))
+    assert model.theta.eq(1).all()
+    torch.testing.assert_close(model(task).output, before, rtol=1e-12, atol=1e-12)
+
+
 def test_a_penalty_cannot_shrink_the_whole_rule() -> None:
     training = taught((1.0, 0.5, 0.5, 0.5))
     training.penalty = ProximalL1(1e3)
