@@ -170,6 +170,11 @@ def test_running_mean(values, window):
         assert measured[1, end] == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
+def test_a_huge_entry_leaves_the_running_mean_with_its_window():
+    mean = running_mean([7e32] + [3.0] * 10, 4)
+    np.testing.assert_array_equal(mean[4:], 3.0)
+
+
 def test_running_mean_needs_a_window():
     with pytest.raises(ValueError, match="window"):
         running_mean([1.0], 0)

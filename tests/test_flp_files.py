@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,6 +65,31 @@ def test_layers_of_ones_own_are_given_again(tmp_path: Path) -> None:
     blank = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
     again, _ = load_flp(path, features=blank)
     assert torch.equal(again.state_dict()["features.0.0.1.weight"], own[1].weight)
+
+
+@pytest.mark.parametrize(
+    ("own", "told", "another"),
+    [
+        (SINE, {"rule": "hebb"}, "rule"),
+        (SINE, {"reduction": "mean"}, "reduction"),
+        (SINE, {"method": "autograd"}, "meta-gradient"),
+        (SINE, {"widths": (9, 6, 5, 4, 1)}, "network below"),
+        (replace(SINE, learning="gradient"), {"learning": "oml"}, "choice of what is learnt"),
+        (
+            replace(IMAGE, image=(1, 12, 12), widths=(8, 6, 4), strides=(2, 2)),
+            {"strides": (3, 1)},
+            "network below",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, FLPSettings) else str(value),
+)
+def test_settings_of_another_life_are_refused(
+    own: FLPSettings, told: dict[str, Any], another: str, tmp_path: Path
+) -> None:
+    own = replace(own, plastic_layers=2)
+    with pytest.raises(ConfigError, match=f"^settings: .* made of others, with another {another}"):
+        save_flp(tmp_path / "model", flp_model(own), replace(own, **told))
+    assert not (tmp_path / "model").exists()
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:

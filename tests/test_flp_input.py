@@ -59,8 +59,12 @@ def test_steps_that_are_none(name: str, value: float) -> None:
 def test_other_rates_that_make_no_sense() -> None:
     with pytest.raises(ConfigError, match="meta-training: rate is"):
         MetaRates(rate=(1e-3, NAN))
-    for clip in (NAN, -1.0, 0.0):
+    for clip in (NAN, -1.0):
         with pytest.raises(ConfigError, match="meta-training: clip is"):
+            MetaRates(clip=clip)
+    for clip in (0.0, 0.5, 1.0):
+        told = f"meta-training: clip is {clip}; give a number above 1, as 2: .* could only fall"
+        with pytest.raises(ConfigError, match=told):
             MetaRates(clip=clip)
     with pytest.raises(ConfigError, match="meta-training: drop is"):
         MetaRates(drop=NAN)
@@ -106,6 +110,12 @@ def test_meta_training_refuses_what_is_not_finite(part: str) -> None:
     model.load_state_dict(bad)
     with pytest.raises(ConfigError, match=f"{part} of the model is not finite"):
         MetaTraining(model, sines(), settings.rates)
+
+
+def test_parts_that_no_state_has_cannot_be_fixed() -> None:
+    model = flp_model(SINE, 1)
+    with pytest.raises(ConfigError, match=r"fixed is one of W, .*not 'rates'; did you mean 'rate'"):
+        MetaModel(model.learner, model.born(), list(model.features), fixed=["rates"])
 
 
 def test_theta_that_is_none() -> None:

@@ -15,6 +15,7 @@ from tiny_reproduction import left
 from tiny_search import interrupt_after
 
 from rulesearch.analysis.flp_longer import in_rounds, longer_errors, round_errors
+from rulesearch.errors import ConfigError
 from rulesearch.outer import SINES, FLPSettings, MetaModel, flp_model
 from rulesearch.report.flp_figures import longer_lives
 from rulesearch.reproduce import make_plan, reproduce, resume_reproduction
@@ -96,6 +97,13 @@ def test_gradient_descent_for_longer_comes_nearer() -> None:
     for measure in (longer_errors, round_errors):
         found = measure(descent, TASKS, draws(), [1, 40]).mean((0, 1))
         assert found[1] < 0.8 * found[0]
+
+
+@pytest.mark.parametrize("order", ["iid", "mixed"])
+def test_rounds_are_of_sines_in_turn_alone(order: Any) -> None:
+    with pytest.raises(ConfigError, match=f"the order is '{order}'; use order='continual'"):
+        round_errors(born(), replace(TASKS, order=order), draws(), [1, 2])
+    assert longer_errors(born(), replace(TASKS, order=order), draws(), [1, 2]).isfinite().all()
 
 
 # -- from start to end --

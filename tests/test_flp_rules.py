@@ -25,7 +25,7 @@ from rulesearch.outer.seeds import TEST, generators
 from rulesearch.reproduce import make_plan, reproduce, resume_reproduction, trained_model
 from rulesearch.reproduce.base import Job, Measured
 from rulesearch.reproduce.flp import Tasks
-from rulesearch.reproduce.flp_rules import SineRuleSettings, rule_jobs, rule_table
+from rulesearch.reproduce.flp_rules import SineRuleSettings, of_one_sign, rule_jobs, rule_table
 from rulesearch.rules import Rule
 from rulesearch.tasks import IncrementalSines, LinearTeacher
 
@@ -71,6 +71,17 @@ def test_the_size_of_a_rule_goes_into_the_rates_and_no_lifetime_changes() -> Non
     (rate,) = training.model.rate
     torch.testing.assert_close(rate.detach(), torch.full_like(rate, 2 * 0.03))
     torch.testing.assert_close(training.model(task).output, before, rtol=1e-12, atol=1e-12)
+
+
+def test_the_size_of_a_rule_goes_into_rates_that_are_fixed_too() -> None:
+    oml = replace(TAUGHT, learning="oml")
+    pool = TermPool([Term.from_text("descent", "-e_post * y_pre.T")])
+    model = flp_model(oml, 2, pool=pool, theta=[0.5], dtype=torch.float64)
+    task = TEACHER.sample([torch.Generator().manual_seed(k) for k in range(2)], torch.float64)
+    before = model(task).output
+    ShapeTraining(MetaTraining(model, TEACHER, TAUGHT.rates))
+    assert model.theta.eq(1).all()
+    torch.testing.assert_close(model(task).output, before, rtol=1e-12, atol=1e-12)
 
 
 def test_a_penalty_cannot_shrink_the_whole_rule() -> None:
@@ -162,11 +173,28 @@ def test_the_only_term_that_knows_the_target_is_found() -> None:
     assert (t[:, [0, 1, 3]] == 0).all()
     assert (t[:, 2].abs() == 1).all()
     scale = float(measured["refitted-iid"]["scales"][2])
-    assert rows["fed"]["coefficient"] == pytest.approx(float(t[:, 2].mean()) * scale)
+    assert rows["fed"]["coefficient"] == pytest.approx(scale)  # of either sign in t, with its rates
     # A network that knows nothing of its teacher loses the variance of the target, one.
     assert float(measured["hebb-iid"]["error"].mean()) > 0.5
     assert float(measured["refitted-iid"]["error"].mean()) < 0.05
     assert Rule.from_json(found["rule"]).coefficients == {"fed": rows["fed"]["coefficient"]}
+
+
+def test_a_rule_and_its_negative_are_the_same_rule() -> None:
+    """With rates negated too, so that two seeds with either of them have found one rule."""
+    t = torch.tensor([[1.0, 0.0, 0.3, 0.0], [-1.0, 0.0, -0.3, 0.0]])
+    of = {"t": t, "scales": torch.ones(4), "error": torch.ones(2, 5)}
+    found = rule_table(CANDIDATES, {"penalised-iid": of, "refitted-iid": of}, "iid")
+    assert Rule.from_json(found["rule"]).coefficients == pytest.approx({"hebb": 1.0, "fed": 0.3})
+    assert [row["spread"] for row in found["table"]] == [0, None, 0, None]
+
+
+def test_seeds_agree_in_sign_whichever_term_is_their_largest() -> None:
+    t = torch.tensor([[0.9, 1.0, 0.0], [1.0, 0.8, 0.0], [-1.0, -0.9, 0.2], [0.0, -0.5, 1.0]])
+    expected = [[0.9, 1.0, 0.0], [1.0, 0.8, 0.0], [1.0, 0.9, -0.2], [0.0, 0.5, -1.0]]
+    assert torch.equal(of_one_sign(t), torch.tensor(expected))
+    opposed = torch.tensor([[0.9, -1.0], [1.0, -0.9]])  # each by its own largest would differ
+    assert torch.equal(of_one_sign(opposed), opposed)
 
 
 # -- from start to end --

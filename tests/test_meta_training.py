@@ -15,7 +15,6 @@ from small_flp import (
     SINE,
     WIDE,
     gradients,
-    sines,
     task_of,
     training_of,
     values,
@@ -23,17 +22,7 @@ from small_flp import (
 from torch import Tensor
 
 from rulesearch.errors import ConfigError, LearnerError
-from rulesearch.grammar import Term, TermPool
-from rulesearch.outer import (
-    L1,
-    L2,
-    MetaModel,
-    MetaRates,
-    MetaTraining,
-    NoPenalty,
-    ProximalL1,
-    flp_model,
-)
+from rulesearch.outer import MetaModel, MetaRates, MetaTraining, flp_model
 from rulesearch.outer.clipping import UsualNorm
 from rulesearch.outer.meta_training import CALMER
 from rulesearch.tasks import TaskBatch
@@ -223,6 +212,11 @@ def test_an_unusual_gradient_is_clipped() -> None:
     torch.testing.assert_close(usual.usual["W"], torch.tensor([5.25, 0.9975]))
 
 
+def test_a_multiple_by_which_the_usual_norm_could_only_fall_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"multiple is 1\.0; give a number above 1, as 2"):
+        UsualNorm(1.0)
+
+
 def test_clipping_reaches_every_parameter() -> None:
     """Of a seed whose loss is enormous once, and of no other."""
     batches = [task_of(SINE, 2, update=update) for update in range(2)]
@@ -277,6 +271,22 @@ def test_a_checkpoint_goes_on_to_the_same_bits(name: str, clip: float | None) ->
     assert all(torch.equal(t, found[key]) for key, t in expected.items())
 
 
+def test_a_checkpoint_from_before_the_first_update_begins_anew() -> None:
+    """Adam's moments of what was lived since are not its; nor does it move along."""
+    training = training_of(SINE)
+    start = training.tensors()
+    born = {key: t.clone() for key, t in start.items()}
+    losses = [training.update().loss.tolist() for _ in range(3)]
+    assert all(torch.equal(t, born[key]) for key, t in start.items())
+    kept = training.tensors()
+    before = {key: t.clone() for key, t in kept.items()}
+    training.update()
+    assert all(torch.equal(t, before[key]) for key, t in kept.items())
+    training.load(start, 0)
+    assert training.tensors().keys() == start.keys()
+    assert [training.update().loss.tolist() for _ in range(3)] == losses
+
+
 def test_a_checkpoint_of_another_model_is_refused() -> None:
     other = training_of(replace(SINE, plastic_layers=2))
     with pytest.raises(
@@ -328,47 +338,6 @@ def test_the_forward_rate_drops_at_milestones() -> None:
     assert not first["W.0"].equal(born["W.0"])
     assert second["W.0"].equal(first["W.0"])
     assert not second["B.0"].equal(first["B.0"])
-
-
-def test_theta_is_learnt_and_shrunk() -> None:
-    rates = MetaRates(0.0, 0.0, 0.0, 0.0, theta=1e-2)
-    free = training_of(replace(SINE, rates=rates))
-    taxed = training_of(replace(SINE, rates=rates), penalty=ProximalL1(1e6))
-    for training in (free, taxed):
-        training.update()
-    assert free.model.theta.ne(1).all()
-    assert taxed.model.theta.eq(0).all()
-
-
-@pytest.mark.parametrize("penalty", [L1(0.3), L2(0.3), ProximalL1(0.3)], ids=lambda p: p.name)
-def test_a_penalty_of_rules_is_taken_as_its_formula_says(penalty: NoPenalty) -> None:
-    """Two of Adam's steps by hand; the proximal map is in the metric of each of them."""
-    rate, (b1, b2) = 1e-2, (0.5, 0.8)
-    rates = MetaRates(0.0, 0.0, 0.0, 0.0, theta=rate, betas=(b1, b2))
-    pool = TermPool([Term.from_text("oja", "y_post * y_pre.T - diag(y_post**2) * W"),
-                     Term.from_text("decay", "-W")])  # fmt: skip
-
-    def born() -> MetaModel:
-        return flp_model(SINE, 2, pool=pool, theta=(1.0, -0.5), dtype=WIDE)
-
-    training = MetaTraining(born(), sines(), rates, penalty=penalty)
-    t, first, second, twin = training.model.theta.detach().clone(), 0.0, 0.0, born()
-    for count in (1, 2):
-        with torch.no_grad():
-            twin.theta.copy_(t)
-        g = gradients(twin, task_of(SINE, 2, update=count - 1))["theta"]
-        assert g is not None
-        if penalty.name == "l1":
-            g = g + 0.3 * t.sign()
-        elif penalty.name == "l2":
-            g = g + 0.3 * t / (t**2).sum(1, keepdim=True).sqrt()
-        first, second = b1 * first + (1 - b1) * g, b2 * second + (1 - b2) * g**2
-        step = rate / ((second / (1 - b2**count)).sqrt() + 1e-8)
-        t = t - step * first / (1 - b1**count)
-        if penalty.name == "proximal-l1":
-            t = t.sign() * (t.abs() - 0.3 * step).clamp(min=0)
-        training.update()
-        torch.testing.assert_close(training.model.theta.detach(), t)
 
 
 def test_rates_begin_as_told() -> None:

@@ -155,6 +155,20 @@ def test_an_update_is_by_the_gradient_of_first_order_oml() -> None:
     assert all(rate.eq(0.2).all() and rate.grad is None for rate in training.model.rate)
 
 
+def test_the_fixed_rate_stays_whatever_steps_there_are() -> None:
+    """Those of weights and of biases, where rates of FLP would be learnt."""
+    settings = replace(SINE, learning="oml", rate=(0.02, 0.01, 0.005), rates=RATES)
+    training = MetaTraining(flp_model(settings, dtype=WIDE), sines(), RATES)
+    before = values(training.model)
+    for _ in range(3):
+        training.update()
+    after = values(training.model)
+    for part in ("rate", "bias_rate"):
+        for k, rate in enumerate((0.02, 0.01, 0.005)):
+            assert after[f"{part}.{k}"].eq(rate).all()
+    assert not after["W.0"].equal(before["W.0"])
+
+
 # -- the readout --
 
 

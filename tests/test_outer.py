@@ -16,6 +16,7 @@ from torch import Tensor
 from rulesearch.errors import ConfigError
 from rulesearch.grammar import Term, TermPool
 from rulesearch.learners import PlasticityLearner
+from rulesearch.learners.signals import connection_signals
 from rulesearch.networks import NetworkState, PlasticNetwork
 from rulesearch.outer import (
     L1,
@@ -321,6 +322,29 @@ def test_a_term_that_is_zero_at_birth_has_scale_one() -> None:
     terms = [POOL["F0"], Term.from_text("gate", "diag(y_post - y_post + sign(abs(y_post)) - ones_post) * W")]  # fmt: skip  # noqa: E501
     scales = term_scales(TermPool(terms), network, state, x, label)
     torch.testing.assert_close(scales, doubles(1.0, 1.0))
+
+
+def test_a_connection_where_a_term_does_nothing_is_left_out() -> None:
+    """As the first is where a term needs what is fed back to the layer below, under FLP."""
+    network = PlasticNetwork([5, 4, 3], activation="relu", output="linear", feedback="flp")
+    draws = torch.Generator().manual_seed(0)
+    state = network.init([draws, draws], torch.float64)
+    x = torch.rand(3, 2, 1, 5, generator=draws, dtype=torch.float64)
+    label = torch.rand(3, 2, 1, 3, generator=draws, dtype=torch.float64)
+    terms = [
+        Term.from_text("hebb", "y_post * y_pre.T", init=1.0),
+        Term.from_text("fed_pre", "y_post * e_pre.T"),
+    ]
+    total = torch.zeros(2, dtype=torch.float64)
+    for t in range(3):
+        *_, last = connection_signals(network, state, x[t], label[t], {"y_post", "y_pre", "e_pre"})
+        for r, pre in enumerate(("y_pre", "e_pre")):
+            change = last["y_post"][..., :, None] * last[pre][..., None, :]
+            total[r] += change.square().sum()
+    scales = term_scales(TermPool(terms), network, state, x, label, cap=float("inf"))
+    torch.testing.assert_close(
+        scales, torch.stack([total[0] / total[0], total[0] / total[1]]).sqrt()
+    )
 
 
 def test_meta_gradient_of_queries() -> None:

@@ -45,7 +45,7 @@ def test_list(run_main: Any) -> None:
         (["flp-table1", "--set", "hidden=[4, 4]"], "'hidden': should have at least 3"),
         (["flp-table2", "--set", "rate=[1e-3]"], "'rate': needs 2 values, found 1"),
         (["flp-table1", "--set", "betas=[]"], "'betas': needs 2 values, found 0"),
-        (["flp-table1", "--set", "clip=0"], "'clip': should be greater than 0"),
+        (["flp-table1", "--set", "clip=1"], "'clip': should be a number above 1, as 2: the usual"),
         (["flp-table1", "--set", "pool=3"], "the pool 3; enlarge the pool"),
         (["flp-table1", "--set", "order=random"], "'order': should be 'iid' or 'mixed'"),
     ],

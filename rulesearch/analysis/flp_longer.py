@@ -65,9 +65,20 @@ def round_errors(
     """Errors after so many rounds, each of all sines one after another.
 
     Parameters and result as of :func:`longer_errors`; one life is judged at all its lengths. It
-    meets the examples of the longest of those lives, in another order.
+    meets the examples of the longest of those lives, in another order. Tasks are in continual
+    order, which alone can be made into rounds.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`longer_errors`, or if sines do not come one after another.
     """
     _check(model, tasks, draws, times)
+    if tasks.order != "continual":
+        raise ConfigError(
+            f"rounds are of sines that come one after another, but the order is '{tasks.order}'; "
+            "use order='continual'"
+        )
     judges, rounds = tasks.sample(_copies(draws), model.dtype).to(model.device), max(times)
     task = in_rounds(_longer(model, tasks, draws, rounds), tasks.functions, rounds)
     lived = enumerate(stages(model, task, tasks.steps))

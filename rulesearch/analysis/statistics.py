@@ -141,30 +141,29 @@ def running_mean(values: ArrayLike, window: int) -> Floats:
     ValueError
         If `window` is not positive.
     """
-    if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
-    data = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(data)
-    sums = np.cumsum(np.where(known, data, 0.0), axis=-1)
-    counts = np.cumsum(known, axis=-1, dtype=np.float64)
-    sums[..., window:] = sums[..., window:] - sums[..., :-window].copy()
-    counts[..., window:] = counts[..., window:] - counts[..., :-window].copy()
-    means = np.full(data.shape, np.nan)
+    windows = _windows(values, window)
+    known = np.isfinite(windows)
+    sums, counts = np.where(known, windows, 0.0).sum(-1), known.sum(-1)
+    means = np.full(sums.shape, np.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
     return means
 
 
 def running_median(values: ArrayLike, window: int) -> Floats:
     """Median of the last `window` entries along the last axis, as :func:`running_mean`."""
+    return _median(np.swapaxes(_windows(values, window), -1, -2))
+
+
+def _windows(values: ArrayLike, window: int) -> Floats:
+    """The last `window` entries up to each, ``(..., window)``; NaN where there are none yet."""
     if window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     data = np.asarray(values, dtype=np.float64)
     data = np.where(np.isfinite(data), data, np.nan)
     before = np.full((*data.shape[:-1], window - 1), np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(
+    return np.lib.stride_tricks.sliding_window_view(
         np.concatenate([before, data], axis=-1), window, axis=-1
     )
-    return _median(np.swapaxes(windows, -1, -2))
 
 
 def mann_whitney(

@@ -7,9 +7,26 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["UsualNorm"]
+from rulesearch.errors import ConfigError
+
+__all__ = ["WHY", "UsualNorm", "check_multiple"]
 
 MEMORY = 0.95  # of the usual norm, from update to update
+WHY = (
+    "as 2: the usual norm is a mean of clipped ones, so that with 1 or less it could only fall, "
+    "and meta-training would come to a halt"
+)
+
+
+def check_multiple(name: str, multiple: float) -> None:
+    """Refuse a multiple of the usual norm that is not above 1.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not multiple > 1:
+        raise ConfigError(f"{name} is {multiple}; give a number above 1, {WHY}")
 
 
 @dataclass(eq=False)
@@ -28,11 +45,20 @@ class UsualNorm:
     Parameters
     ----------
     multiple : float
-        Largest norm, as a multiple of the running mean of the clipped ones.
+        Largest norm, as a multiple of the running mean of the clipped ones; above 1, or that mean
+        can only fall.
+
+    Raises
+    ------
+    ConfigError
+        If it is not.
     """
 
     multiple: float
     usual: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_multiple("clipping: multiple", self.multiple)
 
     def clip(self, name: str, gradient: Tensor, without: Tensor) -> None:
         """Scale in place.

@@ -242,7 +242,8 @@ def flp_model(
     )
     coefficients = None if theta is None else torch.tensor([number(t) for t in theta], dtype=dtype)
     below = [m.to(dtype) for m in lowest if m is not None]
-    model = MetaModel(learner, born, below, coefficients, settings.image).to(device)
+    fixed = ("rate", "bias_rate") if settings.learning == "oml" else ()
+    model = MetaModel(learner, born, below, coefficients, settings.image, fixed).to(device)
     return model if like is None else _start_from(model, like)
 
 

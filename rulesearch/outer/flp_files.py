@@ -18,6 +18,7 @@ from rulesearch.errors import ConfigError, RuleSearchError, RunError
 from rulesearch.files import write_atomically
 from rulesearch.grammar import Term, TermPool
 from rulesearch.networks import LearntFeedback
+from rulesearch.outer.features import OwnFeatures
 from rulesearch.outer.flp import FLPSettings, flp_model
 from rulesearch.outer.meta_model import MetaModel
 from rulesearch.outer.meta_training import MetaRates
@@ -47,6 +48,7 @@ def save_flp(path: str | Path, model: MetaModel, settings: FLPSettings) -> Path:
             f"settings: the model was made of others, with plastic layers {list(network.sizes)}, "
             f"not {list(wanted.sizes)}, or other feedback; give those that flp_model was given"
         )
+    _check_made_of(model, settings)
     about = {"schema": SCHEMA, "settings": _told(settings), "pool": None}
     if model.learner.rule is None:
         about["pool"] = [[t.name, str(t), t.init, t.about] for t in model.learner.pool]
@@ -98,6 +100,36 @@ def load_flp(
         )
     model.load_state_dict(tensors)
     return model, settings
+
+
+def _check_made_of(model: MetaModel, settings: FLPSettings) -> None:
+    """Refuse settings of which :func:`flp_model` makes one that lives in another way."""
+    pool = model.learner.pool if model.learner.rule is None else None
+    again = flp_model(
+        settings,
+        pool=pool,
+        theta=None if pool is None else [0.0] * len(pool),
+        features=nn.Identity() if any(isinstance(m, OwnFeatures) for m in model.features) else None,
+    )
+    wanted = _parts(again)
+    other = [name for name, part in _parts(model).items() if part != wanted[name]]
+    if other:
+        raise ConfigError(
+            f"settings: the model was made of others, with another {other[0]}; give those that "
+            "flp_model was given"
+        )
+
+
+def _parts(model: MetaModel) -> dict[str, object]:
+    """What of a model follows from its settings and is no parameter."""
+    layers = [list(m)[1:] if isinstance(m, OwnFeatures) else [m] for m in model.features]
+    return {
+        "rule": model.learner.rule,
+        "reduction": model.learner.reduction,
+        "meta-gradient (method)": model.learner.method,
+        "choice of what is learnt (learning)": model.fixed,
+        "network below the plastic layers": {repr(part) for part in layers},
+    }
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:

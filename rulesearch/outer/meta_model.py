@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rulesearch.arguments import check_kind, whole
+from rulesearch.arguments import check_choice, check_kind, whole
 from rulesearch.errors import LearnerError
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState
@@ -71,11 +71,14 @@ class MetaModel(nn.Module):
         Coefficients where the outer loop starts, by default the rule's own.
     image : sequence of int, optional
         Shape in which features see an example, as channels, height and width.
+    fixed : sequence of str
+        Parts of the state that stay as they are, as ``rate``: no meta-parameters either.
 
     Raises
     ------
     ConfigError
-        If the learner, the modules or the shape of an image are of another kind.
+        If the learner, the modules or the shape of an image are of another kind, or the state has
+        no part of such a name.
     LearnerError
         If the state is not the network's or not finite, there are not as many modules as seeds or
         two of them share parameters, a module mixes examples or draws at random, or theta is not
@@ -99,6 +102,7 @@ class MetaModel(nn.Module):
         features: Sequence[nn.Module] = (),
         theta: Tensor | None = None,
         image: Sequence[int] | None = None,
+        fixed: Sequence[str] = (),
     ) -> None:
         super().__init__()
         wanted = "a PlasticityLearner, as PlasticityLearner(network, rule)"
@@ -112,10 +116,14 @@ class MetaModel(nn.Module):
             image = tuple(whole(f"image[{i}]", n, least=1) for i, n in enumerate(image))
         self.image = image
         self.features = nn.ModuleList(features)
-        named = self.features.named_parameters(prefix="features")
-        self._frozen = frozenset(key for key, p in named if not p.requires_grad)
         for name, part in born.parts():
             setattr(self, name, nn.ParameterList([t.detach().clone() for t in part]))
+        self.fixed = tuple(fixed)
+        for name in self.fixed:
+            check_choice("fixed", name, [name for name, _ in born.parts()])
+            getattr(self, name).requires_grad_(False)
+        named = self.named_parameters()
+        self._frozen = frozenset(key for key, p in named if not p.requires_grad)
         if theta is None:
             if learner.rule is None:
                 raise LearnerError("a pool has no coefficients of its own: give theta")

@@ -14,7 +14,7 @@ from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError
 from rulesearch.named import under
 from rulesearch.outer.checkpoint import load_parameters
-from rulesearch.outer.clipping import UsualNorm
+from rulesearch.outer.clipping import UsualNorm, check_multiple
 from rulesearch.outer.curriculum import TASKS, Stage, stage_at
 from rulesearch.outer.fit import check_finite_model, check_fit
 from rulesearch.outer.meta_model import GROUPS, MetaModel
@@ -37,15 +37,15 @@ class MetaRates:
     ``rate`` may be one a plastic layer, first to last; ``feedback_rate`` is that of the rates of
     plastic feedback, which a lifetime bears only where they are much smaller: by default a
     hundredth of ``rate``, of the first plastic layer's where there are several. At ``milestones``
-    of the updates, that of ``forward`` is multiplied by ``drop``. With ``clip`` a gradient is at
-    most so many times its usual norm, see :class:`rulesearch.outer.clipping.UsualNorm`; the paper
-    does not clip. ``betas`` are those of Adam's running means, of a gradient and of its square; the
-    paper has torch's.
+    of the updates, that of ``forward`` is multiplied by ``drop``. With ``clip``, above 1, a
+    gradient is at most so many times its usual norm, see
+    :class:`rulesearch.outer.clipping.UsualNorm`; the paper does not clip. ``betas`` are those of
+    Adam's running means, of a gradient and of its square; the paper has torch's.
 
     Raises
     ------
     ConfigError
-        If a number is negative or not finite, or one of the betas not below 1.
+        If a number is negative or not finite, one of the betas not below 1, or clip not above.
     """
 
     forward: float = 1e-4
@@ -77,8 +77,8 @@ class MetaRates:
             raise ConfigError(
                 f"meta-training: betas is {self.betas!r}; give two numbers from 0 to below 1"
             )
-        if self.clip == 0:
-            raise ConfigError("meta-training: clip is 0, and nothing would be learnt")
+        if self.clip is not None:
+            check_multiple("meta-training: clip", self.clip)
 
     def of(self, group: str) -> float | tuple[float, ...]:
         """Return the step of a group, or those of its plastic layers."""
@@ -107,7 +107,8 @@ class MetaTraining:
     episodes : int
         Lifetimes of a seed in an update.
     penalty : Penalty
-        On theta, for the discovery of rules.
+        On theta, for the discovery of rules. While rates are near zero so is the gradient of
+        theta, and a penalty takes the whole rule: begin with rates off zero, or with none.
     stages : sequence of Stage
         Easier tasks that come first.
     updates : int
@@ -120,8 +121,8 @@ class MetaTraining:
     ------
     ConfigError
         If there are not as many rates as plastic layers, tasks and model do not fit together, a
-        meta-parameter is not finite, or something is to be learnt of which the meta-gradient tells
-        nothing.
+        meta-parameter is not finite, something is to be learnt of which the meta-gradient tells
+        nothing, or there is a penalty on a theta that is not learnt.
     """
 
     model: MetaModel
@@ -148,6 +149,11 @@ class MetaTraining:
                 parameter.requires_grad_(group["lr"] > 0)
         if not learnt:
             raise ConfigError("meta-training: every rate is 0, and nothing would be learnt")
+        if self.penalty.name != NoPenalty.name and not self.rates.theta:
+            raise ConfigError(
+                f"meta-training: the penalty '{self.penalty.name}' is on theta, which is not "
+                "learnt; give MetaRates(theta=...) a step, or leave the penalty out"
+            )
         self._adam = torch.optim.Adam(learnt, betas=self.rates.betas)
         self._usual = None if self.rates.clip is None else UsualNorm(self.rates.clip)
 
@@ -259,23 +265,28 @@ class MetaTraining:
         return [part for part, bad in zip(self.model.by_seed(), rejected, strict=True) if bad]
 
     def _shrink(self) -> None:
-        """The proximal map of the penalty, in the metric of Adam's step."""
+        """The proximal map of the penalty, in the metric of Adam's step.
+
+        Where nothing is known yet of any of a seed's coefficients, as while all rates are zero,
+        that step is none and not the largest.
+        """
         moments = self._adam.state.get(self.model.theta)
         if not moments or not self.rates.theta:
             return
         group = next(g for g in self._adam.param_groups if g["name"] == "theta")
         second = moments["exp_avg_sq"] / (1 - group["betas"][1] ** moments["step"])
         step = group["lr"] / (second.sqrt() + group["eps"])
+        step = torch.where(second.any(1, keepdim=True), step, 0.0)
         with torch.no_grad():
             self.model.theta.copy_(self.penalty.proximal(self.model.theta, step))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that the next update needs, for a checkpoint."""
-        found = {f"model.{k}": v.detach() for k, v in self.model.named_parameters()}
+        """Everything that the next update needs, for a checkpoint; copies."""
+        found = {f"model.{k}": v.detach().clone() for k, v in self.model.named_parameters()}
         names = {id(p): k for k, p in self.model.named_parameters()}
         for parameter, moments in self._adam.state.items():
             for key, value in moments.items():
-                found[f"adam.{names[id(parameter)]}.{key}"] = torch.as_tensor(value)
+                found[f"adam.{names[id(parameter)]}.{key}"] = torch.as_tensor(value).clone()
         usual = {} if self._usual is None else self._usual.usual
         return found | {f"usual.{key}": value for key, value in usual.items()}
 
@@ -291,6 +302,7 @@ class MetaTraining:
         held = under("model.", tensors)
         check_finite_model((key, held[key]) for key in parameters if key in held)
         load_parameters(parameters, tensors, "another model")
+        self._adam.state.clear()  # at the first update there are no moments yet
         for key, parameter in parameters.items():
             if moments := under(f"adam.{key}.", tensors):
                 self._adam.state[parameter] = {

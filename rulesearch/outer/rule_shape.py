@@ -90,7 +90,7 @@ class ShapeTraining:
         with torch.no_grad():
             size = model.theta.abs().amax(1)
             model.theta.div_(size[:, None])
-            for rate in model.group("rate") + model.group("feedback_rate"):
+            for rate in (*model.rate, *model.bias_rate, *model.feedback_rate):
                 rate.mul_(size.reshape(-1, *[1] * (rate.ndim - 1)))
 
     def tensors(self) -> dict[str, Tensor]:

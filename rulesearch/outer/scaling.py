@@ -5,7 +5,8 @@ and the penalty act on t, where a unit of any term moves them about as far as on
 reference term: :math:`c_r = \mathrm{RMS}(F_{ref}) / \mathrm{RMS}(F_r)`, but at most a cap,
 since terms that hardly move at birth can explode later in a life.
 
-The ratio is taken in each connection and averaged geometrically over them. Taken over all
+The ratio is taken in each connection and averaged geometrically over those where both terms move
+something; a term that moves nothing anywhere has scale one. Taken over all
 weights at once, the widest connection speaks for all: on 784-170-130-100-70-47 Oja's rule would
 get a fifth of this scale, and enter a search five times as late.
 """
@@ -59,8 +60,9 @@ def term_scales(
         total[k, r] += change.square().sum()
     reference = next((r for r, init in enumerate(pool.init) if init), 0)
     logs = 0.5 * (total[:, reference : reference + 1].log() - total.log())
-    logs = torch.where(logs.isfinite(), logs, torch.zeros_like(logs))
-    return logs.mean(0).exp().clamp_max(cap)
+    known = logs.isfinite()
+    logs = torch.where(known, logs, torch.zeros_like(logs))
+    return (logs.sum(0) / known.sum(0).clamp_min(1)).exp().clamp_max(cap)
 
 
 def term_correlations(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from rulesearch.analysis.flp_life import by_seed, query_errors
@@ -17,6 +19,7 @@ from rulesearch.errors import ConfigError
 from rulesearch.networks import LearntFeedback, NetworkState
 from rulesearch.outer import FLPSettings, MetaModel, MetaTraining, Stage, flp_model
 from rulesearch.outer.averaged import Averaged
+from rulesearch.outer.clipping import WHY
 from rulesearch.outer.flp import flp_learner
 from rulesearch.outer.readout import fresh_readouts
 from rulesearch.outer.seeds import READOUT, TEST, generators
@@ -90,7 +93,7 @@ class FLPRunSettings(RunSettings):
         Adam's step of the rates of feedback that is plastic; by default a hundredth of that of the
         first plastic layer's ``rate``.
     clip : float or None
-        Largest meta-gradient, as a multiple of its usual norm; the paper does not clip.
+        Largest meta-gradient, as a multiple of its usual norm, above 1; the paper does not clip.
     average : int
         Last updates whose meta-parameters are averaged, all where there are no more; the paper
         takes those of the last.
@@ -112,12 +115,19 @@ class FLPRunSettings(RunSettings):
     pathway: Literal["direct", "layered"] = "direct"
     plastic: bool = False
     feedback_rate: Size | None = None
-    clip: Annotated[float, Field(gt=0)] | None = None
+    clip: float | None = None
     average: Count = 1
     betas: tuple[Share, Share] = (0.9, 0.999)
     gradient_start: Size
     gradient_rate: Size = 1e-4
     oml_rate: Size
+
+    @field_validator("clip")
+    @classmethod
+    def _what_is_usual_can_grow(cls, clip: float | None) -> float | None:
+        if clip is not None and not 1 < clip < math.inf:
+            raise PydanticCustomError("clip", f"should be a number above 1, {WHY}")
+        return clip
 
     def averaged(self, training: MetaTraining) -> Averaged[MetaModel]:
         """A meta-training that ends with the mean of its last updates."""

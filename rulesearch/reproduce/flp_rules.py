@@ -44,7 +44,7 @@ from rulesearch.rules import Rule
 from rulesearch.search.selection import kept_terms
 from rulesearch.search.settings import Count, Size
 
-__all__ = ["FLP_RULES", "FLP_RULES_OMNIGLOT", "rule_jobs", "rule_table"]
+__all__ = ["FLP_RULES", "FLP_RULES_OMNIGLOT", "of_one_sign", "rule_jobs", "rule_table"]
 
 ALL, PENALISED, REFITTED = "all-terms", "penalised", "refitted"
 PROBES = 8  # steps of a lifetime at which terms are measured at birth
@@ -247,10 +247,11 @@ def rule_table(pool: TermPool, measured: Mapping[str, Measured], condition: str)
 
     The coefficient of a term is the mean over the seeds that kept it, and its spread their
     standard deviation, in the term's own units; those of a seed are scaled so that the largest is
-    one in common units. The rule is of the terms that at least half of the seeds kept.
+    one in common units, and so that seeds agree in sign, for a rule with its rates is the same with
+    both negated. The rule is of the terms that at least half of the seeds kept.
     """
     jobs = {row: measured[f"{row}-{condition}"] for row in (PENALISED, REFITTED)}
-    t, scales = jobs[REFITTED]["t"].double(), jobs[REFITTED]["scales"].double()
+    t, scales = of_one_sign(jobs[REFITTED]["t"].double()), jobs[REFITTED]["scales"].double()
     kept, theta = t != 0, t * scales
     rows: list[dict[str, Any]] = []
     for k, term in enumerate(pool):
@@ -276,6 +277,17 @@ def rule_table(pool: TermPool, measured: Mapping[str, Measured], condition: str)
         "loss": {name: error.double().nanmean(1).tolist() for name, error in errors.items()},
         "rule": Rule(pool, found).to_json(),
     }
+
+
+def of_one_sign(t: Tensor) -> Tensor:
+    """Negate a seed's coefficients ``(seeds, terms)`` where its largest term is negative.
+
+    Largest is what is so on average over seeds, of the terms that the seed has, so that seeds with
+    the same rule come out the same whichever of two like terms is the larger in them.
+    """
+    ordered = t[:, t.abs().mean(0).argsort(descending=True, stable=True)]
+    first = ordered.ne(0).int().argmax(1, keepdim=True)
+    return t * ordered.gather(1, first).sign()
 
 
 def _draw(measured: Mapping[str, Measured], run: Path, settings: RuleSettings) -> None:
