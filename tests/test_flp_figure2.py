@@ -17,6 +17,7 @@ from torch import Tensor
 from rulesearch.errors import ConfigError
 from rulesearch.outer import MetaModel, flp_model
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
+from rulesearch.report.style import figure_bytes
 from rulesearch.reproduce.figures import plain, seed_means
 from rulesearch.reproduce.flp import lifetime_errors, restored
 from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
@@ -227,6 +228,20 @@ def test_figure2_leaves_out_what_is_not_known() -> None:
     data = replace(anatomy_of(2), alignment={}, interference={})
     assert len(figure2(data).axes) == 1 + 3
     assert len(figure2(replace(data, magnitude={})).axes) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_networks_of_which_nothing_can_be_shown_are_drawn_all_the_same(value: float) -> None:
+    """As of a run whose test lifetimes all diverged: no logarithm is asked of what is not there."""
+    data = anatomy_of(2)
+    parts = ("usual", "frozen", "interference", "alignment", "magnitude")
+    none = {
+        part: {key: np.full_like(rows, value) for key, rows in getattr(data, part).items()}
+        for part in parts
+    }
+    figure = figure2(replace(data, **none))
+    assert b"<svg" in figure_bytes(figure, "svg")
+    assert {ax.get_yscale() for ax in figure.axes} == {"linear"}
 
 
 def test_two_sines_have_one_interference() -> None:
