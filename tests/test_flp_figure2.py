@@ -126,6 +126,19 @@ def test_its_other_control_is_feature_reuse_that_is_trained_on() -> None:
     assert {"features", "W", "rate"} <= moved
 
 
+def test_what_goes_on_from_feature_reuse_has_whole_lifetimes_from_the_start() -> None:
+    """By them the time left is told; feature reuse itself begins with shorter ones."""
+    stage = {"updates": 1, "functions": 2, "batches": 1}
+    staged = SineSettings.model_validate(TINY.model_dump() | {"stages": [stage]})
+    jobs = {job.name: job for job in FLP_FIGURE2.jobs(staged)}
+    assert jobs["feature-reuse-1-iid"].lengths == ((1, 2), (1, 16))
+    trained = {"feature-reuse-1-iid": learning_reuse().state_dict()}
+    for name in ("plastic-reuse-3-iid", "feature-reuse-1-longer-iid"):
+        assert jobs[name].lengths == ((2, 16),)
+        training: Any = jobs[name].begin(trained)
+        assert not training.training.stages
+
+
 def test_one_condition_alone() -> None:
     names = {
         job.name for job in FLP_FIGURE2.jobs(TINY.model_copy(update={"conditions": ("continual",)}))
