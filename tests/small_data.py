@@ -56,7 +56,7 @@ def write_characters(folder: Path) -> None:
     }  # fmt: skip
     for split, count in classes.items():
         for k in range(count):
-            place = folder / split / f"class{k}"
+            place = folder / split / f"{Path(split).name}{k}"
             place.mkdir(parents=True)
             for n in range(5):
                 shape = (12, 12, 3) if "mini" in split else (12, 12)

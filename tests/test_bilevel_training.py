@@ -29,6 +29,7 @@ from rulesearch.outer.bilevel import (
     exact_ridge_gradient,
 )
 from rulesearch.outer.bilevel.convergence import Settled
+from rulesearch.outer.bilevel.problem import Estimate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,6 +108,23 @@ def test_what_a_seed_learns_is_the_mean_of_the_problems_that_settled() -> None:
         found = trained.tensors()
         torch.testing.assert_close(found[f"adam.first.{name}"], 0.1 * mean(gradient))
         torch.testing.assert_close(found[f"adam.second.{name}"], 1e-3 * mean(gradient) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [((1.0, 9.0, 2.0, 4.0), 3.0), ((1.0, torch.nan, 2.0, 9.0), 2.0), ((3.0, torch.inf, 5.0), 5.0)],
+)
+def test_what_a_seed_leaves_unsolved_is_the_median_of_its_problems(
+    left: tuple[float, ...], told: float
+) -> None:
+    trained = training(seeds=1, episodes=len(left))
+    gradient = trained.meta_gradient
+
+    def measured(problem: Any, theta: Named) -> Estimate:
+        return replace(gradient(problem, theta), residual={"learning": torch.tensor(left)})
+
+    record = replace(trained, meta_gradient=measured).update()
+    assert record.residual["learning"].tolist() == [told]
 
 
 def test_meta_training_lowers_the_loss_on_problems_never_met() -> None:

@@ -105,7 +105,7 @@ def test_classes_of_few_shot_tests_are_new(
         train, test = rotated(characters("background")), characters("evaluation")
     else:
         for seed, part in enumerate(("train", "test")):
-            write_images(tmp_path / part, 4, 12, 8, seed)
+            write_images(tmp_path / part, 4, 12, 8, seed, part)
         own = [f"data={json.dumps(str(tmp_path))}", f"one_shot={ONE}"]
         options: dict[str, Any] = {"root": tmp_path, "size": 8, "colour": True}
         train, test = (

@@ -56,7 +56,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     for seed, split in enumerate(("train", "test")):
         write_images(folder / "cifar" / split, 3, 8, 32, seed)
-        write_images(folder / "mini" / split, 4, 3, 8, seed)
+        write_images(folder / "mini" / split, 4, 3, 8, seed, split)
     return folder
 
 

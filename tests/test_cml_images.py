@@ -28,10 +28,12 @@ from rulesearch.tasks import ImageData, OnlineFewShot
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def write_images(folder: Path, classes: int, each: int, size: int, seed: int = 0) -> None:
+def write_images(
+    folder: Path, classes: int, each: int, size: int, seed: int = 0, kind: str = "class"
+) -> None:
     """Class folders of noise around a colour of their own."""
     for k in range(classes):
-        place = folder / f"class{k}"
+        place = folder / f"{kind}{k}"
         place.mkdir(parents=True)
         for n in range(each):
             colour = torch.randint(256, (1, 1, 3), generator=generator(k))
@@ -118,7 +120,7 @@ def check_few_shot(content: dict[str, Any], conditions: tuple[str, ...]) -> None
 
 def test_a_tiny_run_of_table_2(tmp_path: Path) -> None:
     for seed, split in enumerate(("train", "test")):
-        write_images(tmp_path / "mini" / split, 4, 3, 8, seed)
+        write_images(tmp_path / "mini" / split, 4, 3, 8, seed, split)
     data = f"data={json.dumps(str(tmp_path / 'mini'))}"
     plan = make_plan("cml-table2", "small", (*FEW, data, f"one_shot={ONE}"))
     check_few_shot(reproduce(plan, tmp_path / "run").content, ("1-shot",))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from pretended_gpu import GPU, pretended_gpu
 from torch import Tensor
 
 from rulesearch.analysis import flp_control, flp_interference, flp_life, flp_readout, flp_updates
 from rulesearch.errors import ConfigError, LearnerError
-from rulesearch.networks import NetworkState
+from rulesearch.networks import LearntFeedback, NetworkState
 from rulesearch.outer import OMNIGLOT, FLPSettings, MetaModel, MetaRates, MetaTraining, flp_model
 from rulesearch.tasks import FewShot, IncrementalSines, TaskBatch
 
@@ -254,6 +255,25 @@ def test_plasticity_is_added_to_feature_reuse() -> None:
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     learnt = {"B", "feedback_bias", "mixing", "rate"}
     assert moved == {f"{name}.{k}" for name in learnt for k in range(3)}
+
+
+@pytest.mark.parametrize("pathway", ["direct", "layered"])
+def test_the_control_keeps_what_plastic_feedback_had_learnt(
+    pathway: Literal["direct", "layered"],
+) -> None:
+    plastic = LearntFeedback(plastic=True, pathway=pathway)
+    reuse = model_of(replace(MODELS["reuse"], feedback=plastic))
+    model = flp_control.plastic_from_reuse(reuse, replace(MODELS["flp"], feedback=plastic), seed=1)
+    task = task_of()
+    torch.testing.assert_close(model(task).loss, reuse(task).loss, rtol=1e-11, atol=0)
+
+
+def test_the_control_is_where_feature_reuse_is() -> None:
+    """On a pretended GPU, which refuses what lies elsewhere."""
+    with pretended_gpu():
+        reuse = flp_model(MODELS["reuse"], SEEDS, device="meta")
+        model = flp_control.plastic_from_reuse(reuse, MODELS["flp"])
+        assert {p.device for p in model.parameters()} == {GPU}
 
 
 def test_only_feature_reuse_is_given_plasticity() -> None:

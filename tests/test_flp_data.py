@@ -47,7 +47,10 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Tensor]:
     monkeypatch.setattr("rulesearch.reproduce.flp_table2.load", grey)
     monkeypatch.chdir(tmp_path)
     for split in ("train", "test"):
-        (tmp_path / "photographs" / split).mkdir(parents=True)
+        for k in CLASSES[split]:  # whose names are looked at, before what is loaded by grey
+            place = tmp_path / "photographs" / split / str(k)
+            place.mkdir(parents=True)
+            (place / "0.png").touch()
     see, found = MetaModel.see, list[Tensor]()
 
     def watched(model: MetaModel, x: Tensor, lifetimes: int) -> Tensor:

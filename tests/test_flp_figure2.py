@@ -17,6 +17,7 @@ from torch import Tensor
 from rulesearch.errors import ConfigError
 from rulesearch.outer import MetaModel, flp_model
 from rulesearch.report.flp_figures import Anatomy, InnerCurves, figure2, learning_curves
+from rulesearch.report.style import figure_bytes
 from rulesearch.reproduce.figures import plain, seed_means
 from rulesearch.reproduce.flp import lifetime_errors, restored
 from rulesearch.reproduce.flp_figure2 import FLP_FIGURE2
@@ -125,6 +126,19 @@ def test_its_other_control_is_feature_reuse_that_is_trained_on() -> None:
     assert {"features", "W", "rate"} <= moved
 
 
+def test_what_goes_on_from_feature_reuse_has_whole_lifetimes_from_the_start() -> None:
+    """By them the time left is told; feature reuse itself begins with shorter ones."""
+    stage = {"updates": 1, "functions": 2, "batches": 1}
+    staged = SineSettings.model_validate(TINY.model_dump() | {"stages": [stage]})
+    jobs = {job.name: job for job in FLP_FIGURE2.jobs(staged)}
+    assert jobs["feature-reuse-1-iid"].lengths == ((1, 2), (1, 16))
+    trained = {"feature-reuse-1-iid": learning_reuse().state_dict()}
+    for name in ("plastic-reuse-3-iid", "feature-reuse-1-longer-iid"):
+        assert jobs[name].lengths == ((2, 16),)
+        training: Any = jobs[name].begin(trained)
+        assert not training.training.stages
+
+
 def test_one_condition_alone() -> None:
     names = {
         job.name for job in FLP_FIGURE2.jobs(TINY.model_copy(update={"conditions": ("continual",)}))
@@ -227,6 +241,20 @@ def test_figure2_leaves_out_what_is_not_known() -> None:
     data = replace(anatomy_of(2), alignment={}, interference={})
     assert len(figure2(data).axes) == 1 + 3
     assert len(figure2(replace(data, magnitude={})).axes) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_networks_of_which_nothing_can_be_shown_are_drawn_all_the_same(value: float) -> None:
+    """As of a run whose test lifetimes all diverged: no logarithm is asked of what is not there."""
+    data = anatomy_of(2)
+    parts = ("usual", "frozen", "interference", "alignment", "magnitude")
+    none = {
+        part: {key: np.full_like(rows, value) for key, rows in getattr(data, part).items()}
+        for part in parts
+    }
+    figure = figure2(replace(data, **none))
+    assert b"<svg" in figure_bytes(figure, "svg")
+    assert {ax.get_yscale() for ax in figure.axes} == {"linear"}
 
 
 def test_two_sines_have_one_interference() -> None:

@@ -144,6 +144,24 @@ def test_the_table_is_of_medians(whole: Path) -> None:
         assert (whole / "figures" / name).stat().st_size > 500
 
 
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ([1.0, 9.0], "5"), ([9.0, np.nan, 1.0], "9"),
+        ([1.0, 2.0, np.nan, np.nan], "diverged"),  # half of them did
+    ],
+)  # fmt: skip
+def test_the_median_is_between_the_two_in_the_middle(
+    errors: list[float], told: str, tmp_path: Path
+) -> None:
+    batches = torch.tensor([errors])[..., None]
+    measured = {"flp-2-iid": {"batches": batches, "times": torch.tensor([1])}}
+    plan = make_plan("flp-longer")
+    assert plan.reproduction.draw is not None
+    plan.reproduction.draw(measured, tmp_path, plan.settings)
+    assert f"| FLP (2) | {told} |" in (tmp_path / "longer.md").read_text()
+
+
 def test_a_line_ends_where_a_seed_diverges() -> None:
     errors = np.array([[0.1, 0.2, np.inf, 0.3], [0.3, 0.4, 0.5, 0.6]])
     figure = longer_lives([1, 2, 5, 10], {"continual": {"FLP (2)": errors}})

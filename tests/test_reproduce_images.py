@@ -139,6 +139,53 @@ def test_photographs_that_are_not_there_are_told_before_anything_is_loaded(
             )
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"), [("flp-table2", "mini_imagenet"), ("cml-table2", "data")]
+)
+def test_photographs_split_by_image_are_refused_before_anything_is_loaded(
+    name: str, setting: str, characters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few-shot tests on classes of meta-training would be none."""
+    monkeypatch.setattr(f"rulesearch.reproduce.{name.replace('-', '_')}.load", None)
+    mini = characters / "mini"
+    for k in range(4):
+        (mini / "test" / f"test{k}").rename(mini / "test" / f"train{k}")
+    plan = make_plan(name, "small", [f"{setting}={mini}"])
+    with pytest.raises(DataError) as raised:
+        plan.jobs()
+    assert str(raised.value).startswith(
+        f"{setting}={mini}: train and test share classes (4: train0, train1, train2, ...), and few"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("flp-table2", "mini_imagenet={}"), ("cml-table1", "data={}"), ("cml-table2", "data={}"),
+        ("cml-figure1", "cifar.data={}"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_photographs_is_the_same_wherever_a_run_goes_on(
+    name: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(folder: str) -> str:
+        return make_plan(name, "small", [setting.format(folder)]).to_yaml()
+
+    (tmp_path / "here" / "photographs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert f"{tmp_path}/here/photographs" in told("photographs")
+    assert str(tmp_path) not in told("of-the-data-folder")
+
+
+def test_a_folder_of_photographs_that_nobody_named_is_the_same_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "data: cifar10\n" in make_plan("cml-table1", "small").to_yaml()
+    (tmp_path / "cifar10").mkdir()
+    assert f"data: {tmp_path}/cifar10\n" in make_plan("cml-table1", "small").to_yaml()
+
+
 def test_mini_imagenet_asks_for_no_other_data(
     characters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

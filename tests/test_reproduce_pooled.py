@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,33 @@ def test_lifetimes_that_died_are_counted_over_all(runs: dict[str, Path], tmp_pat
     np.testing.assert_allclose(shown["value"], means.mean(), rtol=1e-12)
 
 
-def test_the_same_seed_twice_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_the_same_seed_with_other_errors_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(runs["two"], copy)
-    with pytest.raises(ConfigError, match="both have flp-3-continual of seed=0"):
+    file = copy / "jobs" / "flp-3-continual.safetensors"
+    tensors = load_file(file)
+    tensors["measured.error"][0, 1] += 1e-3
+    save_file(tensors, file)
+    with pytest.raises(ConfigError, match="both have flp-3-continual of seed=0, with other errors"):
         pooled([runs["two"], copy])
+
+
+def test_networks_that_a_run_took_of_another_count_once(
+    run_main: Any, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """A row beside others, trained later from the same networks."""
+    taken = tmp_path / "taken"
+    plan = replace(tiny("seeds=2", rows=("gradient-3",)), trained=runs["two"])
+    reproduce(plan, taken)
+    before = load_outcome(runs["two"]).content
+    for both in ([runs["two"], taken], [taken, runs["two"]]):
+        content = pooled(both)
+        assert [row["row"] for row in content["rows"]] == ["flp-3", "gradient-3"]
+        for condition in ("iid", "continual"):  # the time of training, too
+            shown = figure(content, "flp-3", condition)
+            assert shown == figure(before, "flp-3", condition)
+            assert figure(content, "gradient-3", condition)["networks"] == 2
+        assert run_main("show", *both)[0] == 0
 
 
 def test_other_settings_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:

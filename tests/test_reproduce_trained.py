@@ -104,6 +104,21 @@ def test_taken_networks_measure_as_those_trained_again(table: Path, tmp_path: Pa
     assert manifest["trained"] == str(table)
 
 
+def test_what_went_wrong_in_training_is_told_of_taken_networks_too(tmp_path: Path) -> None:
+    """Here every update of some seeds is rejected, and some lifetimes of others."""
+    settings = (*SETTINGS, "updates=6", "start=0.3", "conditions=[iid]", "seeds=3")
+    rows = ("flp-2",)
+    first = reproduce(make_plan("flp-table1", "small", settings, rows), tmp_path / "first")
+    plan = make_plan("flp-table1", "small", settings, rows, trained=tmp_path / "first")
+    taken = reproduce(plan, tmp_path / "taken")
+    (figure,), (again,) = (
+        [row["ours"]["iid"] for row in outcome.content["rows"]] for outcome in (first, taken)
+    )
+    assert figure["rejected"] > len(figure["untaught"]) * 6 > 0
+    assert {**again, "minutes": 0} == {**figure, "minutes": 0}
+    assert same(tmp_path / "first", tmp_path / "taken")
+
+
 @pytest.mark.parametrize(
     ("name", "row", "trained"),
     [

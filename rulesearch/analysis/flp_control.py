@@ -14,8 +14,9 @@ def plastic_from_reuse(reuse: MetaModel, settings: FLPSettings, seed: int = 0) -
     """Give upper layers of a feature-reuse network feedback and plasticity (FLP, section 7.1).
 
     All forward weights are those of `reuse`, to be left alone with ``MetaRates(forward=0)``; its
-    readout keeps its feedback, mixing and rate, so that with rates of zero below, meta-training
-    goes on from where feature reuse ended.
+    readout keeps its feedback, mixing and rate, and that of feedback which is plastic, so that
+    with rates of zero below, meta-training goes on from where feature reuse ended. On the device
+    of `reuse`.
 
     Parameters
     ----------
@@ -33,8 +34,11 @@ def plastic_from_reuse(reuse: MetaModel, settings: FLPSettings, seed: int = 0) -
     """
     if len(reuse.W) != 1:
         raise ConfigError(f"a feature-reuse network has 1 plastic layer, this one {len(reuse.W)}")
-    model = flp_model(settings, reuse.seeds, seed, like=reuse, dtype=reuse.dtype)
+    model = flp_model(
+        settings, reuse.seeds, seed, like=reuse, dtype=reuse.dtype, device=reuse.device
+    )
     with torch.no_grad():
-        for name in ("B", "feedback_bias", "mixing", "rate"):
-            getattr(model, name)[-1].copy_(getattr(reuse, name)[-1])
+        for name in ("B", "feedback_bias", "mixing", "rate", "feedback_rate"):
+            for mine, learnt in zip(getattr(model, name)[-1:], getattr(reuse, name), strict=False):
+                mine.copy_(learnt)
     return model

@@ -267,10 +267,10 @@ def _letter(ax: Axes, letter: str, title: str) -> None:
 
 
 def _logarithmic(ax: Axes, drawn: Sequence[Floats]) -> None:
-    """Logarithmic limits that hold everything positive, but not what is out by decades."""
+    """Logarithmic limits that hold everything positive, if anything is, but no far outliers."""
     values = np.concatenate([rows.ravel() for rows in drawn])
     values = values[np.isfinite(values) & (values > 0)]
-    ax.set_yscale("log")
     if values.size:
+        ax.set_yscale("log")
         low, high = np.quantile(values, [0.002, 0.998])
         ax.set_ylim(low / 1.5, high * 1.5)

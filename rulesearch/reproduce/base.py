@@ -129,6 +129,11 @@ class Job:
         """What it trains: jobs of which this is the same can take each other's."""
         return self.trains or self.name
 
+    @property
+    def learns(self) -> bool:
+        """Whether it trains anything itself."""
+        return self.updates > self.untrained
+
     def again(self, condition: str, measure: Callable[[Training], Measured]) -> Job:
         """What this job, which needs no other, has trained, measured under another condition."""
 

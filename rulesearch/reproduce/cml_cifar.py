@@ -25,7 +25,7 @@ from rulesearch.outer.bilevel import (
 from rulesearch.outer.seeds import NETWORK, TEST, generators, members
 from rulesearch.reproduce.base import RunSettings
 from rulesearch.reproduce.cml_settings import Momentum, Rate, Tolerance
-from rulesearch.reproduce.photographs import check_photographs
+from rulesearch.reproduce.photographs import UsualPhotographs, check_photographs
 from rulesearch.search.settings import Count, Size, Spec
 from rulesearch.tasks import ImageData, load
 
@@ -95,7 +95,7 @@ class CifarSettings(RunSettings):
     """
 
     lifetimes: Literal[1] = 1
-    data: str = "cifar10"
+    data: UsualPhotographs = "cifar10"
     examples: Count = 25_000
     judged: Count = 25_000
     tested: Count = 10_000
@@ -181,7 +181,7 @@ def load_cifar(settings: CifarSettings) -> Cifar:
     device = settings.torch_device
     if settings.batch > settings.examples:
         raise ConfigError(f"batch is {settings.batch} images, of examples={settings.examples}")
-    check_photographs("data", settings.data)
+    check_photographs("data", settings.data, few_shot=False)
 
     def images(split: str) -> ImageData:
         normalise = (MEAN, DEVIATION)

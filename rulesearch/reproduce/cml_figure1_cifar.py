@@ -12,6 +12,7 @@ from rulesearch.outer.bilevel import SGD, BilevelTraining, Contrastive, Descent,
 from rulesearch.reproduce.base import Job, Measured, RunSettings, Training
 from rulesearch.reproduce.cml_cifar import Cifar, CifarSettings, Synapses, load_cifar
 from rulesearch.reproduce.cml_tasks import learnt
+from rulesearch.reproduce.photographs import UsualPhotographs
 from rulesearch.search.settings import Count, Spec
 
 __all__ = ["CIFAR", "CifarPanel", "cifar_jobs", "judged"]
@@ -33,7 +34,7 @@ class CifarPanel(Spec):
         Divides all numbers of steps, and multiplies their rates.
     """
 
-    data: str = "cifar10"
+    data: UsualPhotographs = "cifar10"
     examples: Count = 25_000
     judged: Count = 25_000
     batch: Count = 500

@@ -14,7 +14,7 @@ from rulesearch.reproduce.cml_few_shot import (
     few_shot_jobs,
 )
 from rulesearch.reproduce.cml_settings import Ways
-from rulesearch.reproduce.photographs import check_photographs
+from rulesearch.reproduce.photographs import UsualPhotographs, check_photographs
 from rulesearch.search.settings import Count
 from rulesearch.tasks import IMAGENET, load
 
@@ -27,13 +27,13 @@ class MiniImageNetSettings(FewShotSettings):
     Attributes
     ----------
     data : str
-        Folder with ``train`` and ``test``, folders or zips of class folders.
+        Folder with ``train`` and ``test``, folders or zips of class folders, of other classes.
     one_shot : PhaseSettings
     """
 
     episodes: Count = 4
     lifetimes: Count = 300
-    data: str = "mini-imagenet"
+    data: UsualPhotographs = "mini-imagenet"
     ways: Ways = 5
     size: Count = 84
     channels: tuple[Count, ...] = (32,) * 4
@@ -43,7 +43,7 @@ class MiniImageNetSettings(FewShotSettings):
 
 
 def _jobs(settings: MiniImageNetSettings) -> Sequence[Job]:
-    check_photographs("data", settings.data)
+    check_photographs("data", settings.data, few_shot=True)
     train, test = (
         load(
             "image_folder",

@@ -60,6 +60,7 @@ def _controls(
     reuse: FLPSettings, deepest: FLPSettings, tasks: Tasks, settings: SineSettings
 ) -> list[Job]:
     """What comes of feature reuse that is made plastic, and of as much training without."""
+    tasks = tasks._replace(stages=())  # they go on with whole lifetimes
     frozen = replace(deepest, rate=0.0, rates=replace(deepest.rates, forward=0.0))
     controls = {
         CONTROL: (frozen, partial(_begin_control, frozen, reuse, tasks, settings)),

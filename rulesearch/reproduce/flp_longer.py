@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -93,9 +94,9 @@ def _draw(measured: Mapping[str, Measured], run: Path, _: LongerSettings) -> Non
             job = measured.get(f"{row.key}-{condition}", {})
             if kind in job:
                 times = job["times"].tolist()
-                finite = job[kind].isfinite()
-                typical = job[kind].where(finite, torch.inf).median(1).values
-                lives.setdefault(panel, {})[row.title] = typical.numpy()
+                finite = job[kind].isfinite().numpy()
+                typical = np.median(np.where(finite, job[kind].numpy(), np.inf), axis=1)
+                lives.setdefault(panel, {})[row.title] = typical
                 diverged.setdefault(panel, {})[row.title] = (~finite).sum((0, 1)).tolist()
     numbers = {"times": times, "error": lives, "diverged": diverged}
     write_figures(run, {"longer": longer_lives(times, lives)}, numbers)

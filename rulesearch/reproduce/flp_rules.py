@@ -333,7 +333,7 @@ NOTES = (
     "move the weights of a newborn network about as far.",
     "The penalised network goes on where that of all terms ended, for as many updates again. "
     "Survivors are refitted without penalty in a newborn network, each seed with its own; what a "
-    "seed dropped stays out.",
+    "seed dropped stays out. All three have the same draws of tasks.",
     "Rules and tables of terms are in the run's folder rules/.",
 )
 

@@ -26,7 +26,7 @@ from rulesearch.reproduce.flp import (
 )
 from rulesearch.reproduce.given import term_or_rule
 from rulesearch.reproduce.oml import oml_jobs
-from rulesearch.reproduce.photographs import check_photographs
+from rulesearch.reproduce.photographs import Photographs, check_photographs
 from rulesearch.search.settings import Count, Size
 from rulesearch.tasks import IMAGENET, ImageData, OMLTrajectories, OnlineFewShot, data_sets, load
 
@@ -73,7 +73,7 @@ class ImageSettings(FLPRunSettings):
         Which to run. By default those whose images are there: mini-ImageNet's where its folder is
         named, and Omniglot's, without which there have to be the others.
     mini_imagenet : str or None
-        Folder with ``train`` and ``test``, folders or zips of class folders.
+        Folder with ``train`` and ``test``, folders or zips of class folders, of other classes.
     mini_channels, mini_hidden, mini_rate
         As above, for mini-ImageNet.
     """
@@ -101,7 +101,7 @@ class ImageSettings(FLPRunSettings):
         Annotated[tuple[Literal["iid", "continual", "mini-imagenet"], ...], Field(min_length=1)]
         | None
     ) = None
-    mini_imagenet: str | None = None
+    mini_imagenet: Photographs | None = None
     mini_channels: Channels = MINI_IMAGENET.channels
     mini_hidden: Count = 1000
     mini_rate: tuple[Size, Size] = (1e-4, 1e-8)
@@ -144,7 +144,7 @@ def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
         If mini-ImageNet is asked for, and its folder is not named, or settings do not fit one
         another; before any image is loaded.
     DataError
-        If images are not there.
+        If images are not there, or photographs for tests are of classes of meta-training.
     """
     ways, shots, size = settings.ways, settings.shots, settings.size
 
@@ -177,7 +177,7 @@ def image_tasks(settings: ImageSettings) -> dict[str, Tasks]:
     found: dict[str, Tasks] = {}
     _check_sizes(settings, wanted)
     if MINI in wanted:
-        check_photographs("mini_imagenet", str(settings.mini_imagenet))
+        check_photographs("mini_imagenet", str(settings.mini_imagenet), few_shot=True)
     if orders:
         characters = omniglot("background"), omniglot("evaluation")
         found = {condition: tasks(order, characters) for condition, order in orders.items()}

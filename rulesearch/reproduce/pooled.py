@@ -26,7 +26,8 @@ def pooled(runs: Sequence[Path]) -> dict[str, Any]:
     """Return what ``result.json`` would hold, had one run had the rows and seeds of all.
 
     Settings that are not alike in all runs are left out; ``seeds`` is that of the row which has
-    most.
+    most. A job whose networks and errors are the same to the bit in several runs counts once, as
+    where one run took the networks of another.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def pooled(runs: Sequence[Path]) -> dict[str, Any]:
     ------
     ConfigError
         If one is a search, if the runs are not of one reproduction with the same settings, or if
-        two of them, begun with the same ``seed``, have run the same job.
+        two of them, begun with the same ``seed``, have run the same job and found something else.
     RunError
         If one is no run, or no job of it is finished.
     """
@@ -54,13 +55,17 @@ def pooled(runs: Sequence[Path]) -> dict[str, Any]:
         _check_alike(first, outcomes[first], other, outcomes[other])
     places: dict[str, dict[int, Path]] = {}  # by job and seed, the run
     for run, outcome in outcomes.items():
-        for job in outcome.finished:
-            before = places.setdefault(job, {}).setdefault(outcome.plan.settings.seed, run)
-            if before != run:
+        for job, found in outcome.finished.items():
+            seed, runs_by_seed = outcome.plan.settings.seed, places.setdefault(job, {})
+            before = runs_by_seed.setdefault(seed, run)
+            known = outcomes[before].finished[job]
+            if not _same(known, found):
                 raise ConfigError(
-                    f"{before} and {run} both have {job} of seed={outcome.plan.settings.seed}, the "
-                    "same networks; give one of them --set seed=1, or show it alone"
+                    f"{before} and {run} both have {job} of seed={seed}, with other errors or "
+                    "networks; give one of them --set seed=1, or show it alone"
                 )
+            if found.seconds > known.seconds:  # it trained what the other took
+                runs_by_seed[seed] = run
     finished = {
         job: _joined([outcomes[run].finished[job] for run in seeds.values()])
         for job, seeds in places.items()
@@ -92,6 +97,15 @@ def _joined(parts: Sequence[Finished]) -> Finished:
         rejected=sum(part.rejected for part in parts),
         residual=seeds([part.residual for part in parts]),
         untaught=torch.cat([_untaught(part) for part in parts]),
+    )
+
+
+def _same(one: Finished, other: Finished) -> bool:
+    """Whether networks and errors are the same to the bit."""
+    mine, theirs = ({**part.model, "": part.measured["error"]} for part in (one, other))
+    return mine.keys() == theirs.keys() and all(
+        value.shape == theirs[key].shape and value.allclose(theirs[key], 0, 0, equal_nan=True)
+        for key, value in mine.items()
     )
 
 

@@ -15,7 +15,7 @@ from rulesearch.errors import RunError
 from rulesearch.files import make_folder, write_atomically
 from rulesearch.outer.fit import usable_device
 from rulesearch.outer.record import UpdateRecord
-from rulesearch.reproduce.base import Job, Trained, Training
+from rulesearch.reproduce.base import Job, Training
 from rulesearch.reproduce.figures import import_all
 from rulesearch.reproduce.outcome import (
     REJECTED,
@@ -105,7 +105,7 @@ def _check_same(plan: Plan, begun: Plan, path: Path) -> None:
 class _Run:
     plan: Plan
     jobs: Sequence[Job]
-    given: Trained
+    given: Mapping[str, Finished]
     folder: RunFolder
     sinks: tuple[EventSink, ...]
     checkpoint: Checkpoint | None
@@ -159,8 +159,9 @@ class _Run:
     def _run_job(self, job: Job, file: Path) -> None:
         started, self.rejected, self.residual = time.perf_counter(), 0, {}
         self.untaught = NOT_YET
-        needed = {name: self.finished[name].model for name in job.needs}
-        training = job.begin(needed | {k: v for k, v in self.given.items() if k == job.name})
+        given = self.given.get(job.name)
+        trained = {name: self.finished[name].model for name in job.needs}
+        training = job.begin(trained if given is None else trained | {job.name: given.model})
         if (reached := self._reached(job)) is not None:
             tensors = dict(reached.tensors)
             started -= float(tensors.pop(SECONDS))
@@ -169,9 +170,12 @@ class _Run:
             kinds = [key for key in tensors if key.startswith(RESIDUAL)]
             self.residual = {key.removeprefix(RESIDUAL): tensors.pop(key) for key in kinds}
             training.load(tensors, reached.update)
-        elif job.name in self.given:
-            training.model.load_state_dict(dict(self.given[job.name]))
-        if job.untrained or job.name not in self.given:
+        elif given is not None:
+            training.model.load_state_dict(dict(given.model))
+            if job.learns:  # as that run was told, this one's table tells
+                self.rejected, self.residual = given.rejected, given.residual
+                self.untaught = ~NOT_YET if given.untaught is None else given.untaught
+        if job.untrained or given is None:
             self._train(job, training, started)
         self._tell({"event": "measuring", "job": job.name})
         measured = job.measure(training)

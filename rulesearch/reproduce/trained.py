@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from torch import Tensor
 
 from rulesearch.errors import ConfigError
 from rulesearch.reproduce.base import Job
-from rulesearch.reproduce.outcome import read_finished
+from rulesearch.reproduce.outcome import Finished, read_finished
 from rulesearch.reproduce.plan import Plan, is_reproduction, load_plan
 
 __all__ = ["trained_elsewhere"]
@@ -19,8 +17,8 @@ __all__ = ["trained_elsewhere"]
 AFTERWARDS = {"lifetimes", "horizon", "checkpoint_every", "conditions", "device"}
 
 
-def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
-    """Return the meta-parameters that a plan takes from another run, by the names of its jobs.
+def trained_elsewhere(plan: Plan) -> dict[str, Finished]:
+    """Return the finished jobs that a plan takes from another run, by the names of its own.
 
     A job that the other reproduction does not have is trained by the plan's own run; so is, where
     both are of one reproduction, a row that the other run was not asked for.
@@ -52,7 +50,9 @@ def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
         _check_conditions(asked, jobs, run)
     files = {job.name: run / "jobs" / f"{job.name}.safetensors" for job in jobs}
     known = {job.network: files[job.name] for job in jobs}  # any will do that is finished
-    known |= {job.network: files[job.name] for job in jobs if files[job.name].is_file()}
+    done = [job for job in jobs if files[job.name].is_file()]
+    known |= {job.network: files[job.name] for job in done}
+    known |= {job.network: files[job.name] for job in done if job.learns}  # and tells how it went
     taken = {job.name: known[job.network] for job in asked if job.network in known}
     missing = [name for name, file in taken.items() if not file.is_file()]
     if missing:
@@ -60,7 +60,7 @@ def trained_elsewhere(plan: Plan) -> dict[str, Mapping[str, Tensor]]:
             f"{run} has not trained {', '.join(missing)}; finish it with 'rulesearch resume {run}'"
             ", or choose among its rows with --rows"
         )
-    return {name: read_finished(file).model for name, file in taken.items()}
+    return {name: read_finished(file) for name, file in taken.items()}
 
 
 def _check_conditions(asked: Sequence[Job], jobs: Sequence[Job], run: Path) -> None:

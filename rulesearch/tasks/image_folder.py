@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from rulesearch.errors import ConfigError, DataError
 
-__all__ = ["ClassFolders", "read_image_folder"]
+__all__ = ["ClassFolders", "class_names", "read_image_folder"]
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIXES = frozenset((
@@ -96,6 +96,18 @@ def read_image_folder(
         np.subtract(255, images, out=images)
     labels = np.array([label for _, label in members], dtype=np.int64)
     return ClassFolders(images, labels, tuple(classes))
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """Names of the class folders below `root`, as :func:`read_image_folder` finds them.
+
+    Raises
+    ------
+    DataError
+        If `root` cannot be read, or no class folder is found.
+    """
+    with _open(root) as (paths, _):
+        return tuple(_classes(root, paths))
 
 
 def _classes(root: Path, paths: list[PurePosixPath]) -> dict[str, list[PurePosixPath]]:

@@ -163,7 +163,7 @@ class BilevelTraining(Generic[P]):
         self.updates += 1
         loss = torch.where(rejected, torch.nan, mean(estimate.loss))
         residual = {
-            kind: left.reshape(alive.shape).nanmedian(1).values.cpu()
+            kind: _median(left.reshape(alive.shape)).cpu()
             for kind, left in estimate.residual.items()
         }
         return UpdateRecord(loss.cpu(), rejected.cpu(), (self.episodes - count).cpu(), residual)
@@ -225,3 +225,9 @@ class BilevelTraining(Generic[P]):
             self.meta_gradient.generator.set_state(tensors["generator"].clone())
         self._good = under("good.", here)
         self.updates = updates
+
+
+def _median(rows: Tensor) -> Tensor:
+    """Of each row, NaN left out: of an even number the mean of the two in the middle."""
+    above = -(-rows).nanmedian(1).values  # torch's is the lower of the two
+    return (rows.nanmedian(1).values + above) / 2
