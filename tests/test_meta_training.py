@@ -15,6 +15,7 @@ from small_flp import (
     SINE,
     WIDE,
     gradients,
+    sines,
     task_of,
     training_of,
     values,
