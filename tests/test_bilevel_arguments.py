@@ -316,7 +316,7 @@ LEARNERS = [
       for label, shape in ((LABEL[0], "(5,); it should be (2, 5)"),
                            (LABEL[:, :1], "(2, 1); it should be (2, 5)"),
                            (torch.rand(2), "(2,); it should be (2, 5, 2)"))),
-    *((lambda label=label: NETWORK.loss(LAYERS[-1], label), LEARN, "label holds targets that are no")
+    *((lambda label=label: NETWORK.loss(LAYERS[-1], label), LEARN, "label holds targets that are n")
       for label in (torch.full((2, 5, 2), -0.5), torch.ones(2, 5, 2))),
     (lambda: alignment_angles(NETWORK, STATE, X, None), LEARN, "label should be a torch tensor, n"),
     (lambda: term_scales(GRAMMAR, NETWORK, STATE, X[None], LABEL[None]), CONFIG, "pool should be"),

@@ -88,6 +88,22 @@ def test_the_network_is_fitted_to_the_tasks() -> None:
     assert {tuple(row.sizes) for row in evaluate(network=other).rows} == {(3, 5, 3)}
 
 
+def test_inputs_below_zero_are_refused_where_a_rule_reads_an_error_that_explodes() -> None:
+    softplus = replace(NETWORK_OF_THREE, activation="softplus")
+    assert len(evaluate(network=softplus).rows) == 2  # of the gradient alone
+    hebbian = {"hebbian": rs.Rule(POOL, {"F0": 0.03, "F2": 0.03})}
+    assert len(evaluate(rules=hebbian).rows) == 1  # by tanh
+    message = "inputs of 'noisy' are below zero, down to -"
+    for changes, where in (
+        ({"network": softplus}, "tasks"),
+        ({"network": softplus, "tasks": {"calm": Noisy(0.0)}}, "calm"),
+        ({"vary": ["activation=softplus"]}, "activation=softplus"),
+    ):
+        for given in ({"rules": hebbian}, {"named": ["ehebb"]}):
+            refused = f"{where}: {message}"
+            assert_refused(lambda c=changes | given: evaluate(**c), rs.ConfigError, refused)
+
+
 class Longer(Noisy):
     n_in = 4
 

@@ -16,10 +16,12 @@ from rulesearch.grammar import Term, TermPool
 from rulesearch.grammar.catalogue import catalogue
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.fit import usable_device
+from rulesearch.outer.seeds import TASK, generators
 from rulesearch.report.grid import grid
 from rulesearch.rules import Rule
-from rulesearch.search.conditions import Condition
-from rulesearch.search.evaluation import Score, evaluate_rules
+from rulesearch.search.conditions import BASE, Condition
+from rulesearch.search.evaluation import STREAM, Score, evaluate_rules
+from rulesearch.tasks.family import check_batch, check_inputs
 
 __all__ = ["Contender", "Evidence", "Row", "baseline_among", "contender_named", "evidence"]
 
@@ -57,6 +59,13 @@ class Contender:
         """The condition's network with the contender's own feedback."""
         network = condition.network
         return network.with_feedback("symmetric") if self.symmetric else network
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Names of the vocabulary that it speaks of."""
+        what = self.term if self.rule is None else self.rule.pool
+        assert what is not None
+        return what.symbols
 
     def settled(self, condition: Condition, seed: int, device: str = "cpu") -> Rule:
         """The rule, its rate tuned on tasks that have nothing in common with those of the test."""
@@ -269,7 +278,8 @@ def evidence(
     Raises
     ------
     ConfigError
-        If there is no contender, two have one name, or the device is not here.
+        If there is no contender, two have one name, the device is not here, or a rule reads an
+        error of the input that explodes.
     """
     usable_device(device)
     names = [contender.name for contender in contenders]
@@ -277,6 +287,9 @@ def evidence(
         raise ConfigError("there is no rule to evaluate")
     if len(set(names)) < len(names):
         raise ConfigError(f"two rules are called '{max(names, key=names.count)}'; name one alone")
+    symbols = frozenset().union(*(contender.symbols for contender in contenders))
+    for condition in where:
+        _check_inputs(condition, symbols, seed)
     rows: list[Row] = []
     for condition in track(where):
         rules = {
@@ -293,6 +306,15 @@ def evidence(
     return Evidence(
         [row if row.p is None else replace(row, p=next(adjusted)) for row in rows], baseline
     )
+
+
+def _check_inputs(condition: Condition, symbols: frozenset[str], seed: int) -> None:
+    """Refuse inputs that rules cannot learn from, by the first lifetime."""
+    if "e_pre" not in symbols:
+        return
+    tasks, name = condition.tasks, "tasks" if condition.name == BASE else condition.name
+    first = tasks.sample(generators(seed, STREAM, TASK, [(0, 0)]))
+    check_inputs(name, tasks, condition.network, symbols, check_batch("tasks", tasks, first, 1).x)
 
 
 def _chance(score: Score, baseline: Score) -> float:

@@ -22,7 +22,7 @@ from rulesearch.outer.scaling import term_correlations
 from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.report.configuration import REMEDY, no_longer, said
 from rulesearch.search.config import Experiment, experiment_from, read_config
-from rulesearch.tasks.family import check_batch, check_finite
+from rulesearch.tasks.family import check_batch, check_finite, check_inputs
 
 __all__ = ["begun_with", "check_same", "correlations", "manifest_of"]
 
@@ -115,10 +115,9 @@ def correlations(experiment: Experiment) -> Tensor:
 
 def _scales(experiment: Experiment) -> Tensor:
     """C of ``theta = c t``, from a probe batch of its own."""
-    optimiser = experiment.settings.optimiser
+    optimiser, parts = experiment.settings.optimiser, _probe(experiment)
     if not optimiser.scaling:
         return torch.ones(len(experiment.pool), dtype=torch.float64)
-    parts = _probe(experiment)
     return term_scales(experiment.pool, experiment.network, *parts, optimiser.scale_cap)
 
 
@@ -128,5 +127,7 @@ def _probe(experiment: Experiment) -> tuple[NetworkState, Tensor | Indexed, Tens
     draws = generators(seed, PROBE_STREAM, TASK, some)
     task = check_batch("tasks", experiment.tasks, experiment.tasks.sample(draws), len(draws))
     check_finite("tasks", experiment.tasks, task)
-    state = experiment.network.init(generators(seed, PROBE_STREAM, NETWORK, some))
+    network, symbols = experiment.network, experiment.pool.symbols
+    check_inputs("tasks", experiment.tasks, network, symbols, task.x)
+    state = network.init(generators(seed, PROBE_STREAM, NETWORK, some))
     return state, task.x[:PROBE_STEPS], task.label[:PROBE_STEPS]
