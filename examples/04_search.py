@@ -12,7 +12,8 @@ def main() -> None:
     # Regression on an orthogonal teacher. Four inputs are silent while it learns: something
     # has to forget the random weights that they start with, and Oja's rule forgets nothing else.
     tasks = rs.tasks.LinearTeacher(silent=4, steps=60, queries=10)
-    network = rs.PlasticNetwork([tasks.n_in, tasks.n_out], output="linear", feedback="random")
+    # Inputs have both signs, where softplus' error of the input would explode.
+    network = rs.PlasticNetwork([tasks.n_in, tasks.n_out], activation="tanh", output="linear")
     pool = rs.Grammar.from_yaml("pool10").enumerate()
 
     with TemporaryDirectory() as folder:

@@ -312,6 +312,12 @@ LEARNERS = [
     (lambda: NETWORK.errors(STATE, LAYERS, LABEL, "x"), CONFIG, "feedback is one of random, symm"),
     (lambda: NETWORK.loss(LAYERS[-1], LABEL[:, :2]), LEARN,
      "label has shape (2, 2); it should be (2, 5)"),
+    *((lambda label=label: NETWORK.errors(STATE, LAYERS, label), LEARN, f"label has shape {shape}")
+      for label, shape in ((LABEL[0], "(5,); it should be (2, 5)"),
+                           (LABEL[:, :1], "(2, 1); it should be (2, 5)"),
+                           (torch.rand(2), "(2,); it should be (2, 5, 2)"))),
+    *((lambda label=label: NETWORK.loss(LAYERS[-1], label), LEARN, "label holds targets that are n")
+      for label in (torch.full((2, 5, 2), -0.5), torch.ones(2, 5, 2))),
     (lambda: alignment_angles(NETWORK, STATE, X, None), LEARN, "label should be a torch tensor, n"),
     (lambda: term_scales(GRAMMAR, NETWORK, STATE, X[None], LABEL[None]), CONFIG, "pool should be"),
 ]  # fmt: skip

@@ -88,6 +88,25 @@ def test_the_network_is_fitted_to_the_tasks() -> None:
     assert {tuple(row.sizes) for row in evaluate(network=other).rows} == {(3, 5, 3)}
 
 
+def test_inputs_below_zero_are_told_where_a_rule_reads_an_error_that_explodes() -> None:
+    softplus = replace(NETWORK_OF_THREE, activation="softplus")
+    hebbian = {"hebbian": rs.Rule(POOL, {"F0": 0.03, "F2": 0.03})}
+    for quiet in (evaluate(network=softplus), evaluate(rules=hebbian)):  # no e_pre, or tanh
+        assert quiet.notes == ()
+    told = "inputs of 'noisy' are below zero, down to -"
+    for changes, where in (
+        ({"network": softplus}, ""),
+        ({"network": softplus, "tasks": {"calm": Noisy(0.0)}}, "calm: "),
+        ({"vary": ["activation=softplus"]}, "activation=softplus: "),
+    ):
+        for given in ({"rules": hebbian}, {"named": ["ehebb"]}):
+            found = evaluate(**changes | given)
+            (note,) = found.notes
+            assert note.startswith(where + told)
+            assert str(found).endswith(f"\n\nNote: {note}.")
+            assert found.to_json()["notes"] == [note]
+
+
 class Longer(Noisy):
     n_in = 4
 

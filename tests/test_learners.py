@@ -228,6 +228,24 @@ def test_relu_lives_but_has_no_meta_gradient(method: str) -> None:
     assert not torch.equal(final.W[0], state.W[0])
 
 
+@pytest.mark.parametrize(
+    "options", [{"engine": "fused"}, {"engine": "torch"}, {"method": "autograd"}], ids=str
+)
+def test_relu_hides_no_input_that_is_no_number(options: dict[str, str]) -> None:
+    """By a rule that sees activations alone."""
+    network = PlasticNetwork(SIZES, activation="relu")
+    pool = terms("-diag(y_post**2) * W")
+    learner = PlasticityLearner(network, pool, almost_everywhere=True, **options)
+    state, x, label = lifetimes(network)
+    x[2, 0, 1] = torch.nan
+    theta = torch.full((2, 1), 0.05, dtype=torch.float64, requires_grad=True)
+    final = learner.live(state, theta, x, label)
+    for w in final.W:
+        assert w.isfinite().flatten(1).all(1).tolist() == [False, True]
+    (slope,) = torch.autograd.grad(sum(w.sum() for w in final.W), theta)
+    assert slope.isfinite().flatten().tolist() == [False, True]
+
+
 def test_rule_brings_its_coefficients_and_the_paths_agree_on_steps() -> None:
     """By hand: one step of the pseudo-gradient with symmetric feedback is a step of SGD."""
     network = PlasticNetwork((5, 4, 3), feedback="symmetric")

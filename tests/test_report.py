@@ -213,6 +213,36 @@ def test_achievements_carry_an_interval_and_a_test(result):
     assert achievements({**result, "accuracy": {"search": [0.5, None]}})[0].centre == 0.5
 
 
+def test_seeds_that_diverged_are_counted_and_rank_last(result):
+    """Three that did well beside seventeen that came to nothing are no better than twenty."""
+    refit = [0.9] * 3 + [None] * 17
+    accuracy = {"search": [0.9] * 20, "refit": refit, "feedback_alignment": [0.5, 0.52] * 10}
+    outcome = {**result, "accuracy": accuracy}
+    rows = {row.phase: row for row in achievements(outcome)}
+    assert rows["search"].p < 1e-6
+    assert (rows["refit"].centre, rows["refit"].finite, rows["refit"].seeds) == (0.9, 3, 20)
+    assert rows["refit"].p > 0.99
+    lines = text_table(outcome).splitlines()
+    (row,) = (line.split() for line in lines if "survivors, refitted" in line)
+    assert row[-5:] == ["0.900", "to", "0.900", "3/20", "1"]
+    assert lines[-1] == (
+        "seeds: those that did not diverge, of how many; figures are over them, in p the others "
+        "rank last"
+    )
+    assert "others rank last" not in text_table(result)
+
+
+def test_losses_of_seeds_that_diverged_are_the_largest(result):
+    """And where all have, there is no figure but that."""
+    loss = {"search": [1.0] * 9, "refit": [None] * 9, "feedback_alignment": [2.0, None, 2.1] * 3}
+    outcome = {**result, "accuracy": {phase: [None] * 9 for phase in loss}, "loss": loss}
+    rows = {row.phase: row for row in achievements(outcome)}
+    assert rows["search"].p < 1e-3
+    assert rows["refit"].p > 0.99
+    (row,) = (s.split() for s in text_table(outcome).splitlines() if "survivors, refitted" in s)
+    assert row[-4:] == ["-", "-", "0/9", "1"]
+
+
 @pytest.mark.parametrize(
     ("mean", "spread", "text", "latex"),
     [

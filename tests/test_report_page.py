@@ -176,6 +176,19 @@ def test_page_has_every_part(path_run, page):
     assert not list(path_run.rglob(".*")), "no half-written file is left"
 
 
+def test_page_counts_seeds_that_diverged(tmp_path, page):
+    folder = synthetic_run(tmp_path, seeds=6, updates=12)
+    outcome = read_sealed(folder / "result.json", "")
+    outcome["accuracy"]["refit"] = [0.9, 0.9, *[None] * 4]
+    (folder / "result.json").write_text(json.dumps(sealed(outcome)))
+    written = write_report(folder).read_text(encoding="utf-8")
+    assert "in <i>p</i> the others rank last" in written
+    found = re.sub(r"<[^>]+>", " ", written)
+    assert re.search(r"survivors, refitted\s+0\.900\s+0\.900 to 0\.900\s+2/6\s", found)
+    assert "those that did not diverge, of how many" in found
+    assert "those that did not diverge" not in page
+
+
 def test_hostile_names_are_text(tmp_path):
     folder = synthetic_run(tmp_path, seeds=2, updates=12, name=HOSTILE)
     manifest = read_sealed(folder / "manifest.json", "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,9 +55,12 @@ def drawing(change: Callable[[TaskBatch], Any]) -> Halves:
     return Other()
 
 
-def search(tasks: Any, out: Path | None = None, **settings: Any) -> rs.Result:
-    network = rs.PlasticNetwork([3, 4, 2], activation="tanh")
-    return rs.search(POOL, network=network, tasks=tasks, episodes=2, seeds=1, refit_episodes=0,
+def search(
+    tasks: Any, out: Path | None = None, activation: str = "tanh", pool: rs.TermPool = POOL,
+    **settings: Any,
+) -> rs.Result:  # fmt: skip
+    network = rs.PlasticNetwork([3, 4, 2], activation=activation)
+    return rs.search(pool, network=network, tasks=tasks, episodes=2, seeds=1, refit_episodes=0,
                      controls=False, out=out, **settings)  # fmt: skip
 
 
@@ -178,6 +181,43 @@ def test_sines_want_a_linear_output() -> None:
     x, target = torch.ones(2, 1, 3), torch.full((2, 1, 1), -4.0)
     message = "label holds targets that are no probabilities"
     assert_refused(lambda: learner.live(learner.init(), None, x, target), rs.LearnerError, message)
+
+
+EHEBB = rs.Grammar.from_yaml("ehebb").enumerate()
+BELOW = "are below zero, down to -"
+REMEDY = "scale inputs to [0, 1], or use activation='tanh'"
+
+
+def seen(change: Callable[[torch.Tensor], Any]) -> Halves:
+    return drawing(lambda batch: replace(batch, x=change(batch.x)))
+
+
+def indexed(x: torch.Tensor, unused: float) -> rs.Indexed:
+    """Examples of a table that has one more, which no lifetime sees."""
+    table = torch.cat([x.flatten(0, 1), torch.full((1, 3), unused)])
+    return rs.Indexed(table, torch.arange(len(table) - 1).reshape(x.shape[:2]))
+
+
+@pytest.mark.parametrize("scaling", [True, False])
+@pytest.mark.parametrize("tasks", [Halves(), seen(lambda x: indexed(x, 0.5))], ids=["x", "indexed"])
+def test_inputs_below_zero_are_told_where_an_error_of_them_explodes(
+    tasks: Halves, scaling: bool
+) -> None:
+    """Softplus' derivative, with the input in the place of y: a search finds nonsense."""
+    heard: list[Mapping[str, Any]] = []
+    result = search(tasks, activation="softplus", pool=EHEBB, scaling=scaling, sinks=[heard.append])
+    note = result.notes[0]
+    for part in (BELOW, "derivative of softplus, written in y, explodes", REMEDY):
+        assert part in note
+    assert note in str(result)
+    assert heard[0] == {"event": "note", "text": note.removeprefix("Note: ").removesuffix(".")}
+
+
+def test_inputs_below_zero_are_welcome_where_nothing_explodes() -> None:
+    calm = [search(Halves(), activation="softplus"), search(Halves(), pool=EHEBB)]
+    for change in (torch.abs, lambda x: x.abs() - 0.01, lambda x: indexed(x.abs(), -3.0)):
+        calm.append(search(seen(change), activation="softplus", pool=EHEBB))
+    assert not any(BELOW in note for result in calm for note in result.notes)
 
 
 @pytest.mark.parametrize("part", ["x", "x_query"])

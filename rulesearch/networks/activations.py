@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,13 +18,15 @@ class Activation:
     """``y = value(z, beta)`` and ``dy/dz = derivative(y, beta)``.
 
     The derivative is a function of y, as in the synthetic error of the rule-discovery paper
-    (section 4.2), where the input takes the place of y.
+    (section 4.2), where the input takes the place of y. From ``bounded_from`` on it is bounded, or
+    grows as the square of y at most; below, where only an input can be, it grows exponentially.
     """
 
     name: str
     value: Callable[[Tensor, float], Tensor]
     derivative: Callable[[Tensor, float], Tensor]
     twice_differentiable: bool = True
+    bounded_from: float = -math.inf
 
 
 LANES = 64  # numbers that a vectorised loop may take at once; the rest it does one by one
@@ -53,7 +56,12 @@ def _softplus(z: Tensor, beta: float) -> Tensor:
 ACTIVATIONS: dict[str, Activation] = {
     a.name: a
     for a in (
-        Activation("softplus", _steady(_softplus), lambda y, beta: -torch.expm1(-beta * y)),
+        Activation(
+            "softplus",
+            _steady(_softplus),
+            lambda y, beta: -torch.expm1(-beta * y),
+            bounded_from=0.0,
+        ),
         Activation("tanh", _steady(lambda z, beta: z.tanh()), lambda y, beta: 1 - y * y),
         Activation("relu", lambda z, beta: z.relu(), lambda y, beta: (y > 0).to(y.dtype), False),
     )

@@ -12,7 +12,7 @@ from rulesearch.errors import LearnerError, RuleSearchError
 from rulesearch.networks.state import NetworkState
 from rulesearch.torch_arguments import check_dense
 
-__all__ = ["Shapes", "as_classes", "check_input", "check_state", "check_targets"]
+__all__ = ["Shapes", "as_classes", "check_input", "check_label", "check_state", "check_targets"]
 
 Shapes = Mapping[str, Sequence[tuple[int, ...]]]
 """Of the parts of one lifetime's state that a network reads, a shape a connection."""
@@ -75,6 +75,15 @@ def as_classes(label: Tensor, n_out: int) -> Tensor:
         if low < 0 or high >= n_out:
             raise LearnerError(f"labels run from {low} to {high}; the output has {n_out} units")
     return label.long()
+
+
+def check_label(label: Tensor, answers: Tensor, output: str = "") -> None:
+    """Raise LearnerError where there is not one for each answer, or none of that kind of output."""
+    check_dense("label", label)
+    wanted = answers.shape if label.is_floating_point() else answers.shape[:-1]
+    if label.shape != wanted:
+        raise LearnerError(f"label has shape {tuple(label.shape)}; it should be {tuple(wanted)}")
+    check_targets(output, label)
 
 
 def check_targets(

@@ -21,7 +21,7 @@ from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.machine import check_memory
 from rulesearch.networks.activations import ACTIVATIONS, Activation
 from rulesearch.networks.drawing import INITIALISATIONS, draw_into
-from rulesearch.networks.fit import Shapes, as_classes, check_input, check_state
+from rulesearch.networks.fit import Shapes, as_classes, check_input, check_label, check_state
 from rulesearch.networks.learnt_feedback import LearntFeedback
 from rulesearch.networks.state import NetworkState
 from rulesearch.torch_arguments import check_dense, check_floating, check_generators, device_at_hand
@@ -308,14 +308,14 @@ class PlasticNetwork:
         Returns
         -------
         Tensor (lifetimes,)
+
+        Raises
+        ------
+        LearnerError
+            If there is not a label for each example, or not one that the output can have.
         """
         check_dense("output", output)
-        check_dense("label", label)
-        examples = output.shape if label.is_floating_point() else output.shape[:-1]
-        if label.shape != examples:
-            raise LearnerError(
-                f"label has shape {tuple(label.shape)}; it should be {tuple(examples)}"
-            )
+        check_label(label, output, self.output)
         if self.output == "softmax":
             picked = output.log_softmax(-1)
             if label.is_floating_point():
@@ -336,7 +336,7 @@ class PlasticNetwork:
         Parameters
         ----------
         activations : sequence of Tensor (lifetimes, examples, n_l)
-        label : Tensor
+        label : Tensor (lifetimes, examples) or (lifetimes, examples, n_out)
         feedback : str, optional
             Another pathway than the network's: 'symmetric' gives backprop's errors.
 
@@ -345,11 +345,17 @@ class PlasticNetwork:
         list of Tensor (lifetimes, examples, n_l)
             e_0 to e_L; e_L = dLoss/dz_L, e_0 the synthetic error. Where feedback is learnt,
             what it carries to each layer, and zero for the input.
+
+        Raises
+        ------
+        LearnerError
+            If there is not a label for each example.
         """
         check_kind("state", state, NetworkState, "a NetworkState, as of init()", LearnerError)
         check_kind("activations", activations, Sequence, "a list of tensors", LearnerError)
         pathway = feedback or self.feedback
         check_choice("feedback", pathway, FEEDBACKS)
+        check_label(label, activations[-1])
         target = self.target(label, activations[-1].dtype)
         if pathway == "flp":
             arrived = self.learnt_feedback.carried(state, activations[-1], target)

@@ -12,7 +12,6 @@ from rulesearch.arguments import check_choice, check_kind, whole
 from rulesearch.errors import LearnerError
 from rulesearch.learners import PlasticityLearner
 from rulesearch.networks import NetworkState
-from rulesearch.networks.fit import check_targets
 from rulesearch.outer.features import extract
 from rulesearch.tasks import TaskBatch
 
@@ -213,7 +212,6 @@ class MetaModel(nn.Module):
                 )
             loss = (output - target).square().mean((-1, -2))
         else:
-            check_targets(network.output, task.label_query, "label_query")
             loss = network.loss(output, task.label_query)
         return LifeOutcome(loss, output, state)
 

@@ -18,10 +18,12 @@ from rulesearch.report.figures import PLATES
 from rulesearch.report.run_data import RunData
 from rulesearch.report.style import figure_bytes
 from rulesearch.report.table import (
+    achievement_note,
     achievements,
     front_columns,
     front_figure,
     front_terms,
+    interval_text,
     latex_coefficient,
     latex_table,
     measure,
@@ -107,6 +109,8 @@ def render_page(run: RunData, drawings: Mapping[str, bytes]) -> str:
         measure=measure(result) if result else "",
         achievements=found,
         tested=any(row.p is not None for row in found),
+        diverged=achievement_note(found),
+        interval=interval_text,
         front_figure=front_figure,
         front_terms=front_terms,
         front_columns=front_columns(result) if result else [],

@@ -48,6 +48,8 @@ class TerminalProgress:
             self._begin(event)
         elif event["event"] == "update":
             self._update(event)
+        elif event["event"] == "note":
+            self._bars.say(f"Note: {event['text']}.")
 
     def _begin(self, event: Mapping[str, Any]) -> None:
         self._terms, self._total = event["terms"], event["updates"]

@@ -103,7 +103,8 @@ class Result:
             for phase, share in self.content.get("rejected", {}).items()
             if share > DIVERGED
         )
-        return (*diverged, *[slow] * (not compiled))
+        told = (f"Note: {note}." for note in self.content.get("notes", ()))
+        return (*told, *diverged, *[slow] * (not compiled))
 
     def summary(self, width: int = 96) -> str:
         """Return the table, the rule and the notes as text."""

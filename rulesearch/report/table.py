@@ -6,16 +6,17 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rulesearch.analysis import Statistic, bootstrap_interval, mann_whitney
+from rulesearch.analysis import Floats, Statistic, bootstrap_interval, mann_whitney
 from rulesearch.report.grid import broken, grid
 from rulesearch.report.run_data import PHASE_NAMES
 
 __all__ = [
     "Achievement",
+    "achievement_note",
     "achievements",
     "coefficient_text",
     "escaped",
@@ -23,6 +24,7 @@ __all__ = [
     "front_columns",
     "front_figure",
     "front_terms",
+    "interval_text",
     "latex_coefficient",
     "latex_table",
     "measure",
@@ -56,8 +58,9 @@ class Achievement(NamedTuple):
     """What one phase achieves over the seeds, with a 98% bootstrap interval.
 
     ``centre`` is the mean of accuracies, or the median of losses, which are heavy in the tail.
-    ``p`` is the one-sided Mann-Whitney probability that feedback alignment does as well,
-    None for feedback alignment itself or without that control.
+    Both are of the ``finite`` ones of so many ``seeds``, the others having diverged, and NaN where
+    all have. ``p`` is the one-sided Mann-Whitney probability that feedback alignment does as well,
+    a seed that diverged ranked last; None for feedback alignment itself or without that control.
     """
 
     phase: str
@@ -66,6 +69,8 @@ class Achievement(NamedTuple):
     low: float
     high: float
     p: float | None
+    finite: int
+    seeds: int
 
 
 def measure(result: Result) -> str:
@@ -82,20 +87,38 @@ def achievements(result: Result) -> list[Achievement]:
         phase: np.array(result.get(name, {}).get(phase) or [], dtype=np.float64)
         for phase in PHASE_NAMES
     }
-    measured = {phase: values[np.isfinite(values)] for phase, values in measured.items()}
     control = measured["feedback_alignment"]
+
+    def good(values: Floats) -> Floats:
+        return np.where(np.isfinite(values), values if name == "accuracy" else -values, -np.inf)
+
     rows = []
     for phase, values in measured.items():
         if not values.size:
             continue
-        interval = bootstrap_interval(values, statistic=statistic)
+        finite = values[np.isfinite(values)]
+        interval = bootstrap_interval(finite if finite.size else values, statistic=statistic)
         centre, low, high = (float(part) for part in interval)
         p = None
         if phase != "feedback_alignment" and control.size:
-            better: Literal["greater", "less"] = "greater" if name == "accuracy" else "less"
-            p = mann_whitney(values, control, better).p
-        rows.append(Achievement(phase, PHASE_NAMES[phase], centre, low, high, p))
+            p = mann_whitney(good(values), good(control)).p
+        counts = finite.size, values.size
+        rows.append(Achievement(phase, PHASE_NAMES[phase], centre, low, high, p, *counts))
     return rows
+
+
+def achievement_note(found: Sequence[Achievement]) -> str:
+    """What a table of achievements has to say of seeds that diverged; nothing where none did."""
+    if all(row.finite == row.seeds for row in found):
+        return ""
+    tested = any(row.p is not None for row in found)
+    ranked = ", in p the others rank last" if tested else ""
+    return f"those that did not diverge, of how many; figures are over them{ranked}"
+
+
+def interval_text(row: Achievement) -> str:
+    """``0.52 to 0.54``; a dash where every seed diverged."""
+    return f"{number(row.low)} to {number(row.high)}" if row.finite else NONE
 
 
 def front_columns(result: Result) -> list[tuple[str, str]]:
@@ -277,21 +300,32 @@ def _achievements(result: Result) -> str:
     name = measure(result)
     rows = [["", name, "mean" if name == "accuracy" else "median", "98% interval"]]
     found = achievements(result)
-    tested = any(row.p is not None for row in found)
+    note, align = achievement_note(found), "<<><"
     for row in found:
-        interval = f"{number(row.low)} to {number(row.high)}"
-        rows.append(["", row.name, number(row.centre), interval])
-    if tested:
-        chances = ["" if row.p is None else f"{row.p:.2g}" for row in found]
-        for cells, cell in zip(rows, ["p vs feedback alignment", *chances], strict=True):
-            cells.append(cell)
-    return grid(rows, "<<><<" if tested else "<<><", 96) if found else ""
+        rows.append(["", row.name, number(row.centre), interval_text(row)])
+    if note:
+        align += ">"
+        _add(rows, "seeds", (f"{row.finite}/{row.seeds}" for row in found))
+    if any(row.p is not None for row in found):
+        align += "<"
+        chances = ("" if row.p is None else f"{row.p:.2g}" for row in found)
+        _add(rows, "p vs feedback alignment", chances)
+    table = grid(rows, align, 96) if found else ""
+    return f"{table}\n{fill(f'seeds: {note}', 96)}" if note else table
+
+
+def _add(rows: Sequence[list[str]], heading: str, cells: Iterable[str]) -> None:
+    """Add a column."""
+    for row, cell in zip(rows, [heading, *cells], strict=True):
+        row.append(cell)
 
 
 def number(value: float | None, form: str = "") -> str:
     """Format a number, three decimals or, if it is small or large, three digits; or a dash."""
-    if value is None or form:
-        return NONE if value is None else format(value, form)
+    if value is None or math.isnan(value):
+        return NONE
+    if form:
+        return format(value, form)
     size = abs(value)
     plain = ".3f" if size >= 0.1 or size == 0 else "#.3g"
     return format(value, plain if size == 0 or 1e-4 <= size < 1e4 else ".2e")

@@ -16,10 +16,12 @@ from rulesearch.grammar import Term, TermPool
 from rulesearch.grammar.catalogue import catalogue
 from rulesearch.networks import PlasticNetwork
 from rulesearch.outer.fit import usable_device
+from rulesearch.outer.seeds import TASK, generators
 from rulesearch.report.grid import grid
 from rulesearch.rules import Rule
-from rulesearch.search.conditions import Condition
-from rulesearch.search.evaluation import Score, evaluate_rules
+from rulesearch.search.conditions import BASE, Condition
+from rulesearch.search.evaluation import STREAM, Score, evaluate_rules
+from rulesearch.tasks.family import check_batch, explodes
 
 __all__ = ["Contender", "Evidence", "Row", "baseline_among", "contender_named", "evidence"]
 
@@ -57,6 +59,13 @@ class Contender:
         """The condition's network with the contender's own feedback."""
         network = condition.network
         return network.with_feedback("symmetric") if self.symmetric else network
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Names of the vocabulary that it speaks of."""
+        what = self.term if self.rule is None else self.rule.pool
+        assert what is not None
+        return what.symbols
 
     def settled(self, condition: Condition, seed: int, device: str = "cpu") -> Rule:
         """The rule, its rate tuned on tasks that have nothing in common with those of the test."""
@@ -177,21 +186,30 @@ class Evidence:
     ----------
     rows : list of Row
     baseline : str or None
+    notes : tuple of str
+        What speaks against trusting it.
     """
 
     rows: list[Row]
     baseline: str | None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         rows = [asdict(row) for row in self.rows]
-        return {"schema": 1, "level": LEVEL, "baseline": self.baseline, "rows": rows}
+        return {
+            "schema": 1,
+            "level": LEVEL,
+            "baseline": self.baseline,
+            "notes": list(self.notes),
+            "rows": rows,
+        }
 
     def __str__(self) -> str:
         return self.table()
 
     def table(self) -> str:
-        """Lay it out as plain text.
+        """Lay it out as plain text, with its notes below.
 
         The condition is left out where there is one alone, and so is a column that holds nothing,
         as the accuracy where targets are no labels.
@@ -214,7 +232,8 @@ class Evidence:
             any(cell not in ("", NOTHING) for cell in column[1:])
             for column in zip(*cells, strict=True)
         ]
-        return grid([list(compress(row, told)) for row in cells])
+        laid = grid([list(compress(row, told)) for row in cells])
+        return "\n\n".join([laid, *(f"Note: {note}." for note in self.notes)])
 
 
 def _figures(interval: list[float] | None) -> list[str]:
@@ -279,6 +298,8 @@ def evidence(
         raise ConfigError("there is no rule to evaluate")
     if len(set(names)) < len(names):
         raise ConfigError(f"two rules are called '{max(names, key=names.count)}'; name one alone")
+    symbols = frozenset[str]().union(*(contender.symbols for contender in contenders))
+    notes = [note for condition in where if (note := _note(condition, symbols, seed))]
     rows: list[Row] = []
     for condition in track(where):
         rules = {
@@ -293,8 +314,19 @@ def evidence(
             rows.append(_row(condition, rules[name][0], score, p))
     adjusted = iter(holm([row.p for row in rows if row.p is not None]).tolist())
     return Evidence(
-        [row if row.p is None else replace(row, p=next(adjusted)) for row in rows], baseline
+        [row if row.p is None else replace(row, p=next(adjusted)) for row in rows],
+        baseline,
+        tuple(dict.fromkeys(notes)),
     )
+
+
+def _note(condition: Condition, symbols: frozenset[str], seed: int) -> str | None:
+    """Say where rules cannot learn from the inputs, by the first lifetime."""
+    tasks = condition.tasks
+    first = tasks.sample(generators(seed, STREAM, TASK, [(0, 0)]))
+    x = check_batch("tasks", tasks, first, 1).x
+    note = explodes(tasks, condition.network, symbols, x)
+    return note if note is None or condition.name == BASE else f"{condition.name}: {note}"
 
 
 def _chance(score: Score, baseline: Score) -> float:

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,22 +22,26 @@ from rulesearch.outer.scaling import term_correlations
 from rulesearch.outer.seeds import NETWORK, TASK, generators
 from rulesearch.report.configuration import REMEDY, no_longer, said
 from rulesearch.search.config import Experiment, experiment_from, read_config
-from rulesearch.tasks.family import check_batch, check_finite
+from rulesearch.tasks.family import check_batch, check_finite, explodes
 
 __all__ = ["begun_with", "check_same", "correlations", "manifest_of"]
 
 PROBE_NETWORKS, PROBE_STEPS = 8, 4
 PROBE_STREAM = 2
+Probe: TypeAlias = tuple[NetworkState, Tensor | Indexed, Tensor]
 
 
 def manifest_of(experiment: Experiment) -> dict[str, Any]:
     """Return the manifest of a run that begins now."""
+    probe = _probe(experiment)
+    note = explodes(experiment.tasks, experiment.network, experiment.pool.symbols, probe[1])
     return {
         "schema": 1,
         "rulesearch": __version__,
         **_identity(experiment),
         "config_sha256": said(experiment.to_yaml()),
-        "scales": _scales(experiment).tolist(),
+        "scales": _scales(experiment, probe).tolist(),
+        "notes": [] if note is None else [note],
         "software": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
@@ -113,17 +117,16 @@ def correlations(experiment: Experiment) -> Tensor:
     return term_correlations(experiment.pool, experiment.network, *_probe(experiment))
 
 
-def _scales(experiment: Experiment) -> Tensor:
-    """C of ``theta = c t``, from a probe batch of its own."""
+def _scales(experiment: Experiment, probe: Probe) -> Tensor:
+    """C of ``theta = c t``."""
     optimiser = experiment.settings.optimiser
     if not optimiser.scaling:
         return torch.ones(len(experiment.pool), dtype=torch.float64)
-    parts = _probe(experiment)
-    return term_scales(experiment.pool, experiment.network, *parts, optimiser.scale_cap)
+    return term_scales(experiment.pool, experiment.network, *probe, optimiser.scale_cap)
 
 
-def _probe(experiment: Experiment) -> tuple[NetworkState, Tensor | Indexed, Tensor]:
-    """Networks at birth, and a few examples with their labels."""
+def _probe(experiment: Experiment) -> Probe:
+    """Networks at birth, and a few examples with their labels, of a stream of their own."""
     seed, some = experiment.settings.seed, [(k, 0) for k in range(PROBE_NETWORKS)]
     draws = generators(seed, PROBE_STREAM, TASK, some)
     task = check_batch("tasks", experiment.tasks, experiment.tasks.sample(draws), len(draws))

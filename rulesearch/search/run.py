@@ -149,7 +149,9 @@ class _Search:
         return outcome
 
     def run(self) -> Result:
-        settings = self.experiment.settings
+        settings, notes = self.experiment.settings, self.folder.manifest.get("notes", [])
+        for note in notes:
+            self._tell({"event": "note", "text": note})
         start = torch.tensor(self.experiment.pool.init, dtype=torch.float64) / self.scales
         state = OptimiserState.start(start.repeat(settings.seeds, 1))
         for batch, lams in enumerate(settings.batches):
@@ -170,6 +172,7 @@ class _Search:
         result = self.outcome.result(held_out)
         learner = PlasticityLearner(self.experiment.network, self.experiment.pool)
         path, reason = learner.path(device=self.device)
+        result["notes"] = notes
         result["engine"] = {"path": path, "reason": reason}
         if self.device.type != "cpu":
             result["engine"]["device"] = self.experiment.device

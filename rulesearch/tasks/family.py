@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -14,7 +15,14 @@ from rulesearch.networks import PlasticNetwork
 from rulesearch.networks.fit import check_targets
 from rulesearch.tasks.base import TaskBatch, TaskFamily
 
-__all__ = ["check_batch", "check_described", "check_family", "check_finite", "check_first"]
+__all__ = [
+    "check_batch",
+    "check_described",
+    "check_family",
+    "check_finite",
+    "check_first",
+    "explodes",
+]
 
 _PARTS = ("x", "label", "x_query", "label_query")
 
@@ -116,6 +124,37 @@ def check_finite(name: str, tasks: TaskFamily, batch: TaskBatch) -> None:
                 f"{name}: what {type(tasks).__name__}.sample returns: {part} holds numbers "
                 "that are not finite; leave such examples out"
             )
+
+
+def explodes(
+    tasks: TaskFamily, network: PlasticNetwork, symbols: Collection[str], x: Tensor | Indexed
+) -> str | None:
+    """Say where the synthetic error of the input explodes, of which terms speak.
+
+    Parameters
+    ----------
+    symbols : collection of str
+        What terms speak of.
+    x : Tensor or Indexed
+        What lifetimes see.
+
+    Returns
+    -------
+    str or None
+        None unless the activation's derivative, with the input in the place of y, is larger than
+        any slope.
+    """
+    if "e_pre" not in symbols or network.learns_feedback:
+        return None
+    inputs = x.table[x.index.unique()] if isinstance(x, Indexed) else x
+    below = inputs[inputs < network.sigma.bounded_from]
+    if not below.numel() or network.sigma.derivative(below.min(), network.beta).abs() <= 1:
+        return None
+    return (
+        f"inputs of '{tasks.name}' are below zero, down to {below.min():.3g}; the derivative of "
+        f"{network.activation}, written in y, explodes there, and so does e_pre of the input, "
+        "which terms read: scale inputs to [0, 1], or use activation='tanh'"
+    )
 
 
 def check_described(name: str, tasks: TaskFamily) -> None:

@@ -59,7 +59,7 @@ void apply(int function, const T* a, T* out, int n, T beta) {
     case ABS: for (int i = 0; i < n; ++i) out[i] = std::fabs(a[i]); break;
     case SIGN: for (int i = 0; i < n; ++i) out[i] = T((a[i] > 0) - (a[i] < 0)); break;
     case IDENTITY: std::memcpy(out, a, sizeof(T) * n); break;
-    case RELU: for (int i = 0; i < n; ++i) out[i] = a[i] > 0 ? a[i] : T(0); break;
+    case RELU: for (int i = 0; i < n; ++i) out[i] = a[i] <= 0 ? T(0) : a[i]; break;  // of NaN NaN
     case SOFTPLUS:  // log(1 + exp(beta z)) / beta, without overflow
 #pragma omp simd
       for (int i = 0; i < n; ++i) {
@@ -94,7 +94,7 @@ void apply_adjoint(int function, const T* a, const T* out, const T* g, T* a_bar,
     case ABS: for (int i = 0; i < n; ++i) a_bar[i] += g[i] * T((a[i] > 0) - (a[i] < 0)); break;
     case SIGN: case D_RELU: break;
     case IDENTITY: for (int i = 0; i < n; ++i) a_bar[i] += g[i]; break;
-    case RELU: for (int i = 0; i < n; ++i) a_bar[i] += a[i] > 0 ? g[i] : T(0); break;
+    case RELU: for (int i = 0; i < n; ++i) a_bar[i] += a[i] <= 0 ? T(0) : g[i]; break;
     case SOFTPLUS:  // sigmoid(beta z) = 1 - exp(-beta y)
 #pragma omp simd
       for (int i = 0; i < n; ++i) a_bar[i] -= g[i] * exp_minus_one(-beta * out[i]);
