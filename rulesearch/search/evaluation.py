@@ -23,6 +23,7 @@ from rulesearch.rules import Rule
 from rulesearch.search.manifest import begun_with
 from rulesearch.search.outcome import CONTROLS
 from rulesearch.search.settings import NetworkSpec
+from rulesearch.search.stability import CHOICES
 from rulesearch.search.workers import batches, fitting
 from rulesearch.tasks import FewShot, TaskFamily
 from rulesearch.tasks.family import check_batch
@@ -74,7 +75,7 @@ def tasks_for(
     data : str or None
         A data set's name; None takes the tasks of the run.
     held_out : bool or None
-        Draw the classes that the run held out; None does if the run held out any of this data.
+        Draw the classes that the run did not; None does if the run left any of this data.
     **few_shot
         Arguments of :class:`FewShot`, which say what is made of ``data``.
 
@@ -84,12 +85,13 @@ def tasks_for(
         If there is neither data nor run, arguments have no data that they speak of, there are no
         classes to hold out, or the run's configuration is not what it began with.
     """
-    reserved: Any = []
+    reserved: list[int] = []
     if run is not None and data in (None, run.manifest["tasks"].get("data")):
-        reserved = run.manifest["tasks"].get("hold_out", [])
+        reserved = _unseen(run.manifest["tasks"])
     family: TaskFamily
     if data is not None:
-        family = FewShot(data, hold_out=reserved, **few_shot)
+        unseen = bool(reserved) and held_out is not False
+        family = FewShot(data, hold_out=reserved, held_out=unseen, **few_shot)
     elif run is not None:
         for name in few_shot:
             raise ConfigError(
@@ -97,6 +99,9 @@ def tasks_for(
                 "are: name one, as --tasks digits, or see what --vary changes, as --vary ways=2,3"
             )
         family = begun_with(run.path, run.manifest).tasks
+        if isinstance(family, FewShot) and family.describe()["held_out"]:
+            choices = {name: family.describe()[name] for name in CHOICES}
+            family = FewShot(family.data, hold_out=reserved, **choices)
     else:
         raise ConfigError("--tasks: name the data set that the rule should live on, as digits")
     if held_out is False or not (held_out or reserved):
@@ -104,6 +109,14 @@ def tasks_for(
     if not isinstance(family, FewShot) or not reserved:
         raise ConfigError("--held-out: the run held no classes of this data out")
     return family.with_held_out()
+
+
+def _unseen(tasks: Mapping[str, Any]) -> list[int]:
+    """The classes that a run of these tasks never drew, as its manifest tells them."""
+    hold_out: list[int] = tasks.get("hold_out", [])
+    if not tasks.get("held_out"):
+        return hold_out
+    return sorted(set(range(tasks["n_classes"])) - set(hold_out))  # it drew those held out
 
 
 def network_for(run: RunData | None, tasks: TaskFamily) -> PlasticNetwork:

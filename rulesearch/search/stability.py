@@ -13,7 +13,7 @@ from rulesearch.analysis.stability import expected_false, threshold_for
 from rulesearch.errors import ConfigError
 from rulesearch.tasks import FewShot, TaskFamily
 
-__all__ = ["Stability", "halves"]
+__all__ = ["CHOICES", "Stability", "halves"]
 
 CHOICES = ("ways", "shots", "queries", "replacement", "fixed_images")
 
