@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,6 +176,8 @@ class _Search:
             result["engine"]["device"] = self.experiment.device
         if self.stability is not None:
             result["stability"] = self._stability(self.stability).to_json()
+            rejected = self.outcome.end(self._halved, "rejected")
+            result["rejected"][STABILITY] = self.outcome.rejected_share(rejected)
         with self.folder.writing():
             Rule.from_json(result["rule"]).save(self.folder.path / "rule.json")
             content = json.dumps(sealed(result), indent=1) + "\n"
@@ -327,11 +330,19 @@ class _Search:
         return STABILITY if self.lam is None else f"{STABILITY}-{self.lam}"
 
     def _stability(self, chosen: StabilitySpec) -> Stability:
-        pool = self.experiment.pool
+        pool, settings = self.experiment.pool, self.experiment.settings
         t = self.outcome.end(self._halved, "theta") / self.scales.numpy()
-        kept = kept_terms(t, self.experiment.settings.keep)
+        rejected = np.array(self.outcome.history(self._halved).rejected)
+        learnt = (2 * rejected < settings.optimiser.meta_batch).any(0)  # an update was taken
         groups = collinear_groups(correlations(self.experiment).numpy(), chosen.collinear)
-        return Stability(pool.names, kept, chosen.threshold, groups, chosen.false_terms)
+        return Stability(
+            pool.names,
+            kept_terms(t, settings.keep)[learnt],
+            chosen.threshold,
+            groups,
+            chosen.false_terms,
+            left_out=int((~learnt).sum()),
+        )
 
     def _control_phase(self, name: str) -> Phase:
         """The rate of the gradient alone, with W's transpose or the network's own feedback."""
