@@ -31,11 +31,13 @@ from rulesearch.tasks.family import check_batch
 __all__ = [
     "Score",
     "contenders",
+    "controls",
     "evaluate_rules",
     "fitted",
     "network_for",
     "side_by_side",
     "tasks_for",
+    "unseen_classes",
 ]
 
 STREAM = 3
@@ -87,7 +89,7 @@ def tasks_for(
     """
     reserved: list[int] = []
     if run is not None and data in (None, run.manifest["tasks"].get("data")):
-        reserved = _unseen(run.manifest["tasks"])
+        reserved = unseen_classes(run.manifest["tasks"])
     family: TaskFamily
     if data is not None:
         unseen = bool(reserved) and held_out is not False
@@ -100,7 +102,7 @@ def tasks_for(
             )
         family = begun_with(run.path, run.manifest).tasks
         if isinstance(family, FewShot) and family.describe()["held_out"]:
-            choices = {name: family.describe()[name] for name in CHOICES}
+            choices: dict[str, Any] = {name: family.describe()[name] for name in CHOICES}
             family = FewShot(family.data, hold_out=reserved, **choices)
     else:
         raise ConfigError("--tasks: name the data set that the rule should live on, as digits")
@@ -111,7 +113,7 @@ def tasks_for(
     return family.with_held_out()
 
 
-def _unseen(tasks: Mapping[str, Any]) -> list[int]:
+def unseen_classes(tasks: Mapping[str, Any]) -> list[int]:
     """The classes that a run of these tasks never drew, as its manifest tells them."""
     hold_out: list[int] = tasks.get("hold_out", [])
     if not tasks.get("held_out"):
@@ -132,6 +134,11 @@ def fitted(network: PlasticNetwork, tasks: TaskFamily) -> PlasticNetwork:
     return replace(network, sizes=(tasks.n_in, *hidden, max(outputs, tasks.n_out)))
 
 
+def controls(network: PlasticNetwork) -> tuple[str, ...]:
+    """Names of a search's controls; with symmetric feedback there is backprop alone."""
+    return CONTROLS[:1] if network.feedback == "symmetric" else CONTROLS
+
+
 def control(name: str, network: PlasticNetwork) -> tuple[TermPool, PlasticNetwork]:
     """The gradient alone, with W's transpose for backprop or else the network's own feedback."""
     gradient = Term.from_text("F0", "-e_post * y_pre.T", 1e-3, "pseudo-gradient")
@@ -144,7 +151,7 @@ def contenders(
 ) -> dict[str, tuple[Rule, PlasticNetwork]]:
     """Return the rule and, where a run learnt their rates, backprop and feedback alignment."""
     found = {"rule": (rule, network)}
-    for name in CONTROLS:
+    for name in controls(network):
         curves = result.history.get(name) if result is not None else None
         if curves is None:
             continue

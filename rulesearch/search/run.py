@@ -23,11 +23,11 @@ from rulesearch.report.result import Result
 from rulesearch.rules import Rule
 from rulesearch.search.config import Experiment
 from rulesearch.search.device import device_here
-from rulesearch.search.evaluation import control, evaluate_rules
+from rulesearch.search.evaluation import control, controls, evaluate_rules
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder
 from rulesearch.search.manifest import begun_with, check_same, correlations, manifest_of
-from rulesearch.search.outcome import CONTROLS, Outcome, search_phase
+from rulesearch.search.outcome import Outcome, search_phase
 from rulesearch.search.phase import Phase
 from rulesearch.search.ranks import ALONE, Ranks
 from rulesearch.search.selection import group_losses, kept_terms
@@ -166,7 +166,7 @@ class _Search:
         if self.stability is not None:
             lam = self.outcome.pick(held_out)
             self._run_phase(self._stability_phase(self.stability, lam))
-        for name in CONTROLS if settings.controls else ():
+        for name in controls(self.experiment.network) if settings.controls else ():
             self._run_phase(self._control_phase(name))
         result = self.outcome.result(held_out)
         learner = PlasticityLearner(self.experiment.network, self.experiment.pool)

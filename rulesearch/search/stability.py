@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rulesearch.analysis.stability import expected_false, threshold_for
 from rulesearch.errors import ConfigError
@@ -89,9 +89,9 @@ class Stability:
         """Terms that a search keeps on average."""
         return float(self._mean(self.kept.sum(1)))
 
-    def _mean(self, of_searches: NDArray[Any]) -> Any:
+    def _mean(self, of_searches: ArrayLike) -> Any:
         """The mean over the searches; nothing where there is none."""
-        return of_searches.sum(0) / max(1, len(self.kept))
+        return np.sum(of_searches, axis=0) / max(1, len(self.kept))
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
