@@ -106,6 +106,12 @@ def test_conditions_change_one_thing() -> None:
     assert longer.tasks.steps == 20
 
 
+def test_a_condition_that_is_given_twice_counts_once() -> None:
+    vary = ["ways=3,3", "steps=8,08,12", "shots=4", "ways=3", "depth=4,4"]
+    found = conditions(NETWORK, TASKS, vary)
+    assert [c.name for c in found] == ["as given", "ways=3", "steps=8", "steps=12", "depth=4"]
+
+
 def test_the_network_is_fitted_to_other_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

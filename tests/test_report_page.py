@@ -49,6 +49,12 @@ class Page(HTMLParser):
         self.text += "" if self._style else data
 
 
+def test_the_front_says_what_its_figures_are(page: str, tmp_path: Path) -> None:
+    assert "Means over the seeds (of losses medians): with the penalty" in page
+    other = synthetic_run(tmp_path, seeds=2, updates=20, lambdas=(1.0, 10.0), labels=False)
+    assert "Medians over the seeds: with the penalty" in write_report(other).read_text()
+
+
 # --- figures -----------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,17 @@ def test_the_outcome_refits_each_support_once() -> None:
     assert result["pick"] == {"lam": 2.0, "terms": ["F0"]}  # ties go to the first
     assert result["front"][0]["held_out_error"] == pytest.approx(0.1)
     assert [row["coefficient"] for row in result["table"]] == [1.0, None, None]
+
+
+def test_what_diverged_is_told_of_the_pick_alone() -> None:
+    settings = settings_from(lams=[1.0, 2.0], seeds=1, episodes=4, meta_batch=4)
+    outcome = Outcome(POOL[:3], settings, np.ones(3))
+    of_search = {"accuracy": [0.5] * 2, "loss": [1.0] * 2, "rejected": [4, 1]}
+    of_refit = {"accuracy": [0.5] * 2, "loss": [1.0] * 2, "rejected": [2, 4]}
+    for _ in range(4):
+        outcome.history("search").add({**of_search, "theta": [[1.0, 0.2, 0.0], [1.0, 0.0, 0.0]]})
+        outcome.history("refit").add({**of_refit, "theta": [[1.0, 0.0], [1.0, 0.2]]})
+    assert outcome.supports() == [("F0",), ("F0", "F1")]
+    for lam, share in ((2.0, {"search": 0.25, "refit": 0.5}), (1.0, {"search": 1, "refit": 1})):
+        outcome = replace(outcome, lam=lam)
+        assert outcome.result([])["rejected"] == share

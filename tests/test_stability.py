@@ -245,3 +245,42 @@ def test_too_few_classes_are_refused_at_once(tmp_path: Path) -> None:
     path.write_text(TINY.replace("hold_out: 2", "hold_out: 5"))
     with pytest.raises(ConfigError, match="half of 5 classes is too few for 3-way tasks"):
         load_config(path)
+
+
+WILD = """\
+grammar: {terms: {A: {expr: -e_post * y_pre.T, init: 1.0e-3}, D: {expr: -W, init: START}}}
+network: {hidden: [], activation: tanh}
+tasks: {family: linear-teacher, inputs: 4, silent: 4, steps: 20, queries: 4}
+episodes: 8
+seeds: 2
+penalty: {lam: 1}
+optimiser: {rate: 1.0e-2, meta_batch: 2}
+stability: {pairs: 1}
+controls: false
+"""
+
+
+def test_searches_that_never_learnt_say_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "wild.yaml"
+    path.write_text(WILD.replace("START", "1.0e+6"))  # which explodes, at a half and a quarter too
+    result = start_search(load_config(path), tmp_path / "wild")
+    found = result.content["stability"]
+    assert (found["searches"], found["left_out"], found["selected"]) == (0, 2, 0.0)
+    assert not any(row["stable"] or row["group_stable"] for row in found["terms"])
+    assert result.content["rejected"]["stability"] == 1.0
+    assert "no term is called stable: all 2 searches on halves of the tasks" in str(result)
+    assert "Note: 100% of the lifetimes of 'stability' diverged at the end" in str(result)
+    assert "bound" not in write_report(result.path).read_text()
+    path.write_text(WILD.replace("START", "1.0e-2"))
+    calm = start_search(load_config(path), tmp_path / "calm")
+    assert calm.content["stability"]["searches"] == 2
+    assert calm.content["rejected"]["stability"] == 0.0
+
+
+def test_searches_left_out_are_told() -> None:
+    kept = np.array([[1, 0], [1, 1]], dtype=bool)
+    found = Stability("ab", kept, 0.75, [[0], [1]], left_out=2).to_json()
+    assert [row["share"] for row in found["terms"]] == [1.0, 0.5]
+    note = stability_note({"stability": found, "table": []})
+    assert "of 2 searches on halves" in note
+    assert note.endswith("; left out are 2 that diverged too often to learn")

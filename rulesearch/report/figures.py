@@ -237,8 +237,9 @@ PLATES = (
 
 
 def _probed(run: RunData) -> list[str]:
-    """Phases with probes of the rows shown."""
-    return [phase for phase, probes in run.probes.items() if run.shown(phase, probes.angles).size]
+    """Phases with probes of the rows shown, of networks that stayed finite."""
+    found = run.probes.items()
+    return [k for k, of in found if np.isfinite(run.shown(k, of.orthonormality)).any()]
 
 
 def _window(run: RunData) -> int:

@@ -252,6 +252,7 @@ def stability_rows(result: Result) -> list[list[str]]:
     over the seeds, where it is in the rule.
     """
     intervals = {row["name"]: row["interval"] for row in result["table"] if row["kept"]}
+    searched = result["stability"]["searches"] > 0
     rows = []
     for row in result["stability"]["terms"]:
         if not (row["share"] or row["name"] in intervals):
@@ -261,8 +262,8 @@ def stability_rows(result: Result) -> list[list[str]]:
             [
                 "*" if row["stable"] else "+" if row["group_stable"] else "",
                 row["name"],
-                f"{row['share']:.0%}",
-                f"{row['group_share']:.0%}" if row["with"] else NONE,
+                f"{row['share']:.0%}" if searched else NONE,
+                f"{row['group_share']:.0%}" if searched and row["with"] else NONE,
                 " ".join(row["with"]) or NONE,
                 f"{number(ends[0])} to {number(ends[1])}" if ends else NONE,
             ]
@@ -273,6 +274,12 @@ def stability_rows(result: Result) -> list[list[str]]:
 def stability_note(result: Result) -> str:
     """How many of the terms called stable may be there by chance."""
     found = result["stability"]
+    left_out = found.get("left_out", 0)
+    if not found["searches"]:
+        return (
+            f"no term is called stable: all {left_out} searches on halves of the tasks diverged "
+            "too often to take an update; lower optimiser.rate or optimiser.scale_cap"
+        )
     if found["threshold"] is None:
         return (
             f"no term is called stable: searches on halves of the tasks keep "
@@ -285,6 +292,7 @@ def stability_note(result: Result) -> str:
         f"tasks, which kept {found['selected']:.1f} terms on average; at most "
         f"{found['expected_false']:.2g} useless ones expected among them"
         + ("; + collinear terms, of which that many searches kept one or another" if groups else "")
+        + (f"; left out are {left_out} that diverged too often to learn" if left_out else "")
     )
 
 

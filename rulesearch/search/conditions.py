@@ -48,7 +48,7 @@ def conditions(
     """Return the network and tasks as they are, and with each single change.
 
     Factors are not crossed: each is varied by itself, all else as given. A value that changes
-    nothing gives no condition of its own.
+    nothing, or gives what another gave, gives no condition of its own.
 
     Parameters
     ----------
@@ -79,10 +79,14 @@ def conditions(
                 except ValueError:
                     raise ConfigError(f"{value} is no number") from None
                 _check_memory(changed, lifetimes)
-            same = changed.network == network and changed.tasks is tasks
-            if not same:
+            if not any(_same(changed, known) for known in found):
                 found.append(replace(changed, name=f"{factor}={value}"))
     return found
+
+
+def _same(one: Condition, other: Condition) -> bool:
+    same = one.tasks is other.tasks or one.tasks.describe() == other.tasks.describe()
+    return one.network == other.network and same
 
 
 def _check_memory(condition: Condition, lifetimes: int) -> None:

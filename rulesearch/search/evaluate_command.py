@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,22 @@ from rich.console import Console
 from rich.progress import track
 
 from rulesearch.arguments import naming
-from rulesearch.errors import RunError
+from rulesearch.errors import ConfigError, RunError
+from rulesearch.files import read_manifest
 from rulesearch.outer.fit import usable_device
 from rulesearch.report.result import Result
 from rulesearch.report.run_data import RunData
 from rulesearch.rules import Rule
 from rulesearch.search.conditions import Condition, conditions
-from rulesearch.search.evaluation import contenders, network_for, side_by_side, tasks_for
+from rulesearch.search.evaluation import (
+    contenders,
+    network_for,
+    side_by_side,
+    tasks_for,
+    unseen_classes,
+)
 from rulesearch.search.evidence import Contender, baseline_among, contender_named, evidence
+from rulesearch.tasks import FewShot
 
 __all__ = ["run_evaluate"]
 
@@ -52,25 +62,43 @@ def run_evaluate(
     network = network_for(run, tasks)
     with naming("--rules"):
         named = [contender_named(name) for text in rules for name in text.split(",")]
-    found: dict[str, Contender] = {}
+    own: list[Contender] = []
+    others: dict[str, Contender] = {}
     for target, result in zip(targets, results, strict=True):
         rule = result.rule if result else Rule.load(target)
         for name, (one, its) in contenders(result, rule, network).items():
-            name = _name(target, targets) if name == "rule" else name
-            found.setdefault(name, Contender(name, one, symmetric=its.feedback == "symmetric"))
-    found |= {contender.name: contender for contender in named}
+            symmetric = its.feedback == "symmetric"
+            if name == "rule":
+                own.append(Contender(_name(target, targets), one, symmetric=symmetric))
+            else:
+                others.setdefault(name, Contender(name, one, symmetric=symmetric))
+    called = [contender.name for contender in named]
+    _check_names([*(c.name for c in own), *(set(others) - set(called)), *called])
+    found = [*own, *(others | dict(zip(called, named, strict=True))).values()]
     with naming("--vary"):
         where = conditions(network, tasks, vary, side_by_side(lifetimes, device))
+    manifests = {t: read_manifest(t) for t, result in zip(targets, results, strict=True) if result}
+    _check_classes(manifests, where)
     with naming("--baseline"):
-        baseline = baseline_among(list(found.values()), baseline)
+        baseline = baseline_among(found, baseline)
     if not as_json:
         print(
             f"{tasks!r}: {lifetimes} lifetimes of {tasks.steps} steps, {list(network.sizes)}",
             flush=True,
         )
     _tell_of_layers(where, len(found))
-    told = evidence(list(found.values()), where, lifetimes, seed, baseline, _tracked, device)
-    print(json.dumps(told.to_json(), indent=1) if as_json else told.table())
+    told = evidence(found, where, lifetimes, seed, baseline, _tracked, device)
+    if as_json:
+        print(json.dumps(told.to_json(), indent=1))
+        return
+    print(told.table())
+    networks = [manifest["network"] for manifest in manifests.values()]
+    elsewhere = [str(t) for t, its in zip(manifests, networks, strict=True) if its != networks[0]]
+    if elsewhere:
+        print(
+            f"Note: all rules lived in the network of {first}; that of {', '.join(elsewhere)} "
+            "is another."
+        )
 
 
 def _name(target: Path, targets: Sequence[Path]) -> str:
@@ -80,6 +108,38 @@ def _name(target: Path, targets: Sequence[Path]) -> str:
     short = [path.stem if path.is_file() else path.resolve().name for path in targets]
     own = short[targets.index(target)]
     return own if short.count(own) == 1 else str(target)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse rules of one name, of which the table could tell one alone."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ConfigError(
+                f"two rules are called '{name}'; give each once, and rename a file or folder that "
+                "has the name of a control or of another rule, or leave the name out of --rules"
+            )
+
+
+def _check_classes(manifests: Mapping[Path, Mapping[str, Any]], where: Sequence[Condition]) -> None:
+    """Refuse classes that one run was searched on and another was not."""
+    for condition in where:
+        tasks = condition.tasks
+        if not isinstance(tasks, FewShot):
+            continue
+        unseen = {
+            run: set(unseen_classes(manifest["tasks"])) & set(tasks.classes)
+            for run, manifest in manifests.items()
+            if manifest["tasks"].get("data") == tasks.data.name
+        }
+        for one, other in permutations(unseen, 2):
+            known = sorted(unseen[other] - unseen[one])
+            if known:
+                classes = ", ".join(tasks.data.class_names[k] for k in known)
+                raise ConfigError(
+                    f"{condition.name}: {one} was searched on classes of '{tasks.data.name}' that "
+                    f"{other} never drew ({classes}), and would be judged on what it knows; "
+                    "evaluate each by itself, or both on other data (--tasks)"
+                )
 
 
 def _tell_of_layers(where: Sequence[Condition], rules: int) -> None:

@@ -23,6 +23,7 @@ from rulesearch.rules import Rule
 from rulesearch.search.manifest import begun_with
 from rulesearch.search.outcome import CONTROLS
 from rulesearch.search.settings import NetworkSpec
+from rulesearch.search.stability import CHOICES
 from rulesearch.search.workers import batches, fitting
 from rulesearch.tasks import FewShot, TaskFamily
 from rulesearch.tasks.family import check_batch, check_finite
@@ -30,11 +31,13 @@ from rulesearch.tasks.family import check_batch, check_finite
 __all__ = [
     "Score",
     "contenders",
+    "controls",
     "evaluate_rules",
     "fitted",
     "network_for",
     "side_by_side",
     "tasks_for",
+    "unseen_classes",
 ]
 
 STREAM = 3
@@ -74,7 +77,7 @@ def tasks_for(
     data : str or None
         A data set's name; None takes the tasks of the run.
     held_out : bool or None
-        Draw the classes that the run held out; None does if the run held out any of this data.
+        Draw the classes that the run did not; None does if the run left any of this data.
     **few_shot
         Arguments of :class:`FewShot`, which say what is made of ``data``.
 
@@ -84,12 +87,13 @@ def tasks_for(
         If there is neither data nor run, arguments have no data that they speak of, there are no
         classes to hold out, or the run's configuration is not what it began with.
     """
-    reserved: Any = []
+    reserved: list[int] = []
     if run is not None and data in (None, run.manifest["tasks"].get("data")):
-        reserved = run.manifest["tasks"].get("hold_out", [])
+        reserved = unseen_classes(run.manifest["tasks"])
     family: TaskFamily
     if data is not None:
-        family = FewShot(data, hold_out=reserved, **few_shot)
+        unseen = bool(reserved) and held_out is not False
+        family = FewShot(data, hold_out=reserved, held_out=unseen, **few_shot)
     elif run is not None:
         for name in few_shot:
             raise ConfigError(
@@ -97,6 +101,9 @@ def tasks_for(
                 "are: name one, as --tasks digits, or see what --vary changes, as --vary ways=2,3"
             )
         family = begun_with(run.path, run.manifest).tasks
+        if isinstance(family, FewShot) and family.describe()["held_out"]:
+            choices: dict[str, Any] = {name: family.describe()[name] for name in CHOICES}
+            family = FewShot(family.data, hold_out=reserved, **choices)
     else:
         raise ConfigError("--tasks: name the data set that the rule should live on, as digits")
     if held_out is False or not (held_out or reserved):
@@ -104,6 +111,14 @@ def tasks_for(
     if not isinstance(family, FewShot) or not reserved:
         raise ConfigError("--held-out: the run held no classes of this data out")
     return family.with_held_out()
+
+
+def unseen_classes(tasks: Mapping[str, Any]) -> list[int]:
+    """The classes that a run of these tasks never drew, as its manifest tells them."""
+    hold_out: list[int] = tasks.get("hold_out", [])
+    if not tasks.get("held_out"):
+        return hold_out
+    return sorted(set(range(tasks["n_classes"])) - set(hold_out))  # it drew those held out
 
 
 def network_for(run: RunData | None, tasks: TaskFamily) -> PlasticNetwork:
@@ -119,6 +134,11 @@ def fitted(network: PlasticNetwork, tasks: TaskFamily) -> PlasticNetwork:
     return replace(network, sizes=(tasks.n_in, *hidden, max(outputs, tasks.n_out)))
 
 
+def controls(network: PlasticNetwork) -> tuple[str, ...]:
+    """Names of a search's controls; with symmetric feedback there is backprop alone."""
+    return CONTROLS[:1] if network.feedback == "symmetric" else CONTROLS
+
+
 def control(name: str, network: PlasticNetwork) -> tuple[TermPool, PlasticNetwork]:
     """The gradient alone, with W's transpose for backprop or else the network's own feedback."""
     gradient = Term.from_text("F0", "-e_post * y_pre.T", 1e-3, "pseudo-gradient")
@@ -131,7 +151,7 @@ def contenders(
 ) -> dict[str, tuple[Rule, PlasticNetwork]]:
     """Return the rule and, where a run learnt their rates, backprop and feedback alignment."""
     found = {"rule": (rule, network)}
-    for name in CONTROLS:
+    for name in controls(network):
         curves = result.history.get(name) if result is not None else None
         if curves is None:
             continue

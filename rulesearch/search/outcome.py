@@ -18,6 +18,7 @@ from rulesearch.search.settings import Settings
 __all__ = ["CONTROLS", "Outcome", "search_phase"]
 
 CONTROLS = ("backprop", "feedback_alignment")
+MEASURES = ("accuracy", "loss", "rejected")
 
 
 def search_phase(batch: int) -> str:
@@ -93,7 +94,7 @@ class Outcome:
     def _ends(self) -> list[_Refit]:
         """Where each lambda ended: after the refit of what it left, if there was one."""
         refits = self._refits()
-        searched = (self.search_end(name) for name in ("theta", "accuracy", "loss"))
+        searched = (self.search_end(name) for name in ("theta", *MEASURES))
         return [
             refits.get(c.terms) or _Refit(c.terms, c.share, *values)
             for c, *values in zip(self.candidates(), *searched, strict=True)
@@ -118,16 +119,16 @@ class Outcome:
             pick follows from it. Empty where there is one lambda alone.
         """
         found, refits, ends = self.candidates(), self._refits(), self._ends()
-        searched = {name: self.search_end(name) for name in ("accuracy", "loss")}
+        searched = {name: self.search_end(name) for name in MEASURES}
         chosen = self._chosen(held_out)
         picked, final = found[chosen], ends[chosen]
         refit = refits.get(picked.terms)
         phases = {"search": {name: values[chosen] for name, values in searched.items()}}
         if refit is not None:
-            phases["refit"] = {"accuracy": refit.accuracy, "loss": refit.loss}
+            phases["refit"] = {name: getattr(refit, name) for name in MEASURES}
         for control in CONTROLS:
             if control in self.done:
-                phases[control] = {n: self.end(control, n) for n in ("accuracy", "loss")}
+                phases[control] = {name: self.end(control, name) for name in MEASURES}
         content: dict[str, Any] = {
             "schema": 1,
             "pick": {"lam": picked.lam, "terms": list(final.terms)},
@@ -138,7 +139,7 @@ class Outcome:
             "table": self._table(picked, final, refitted=refit is not None),
             "accuracy": {name: _listed(values["accuracy"]) for name, values in phases.items()},
             "loss": {name: _listed(values["loss"]) for name, values in phases.items()},
-            "rejected": {name: self._rejected(name) for name in phases},
+            "rejected": {name: self.rejected_share(v["rejected"]) for name, v in phases.items()},
             "rule": self._rule(final).to_json(),
         }
         for entry, loss in zip(content["front"], held_out, strict=False):
@@ -169,17 +170,16 @@ class Outcome:
             )
         return rows
 
-    def _rejected(self, phase: str) -> float:
-        """Share of the lifetimes of a phase's last updates that diverged."""
-        ends = self.search_end("rejected") if phase == "search" else self.end(phase, "rejected")
-        return float(ends.mean()) / self.settings.optimiser.meta_batch
+    def rejected_share(self, rejected: Floats) -> float:
+        """Share of the lifetimes that diverged, of so many rejected of each row's meta-batch."""
+        return float(rejected.mean()) / self.settings.optimiser.meta_batch
 
     def _refits(self) -> dict[tuple[str, ...], _Refit]:
         """What became of each set of survivors."""
         if "refit" not in self.done:
             return {}
         names, n = self.refit_pool().names, self.settings.seeds
-        ends = {name: self.end("refit", name) for name in ("theta", "accuracy", "loss")}
+        ends = {name: self.end("refit", name) for name in ("theta", *MEASURES)}
         columns = [self.pool.index(name) for name in names]
         found = {}
         for k, support in enumerate(self.supports()):
@@ -188,7 +188,8 @@ class Outcome:
             theta[:, columns] = ends["theta"][rows]
             share = dict(zip(self.pool.names, map(float, (theta != 0).mean(0)), strict=True))
             terms = tuple(name for name in self.pool.names if share[name] > 0.5)
-            found[support] = _Refit(terms, share, theta, ends["accuracy"][rows], ends["loss"][rows])
+            of_seeds = [ends[name][rows] for name in MEASURES]
+            found[support] = _Refit(terms, share, theta, *of_seeds)
         return found
 
 
@@ -204,7 +205,8 @@ class _Refit:
         Share of the seeds that kept each term of the pool.
     theta : array (seeds, terms of the pool)
         Exactly zero where a seed dropped a term.
-    accuracy, loss : array (seeds,)
+    accuracy, loss, rejected : array (seeds,)
+        Lifetimes rejected, of a meta-batch.
     """
 
     terms: tuple[str, ...]
@@ -212,6 +214,7 @@ class _Refit:
     theta: Floats
     accuracy: Floats
     loss: Floats
+    rejected: Floats
 
 
 def _front(c: Candidate, refit: _Refit | None) -> dict[str, Any]:

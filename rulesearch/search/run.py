@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +23,11 @@ from rulesearch.report.result import Result
 from rulesearch.rules import Rule
 from rulesearch.search.config import Experiment
 from rulesearch.search.device import device_here
-from rulesearch.search.evaluation import control, evaluate_rules
+from rulesearch.search.evaluation import control, controls, evaluate_rules
 from rulesearch.search.events import EventSink
 from rulesearch.search.folder import Checkpoint, RunFolder
 from rulesearch.search.manifest import begun_with, check_same, correlations, manifest_of
-from rulesearch.search.outcome import CONTROLS, Outcome, search_phase
+from rulesearch.search.outcome import Outcome, search_phase
 from rulesearch.search.phase import Phase
 from rulesearch.search.ranks import ALONE, Ranks
 from rulesearch.search.selection import group_losses, kept_terms
@@ -167,7 +168,7 @@ class _Search:
         if self.stability is not None:
             lam = self.outcome.pick(held_out)
             self._run_phase(self._stability_phase(self.stability, lam))
-        for name in CONTROLS if settings.controls else ():
+        for name in controls(self.experiment.network) if settings.controls else ():
             self._run_phase(self._control_phase(name))
         result = self.outcome.result(held_out)
         learner = PlasticityLearner(self.experiment.network, self.experiment.pool)
@@ -178,6 +179,8 @@ class _Search:
             result["engine"]["device"] = self.experiment.device
         if self.stability is not None:
             result["stability"] = self._stability(self.stability).to_json()
+            rejected = self.outcome.end(self._halved, "rejected")
+            result["rejected"][STABILITY] = self.outcome.rejected_share(rejected)
         with self.folder.writing():
             Rule.from_json(result["rule"]).save(self.folder.path / "rule.json")
             content = json.dumps(sealed(result), indent=1) + "\n"
@@ -330,11 +333,19 @@ class _Search:
         return STABILITY if self.lam is None else f"{STABILITY}-{self.lam}"
 
     def _stability(self, chosen: StabilitySpec) -> Stability:
-        pool = self.experiment.pool
+        pool, settings = self.experiment.pool, self.experiment.settings
         t = self.outcome.end(self._halved, "theta") / self.scales.numpy()
-        kept = kept_terms(t, self.experiment.settings.keep)
+        rejected = np.array(self.outcome.history(self._halved).rejected)
+        learnt = (2 * rejected < settings.optimiser.meta_batch).any(0)  # an update was taken
         groups = collinear_groups(correlations(self.experiment).numpy(), chosen.collinear)
-        return Stability(pool.names, kept, chosen.threshold, groups, chosen.false_terms)
+        return Stability(
+            pool.names,
+            kept_terms(t, settings.keep)[learnt],
+            chosen.threshold,
+            groups,
+            chosen.false_terms,
+            left_out=int((~learnt).sum()),
+        )
 
     def _control_phase(self, name: str) -> Phase:
         """The rate of the gradient alone, with W's transpose or the network's own feedback."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rulesearch.analysis.stability import expected_false, threshold_for
 from rulesearch.errors import ConfigError
 from rulesearch.tasks import FewShot, TaskFamily
 
-__all__ = ["Stability", "halves"]
+__all__ = ["CHOICES", "Stability", "halves"]
 
 CHOICES = ("ways", "shots", "queries", "replacement", "fixed_images")
 
@@ -58,12 +58,16 @@ class Stability:
     names : sequence of str
         Of the terms.
     kept : array (searches, terms)
+        Of the searches that learnt anything; where lifetimes diverged throughout, what stays is
+        where a search began.
     threshold : float
         Share of the searches from which on a term is called stable.
     groups : sequence of sequence of int
         Terms whose updates are collinear: a search keeps one of them where another would do.
     false_terms : float or None
         Raise the threshold until no more useless terms are expected.
+    left_out : int
+        Searches that took no update.
     """
 
     names: Sequence[str]
@@ -71,6 +75,7 @@ class Stability:
     threshold: float
     groups: Sequence[Sequence[int]]
     false_terms: float | None = None
+    left_out: int = 0
 
     @property
     def level(self) -> float:
@@ -82,13 +87,17 @@ class Stability:
     @property
     def selected(self) -> float:
         """Terms that a search keeps on average."""
-        return float(self.kept.sum(1).mean())
+        return float(self._mean(self.kept.sum(1)))
+
+    def _mean(self, of_searches: ArrayLike) -> Any:
+        """The mean over the searches; nothing where there is none."""
+        return np.sum(of_searches, axis=0) / max(1, len(self.kept))
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        share, level = self.kept.mean(0), self.level
+        share, level = self._mean(self.kept), self.level
         groups = {term: list(group) for group in self.groups for term in group}
-        together = {k: float(self.kept[:, group].any(1).mean()) for k, group in groups.items()}
+        together = {k: float(self._mean(self.kept[:, of].any(1))) for k, of in groups.items()}
         rows = [
             {
                 "name": name,
@@ -103,6 +112,7 @@ class Stability:
         ]
         return {
             "searches": len(self.kept),
+            "left_out": self.left_out,
             "threshold": level if level <= 1 else None,
             "selected": self.selected,
             "expected_false": expected_false(self.selected, len(self.names), level)
