@@ -18,6 +18,7 @@ from rulesearch.search import evaluation
 from rulesearch.search.evaluation import evaluate_rules
 from rulesearch.search.evidence import TUNING_STREAM
 from rulesearch.search.run import HELD_OUT_STREAM, STABILITY_STREAM, start_search
+from rulesearch.search.selection import group_losses
 from rulesearch.search.sweep import Study, StudyResult, load_sweep, work
 from rulesearch.search.sweep.worker import STREAM
 from rulesearch.tasks import FewShot
@@ -181,10 +182,10 @@ def test_examples_are_sound(example: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def judged(run: Path, tasks: FewShot, network: rs.PlasticNetwork, stream: int) -> list[float]:
-    """Twenty medians of one loss each, for a sweep whose trials are judged in twenty lifetimes."""
+    """Medians of groups of losses, for a sweep whose trials are judged in twenty lifetimes."""
     rule = rs.Rule.load(run / "rule.json")
     [score] = evaluate_rules({"rule": (rule, network)}, tasks, 20, 0, stream)
-    return score.loss.tolist()
+    return group_losses(score.loss).tolist()
 
 
 def test_trials_of_other_tasks_are_judged_on_the_same(

@@ -42,8 +42,8 @@ class Score:
     Attributes
     ----------
     losses : list of float
-        Medians of the losses of twenty groups of lifetimes: a single lifetime on the edge of
-        stability can lose millions.
+        Medians of the losses of twenty groups of lifetimes, or of as many as have five: a single
+        lifetime on the edge of stability can lose millions.
     accuracy : float or None
         Mean over the lifetimes; None where targets are no labels.
     lam : float
