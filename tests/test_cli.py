@@ -162,6 +162,14 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "lambda twice": ("grammar: pool10\npenalty: {lam: [1, 1]}\n", "2:16: 'lam': should not name"),
     "unknown penalty": ("grammar: pool10\npenalty: {name: l3}\n", "2:17: 'name': should be 'none'"),
     "ramp": ("grammar: pool10\noptimiser: {ramp: [9, 3]}\n", "2:19: 'ramp': should be two updates"),
+    "ramp beyond the episodes": (
+        "grammar: pool10\nepisodes: 30\noptimiser: {ramp: [40, 80]}\n",
+        "3:19: the penalty comes in along the ramp [40, 80], which ends after the last of 30 epi",
+    ),
+    "lambdas of no penalty": (
+        "grammar: pool10\npenalty: {name: none, lam: [1, 2]}\n",
+        "2:28: there are 2 lambdas and no penalty that they could weigh; give one alone, or a pen",
+    ),
     "unknown family": (
         "grammar: pool10\ntasks: {family: linear-teachr}\n",
         "2:17: 'family': should be 'few-shot' or 'linear-teacher'; did you mean 'linear-teacher'?",

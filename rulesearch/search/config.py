@@ -121,6 +121,18 @@ class Experiment:
                 f"{network.activation} cannot be differentiated twice, and the meta-gradient goes "
                 "through errors that hold its derivative already; use softplus"
             ).about("network", "activation")
+        settings = self.settings
+        if settings.ramp[1] > settings.episodes:
+            raise ConfigError(
+                f"the penalty comes in along the ramp {list(settings.ramp)}, which ends after the "
+                f"last of {settings.episodes} episodes; give one that ends within them, or null, "
+                "which is from a tenth to a fifth of them"
+            ).about("optimiser", "ramp")
+        if settings.penalty.name == "none" and len(settings.lams) > 1:
+            raise ConfigError(
+                f"there are {len(settings.lams)} lambdas and no penalty that they could weigh; "
+                "give one alone, or a penalty, as proximal-l1"
+            ).about("penalty", "lam")
         if not self.pool:
             raise ConfigError("the pool is empty: there is no term to search for")
         if not any(self.pool.init):
@@ -130,7 +142,7 @@ class Experiment:
             )
         check_answers("tasks", tasks, network)
         PlasticityLearner(network, self.pool)  # refuses terms whose signals the network lacks
-        if self.settings.stability is not None:
+        if settings.stability is not None:
             halves(tasks, 1, 0)  # refuses to halve too few classes
 
     def to_yaml(self) -> str:
@@ -187,10 +199,9 @@ def read_config(
             f"{path}:1:1: this is a search, for it has no 'sweep'; run it with 'rulesearch search "
             f"{path}', or say under 'sweep:' what varies"
         )
-    validate(model, document, WHAT)
-    for override in overrides:
+    for override in overrides if isinstance(document.data, dict) else ():
         document = _overridden(document, override)
-        validate(model, document, WHAT)
+    validate(model, document, WHAT)
     return document
 
 
