@@ -66,6 +66,12 @@ def test_what_varies_is_set_as_a_whole(end: str, sweep_config: Any, run_main: An
     assert load_sweep(path, [remedy]).spec.over == {"penalty.lam": [1, 2]}
 
 
+def test_settings_that_need_one_another_are_set_together(sweep_config: Any) -> None:
+    text = f"{BASE}  over: {{penalty.lam: [1, 5]}}\n  sampler: random\n  trials: 4\n"
+    sweep = load_sweep(sweep_config(text), ["sweep.sampler=grid", "sweep.trials=2"])
+    assert (sweep.spec.kind, sweep.trials) == ("grid", 2)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_the_same_seed_gives_the_same_trials(
     sampler: str, sweep_config: Any, tmp_path: Path
@@ -124,6 +130,10 @@ MISTAKES = [
     ("{stability.pairs: [2, 4]}", 13, "stability is asked of the pick alone"),
     ("{seed: [0, 1]}", 13, "'seed' is the same in all trials: trials are compared on the same"),
     ("{tasks: [{family: linear-teacher}]}", 13, "these are of another family"),
+    ("{tasks.hold_out: [4, 2]}", 13, "tasks.hold_out: which classes are held out is the same in"),
+    ("{tasks: [{ways: 2, hold_out: 4}]}", 13, "tasks: which classes are held out is the same in"),
+    ("{optimiser.rate: [1, 2], optimiser: [{rate: 3}]}", 13, "is a part of 'optimiser', which is"),
+    ("{penalty: [{lam: 1}], penalty.lam: {low: 1, high: 2}}\n  trials: 3", 13, "'penalty.lam' is"),
     ("{penalty.lam: {low: 1, high: 2}}", 12, "missing key 'trials': how many"),
     ("{penalty.lam: [1, 2]}\n  trials: 7", 12, "this grid has 2 trials"),
     ("{penalty.lam: [1, 2]}\n  pruner: medain", 14, "did you mean 'median'?"),
