@@ -15,6 +15,7 @@ from tiny_search import POOL, tiny_search
 import rulesearch as rs
 from rulesearch.errors import RunError
 from rulesearch.outer import Unrolled
+from rulesearch.report.page import write_report
 from rulesearch.search.outcome import Outcome
 from rulesearch.search.phase import History
 from rulesearch.search.selection import candidates, kept_terms, pick
@@ -124,6 +125,18 @@ def test_penalties_run(penalty: rs.L1, tmp_path: Path) -> None:
     zeros = (last == 0).sum()
     assert zeros > 0 if penalty.name == "proximal-l1" else zeros == 0
     assert result.content["pick"]["lam"] == penalty.lam
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    result = tiny_search(tmp_path / "run", seeds=1)
+    kept = [row for row in result.content["table"] if row["kept"]]
+    assert {(row["spread"], row["interval"]) for row in kept} == {(None, None)}
+    assert "±" not in str(result)
+    assert r"\pm" not in result.latex_table()
+    achieved = [line for line in str(result).splitlines() if line.startswith("   ")][-2:]
+    assert [line[:10] for line in achieved] == ["   pool wi", "   survivo"]
+    assert all(line.endswith("  -") for line in achieved)
+    assert write_report(result.path).read_text().count('<td class="n">-</td></tr>') == 2
 
 
 def test_a_penalty_above_everything_leaves_no_rule(tmp_path: Path) -> None:

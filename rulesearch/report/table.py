@@ -23,6 +23,7 @@ __all__ = [
     "front_columns",
     "front_figure",
     "front_terms",
+    "interval_text",
     "latex_coefficient",
     "latex_table",
     "measure",
@@ -56,6 +57,7 @@ class Achievement(NamedTuple):
     """What one phase achieves over the seeds, with a 98% bootstrap interval.
 
     ``centre`` is the mean of accuracies, or the median of losses, which are heavy in the tail.
+    Of a single seed there is no interval.
     ``p`` is the one-sided Mann-Whitney probability that feedback alignment does as well,
     None for feedback alignment itself or without that control.
     """
@@ -63,8 +65,8 @@ class Achievement(NamedTuple):
     phase: str
     name: str
     centre: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float | None
 
 
@@ -94,7 +96,8 @@ def achievements(result: Result) -> list[Achievement]:
         if phase != "feedback_alignment" and control.size:
             better: Literal["greater", "less"] = "greater" if name == "accuracy" else "less"
             p = mann_whitney(values, control, better).p
-        rows.append(Achievement(phase, PHASE_NAMES[phase], centre, low, high, p))
+        row = Achievement(phase, PHASE_NAMES[phase], centre, low, high, p)
+        rows.append(row if values.size > 1 else row._replace(low=None, high=None))
     return rows
 
 
@@ -241,7 +244,7 @@ def stability_rows(result: Result) -> list[list[str]]:
                 f"{row['share']:.0%}",
                 f"{row['group_share']:.0%}" if row["with"] else NONE,
                 " ".join(row["with"]) or NONE,
-                f"{number(ends[0])} to {number(ends[1])}" if ends else NONE,
+                interval_text(*ends) if ends else NONE,
             ]
         )
     return rows
@@ -279,8 +282,7 @@ def _achievements(result: Result) -> str:
     found = achievements(result)
     tested = any(row.p is not None for row in found)
     for row in found:
-        interval = f"{number(row.low)} to {number(row.high)}"
-        rows.append(["", row.name, number(row.centre), interval])
+        rows.append(["", row.name, number(row.centre), interval_text(row.low, row.high)])
     if tested:
         chances = ["" if row.p is None else f"{row.p:.2g}" for row in found]
         for cells, cell in zip(rows, ["p vs feedback alignment", *chances], strict=True):
@@ -295,6 +297,11 @@ def number(value: float | None, form: str = "") -> str:
     size = abs(value)
     plain = ".3f" if size >= 0.1 or size == 0 else "#.3g"
     return format(value, plain if size == 0 or 1e-4 <= size < 1e4 else ".2e")
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """``0.676 to 0.688``, or a dash where there is no interval."""
+    return NONE if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
 def latex_table(result: Result) -> str:
