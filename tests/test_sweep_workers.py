@@ -292,11 +292,9 @@ def test_the_command_replaces_workers_stops_and_goes_on(
 
 
 def test_a_sweep_without_a_rule_says_so(sweep_config: Any, tmp_path: Path, run_main: Any) -> None:
-    text = BASE.replace("rate: 1.0e-3", "reject: false").replace("episodes: 12", "episodes: 2")
-    path, folder = (
-        sweep_config(f"{text}  over: {{optimiser.rate: [1.0e+6, 1.0e+7]}}\n"),
-        tmp_path / "s",
-    )
+    text = BASE.replace("rate: 1.0e-3", "reject: false").replace("episodes: 12", "episodes: 6")
+    path = sweep_config(f"{text}  over: {{optimiser.rate: [1.0e+6, 1.0e+7]}}\n")
+    folder = tmp_path / "study"
     status, out, err = run_main("sweep", path, "--out", folder)
     said = f"{folder}: no trial came to a rule: 2 failed; trial 0: a lifetime diverged at update 1"
     assert status == 2
