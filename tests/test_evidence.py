@@ -242,6 +242,9 @@ def test_columns_that_hold_nothing_are_left_out() -> None:
     assert row.endswith("  0/200")
     [told] = found.to_json()["rows"]
     assert told["accuracy"] is None  # as before
+    alone = {"network": network, "tasks": teacher, "lifetimes": 1}
+    heading, *_ = rs.evaluate({"one": rs.Rule(POOL, {"F0": 0.03})}, **alone).table().splitlines()
+    assert heading.split() == ["median", "loss", "diverged"]  # one lifetime has no interval
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,8 @@ def test_one_standard_error_on_constructed_fronts() -> None:
     assert pick([9, 1], [best, lucky]) == 0
     loss = np.concatenate([np.full(9, 1.0), [np.nan], np.full(5, 3.0), [np.inf] * 5])
     np.testing.assert_array_equal(group_losses(loss, 2), [1.0, np.inf])
-    assert group_losses(np.ones(3)).shape == (3,)
+    sizes = {n: group_losses(np.ones(n)).shape for n in (3, 20, 40, 99, 100, 200)}
+    assert sizes == {3: (1,), 20: (4,), 40: (8,), 99: (19,), 100: (20,), 200: (20,)}
 
 
 # -- killed --

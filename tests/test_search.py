@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tiny_search import POOL, tiny_search
 import rulesearch as rs
 from rulesearch.errors import RunError
 from rulesearch.outer import Unrolled
+from rulesearch.report.page import write_report
 from rulesearch.search.outcome import Outcome
 from rulesearch.search.phase import History
 from rulesearch.search.selection import candidates, kept_terms, pick
@@ -125,6 +127,40 @@ def test_penalties_run(penalty: rs.L1, tmp_path: Path) -> None:
     zeros = (last == 0).sum()
     assert zeros > 0 if penalty.name == "proximal-l1" else zeros == 0
     assert result.content["pick"]["lam"] == penalty.lam
+
+
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        (
+            {"ramp": (4, 17)},
+            "ramp [4, 17], which ends after the last of 16 episodes, so that no",
+        ),
+        ({"penalty": rs.NoPenalty(), "lams": [1.0, 2.0]}, "no penalty that the 2 lambdas could we"),
+        ({"ramp": (4, 16)}, None),
+        ({"ramp": (4, 17), "penalty": rs.NoPenalty()}, None),
+    ],
+)
+def test_lambdas_that_weigh_nothing_are_told(
+    given: dict[str, Any], note: str | None, tmp_path: Path
+) -> None:
+    heard: list[Mapping[str, Any]] = []
+    result = tiny_search(tmp_path / "run", episodes=16, sinks=[heard.append], **given)
+    told = [each for each in result.notes if "lambda" in each]
+    assert [note in each for each in told] == ([True] if note else [])
+    assert [e["text"] for e in heard if e["event"] == "note"] == [n[6:-1] for n in told]
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    result = tiny_search(tmp_path / "run", seeds=1)
+    kept = [row for row in result.content["table"] if row["kept"]]
+    assert {(row["spread"], row["interval"]) for row in kept} == {(None, None)}
+    assert "±" not in str(result)
+    assert r"\pm" not in result.latex_table()
+    achieved = [line for line in str(result).splitlines() if line.startswith("   ")][-2:]
+    assert [line[:10] for line in achieved] == ["   pool wi", "   survivo"]
+    assert all(line.endswith("  -") for line in achieved)
+    assert write_report(result.path).read_text().count('<td class="n">-</td></tr>') == 2
 
 
 def test_a_penalty_above_everything_leaves_no_rule(tmp_path: Path) -> None:

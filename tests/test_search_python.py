@@ -137,6 +137,8 @@ def test_a_search_that_does_not_begin_leaves_no_folder(
         ({"meta_bach": 2}, "a search has no setting 'meta_bach'; did you mean 'meta_batch'"),
         ({"lams": [1.0, 1.0]}, "should not name one lambda twice"),
         ({"lams": []}, "at least 1 item"),
+        ({"lams": "10"}, "lams should be a list of lambdas, or a path of them, not of type str"),
+        ({"lams": {"low": 1, "high": 1.0002, "number": 4}}, "needs ends further apart: two lam"),
         ({"ramp": (9, 3)}, "the earlier one first"),
         ({"penalty": rs.ProximalL1(1.0), "lams": [-1.0]}, "greater than or equal to 0"),
         ({"rate": float("nan")}, "rate=nan"),

@@ -18,6 +18,7 @@ from rulesearch.search import evaluation
 from rulesearch.search.evaluation import evaluate_rules
 from rulesearch.search.evidence import TUNING_STREAM
 from rulesearch.search.run import HELD_OUT_STREAM, STABILITY_STREAM, start_search
+from rulesearch.search.selection import group_losses
 from rulesearch.search.sweep import Study, StudyResult, load_sweep, work
 from rulesearch.search.sweep.worker import STREAM
 from rulesearch.tasks import FewShot
@@ -63,6 +64,12 @@ def test_what_varies_is_set_as_a_whole(end: str, sweep_config: Any, run_main: An
     assert err.startswith(f"--set sweep.over.{end.partition('=')[0]}: keys in 'sweep.over' have ")
     assert f"give all of it, as --set '{remedy}', or" in err
     assert load_sweep(path, [remedy]).spec.over == {"penalty.lam": [1, 2]}
+
+
+def test_settings_that_need_one_another_are_set_together(sweep_config: Any) -> None:
+    text = f"{BASE}  over: {{penalty.lam: [1, 5]}}\n  sampler: random\n  trials: 4\n"
+    sweep = load_sweep(sweep_config(text), ["sweep.sampler=grid", "sweep.trials=2"])
+    assert (sweep.spec.kind, sweep.trials) == ("grid", 2)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -123,6 +130,10 @@ MISTAKES = [
     ("{stability.pairs: [2, 4]}", 13, "stability is asked of the pick alone"),
     ("{seed: [0, 1]}", 13, "'seed' is the same in all trials: trials are compared on the same"),
     ("{tasks: [{family: linear-teacher}]}", 13, "these are of another family"),
+    ("{tasks.hold_out: [4, 2]}", 13, "tasks.hold_out: which classes are held out is the same in"),
+    ("{tasks: [{ways: 2, hold_out: 4}]}", 13, "tasks: which classes are held out is the same in"),
+    ("{optimiser.rate: [1, 2], optimiser: [{rate: 3}]}", 13, "is a part of 'optimiser', which is"),
+    ("{penalty: [{lam: 1}], penalty.lam: {low: 1, high: 2}}\n  trials: 3", 13, "'penalty.lam' is"),
     ("{penalty.lam: {low: 1, high: 2}}", 12, "missing key 'trials': how many"),
     ("{penalty.lam: [1, 2]}\n  trials: 7", 12, "this grid has 2 trials"),
     ("{penalty.lam: [1, 2]}\n  pruner: medain", 14, "did you mean 'median'?"),
@@ -181,10 +192,10 @@ def test_examples_are_sound(example: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def judged(run: Path, tasks: FewShot, network: rs.PlasticNetwork, stream: int) -> list[float]:
-    """Twenty medians of one loss each, for a sweep whose trials are judged in twenty lifetimes."""
+    """Medians of groups of losses, for a sweep whose trials are judged in twenty lifetimes."""
     rule = rs.Rule.load(run / "rule.json")
     [score] = evaluate_rules({"rule": (rule, network)}, tasks, 20, 0, stream)
-    return score.loss.tolist()
+    return group_losses(score.loss).tolist()
 
 
 def test_trials_of_other_tasks_are_judged_on_the_same(

@@ -140,6 +140,15 @@ def test_a_score_is_the_mean_of_twenty_medians() -> None:
     assert score.values(["loss", "terms"]) == [score.loss, 2.0]
 
 
+@pytest.mark.parametrize("lifetimes", [20, 40, 59, 100])
+def test_one_lifetime_that_diverges_fails_no_trial(lifetimes: int) -> None:
+    for where in range(lifetimes):
+        loss = np.ones(lifetimes)
+        loss[where] = np.nan
+        score = Score.of(RULE, 2.0, loss, np.ones(lifetimes))
+        assert (score.loss, score.error) == (1.0, 0.0)
+
+
 def test_two_objectives_show_the_front(sweep_config: Any, tmp_path: Path) -> None:
     path = sweep_config(RANGES.replace("trials: 12", "trials: 4\n  objectives: [loss, terms]"))
     losses, terms = [0.5, 0.4, 0.6, 0.45], [2, 3, 1, 3]

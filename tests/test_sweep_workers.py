@@ -41,11 +41,12 @@ def test_a_trial_killed_as_its_folder_was_made(whole_sweep: Path, tmp_path: Path
 
 
 def test_a_trial_that_makes_no_search_fails_and_says_why(sweep_config: Any, tmp_path: Path) -> None:
-    text = f"{BASE}  over: {{tasks.ways: [3, 8], tasks.hold_out: [0, 4]}}\n"
-    result = swept(sweep_config(text.replace("episodes: 12", "episodes: 2")), tmp_path / "study")
-    states = {tuple(t["values"].values()): t["state"] for t in result.content["trials"]}
-    assert states == {(3, 0): "done", (3, 4): "done", (8, 0): "done", (8, 4): "failed"}
-    assert "trial 3 failed: data set 'digits': 8-way tasks need 8 classes" in str(result)
+    path = sweep_config(f"{BASE}  over: {{episodes: [12, 2], optimiser.ramp: [[0, 1], [4, 8]]}}\n")
+    result = swept(path, tmp_path / "study")
+    states = [(*t["values"].values(), t["state"]) for t in result.content["trials"]]
+    assert states[:3] == [(12, [0, 1], "done"), (12, [4, 8], "done"), (2, [0, 1], "done")]
+    assert states[3] == (2, [4, 8], "failed")
+    assert "trial 3 failed: the penalty comes in along the ramp [4, 8], which ends" in str(result)
 
 
 def test_a_trial_that_diverges_fails_and_says_why(sweep_config: Any, tmp_path: Path) -> None:
@@ -288,6 +289,21 @@ def test_the_command_replaces_workers_stops_and_goes_on(
     assert {**shown, "sha256": ours["sha256"]} == ours
     rule = rs.Rule.load(folder / f"trial-{ours['pick']:04d}" / "rule.json")
     assert run_main("show", folder, "--latex")[1].strip().endswith(rule.latex())
+
+
+def test_a_sweep_without_a_rule_says_so(sweep_config: Any, tmp_path: Path, run_main: Any) -> None:
+    text = BASE.replace("rate: 1.0e-3", "reject: false").replace("episodes: 12", "episodes: 6")
+    path = sweep_config(f"{text}  over: {{optimiser.rate: [1.0e+6, 1.0e+7]}}\n")
+    folder = tmp_path / "study"
+    status, out, err = run_main("sweep", path, "--out", folder)
+    said = f"{folder}: no trial came to a rule: 2 failed; trial 0: a lifetime diverged at update 1"
+    assert status == 2
+    assert "trial 1 failed: a lifetime diverged" in out
+    assert err.splitlines()[-1].startswith(said)
+    assert run_main("show", folder)[:2] == (0, out)
+    status, out, err = run_main("show", folder, "--latex")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(said)
 
 
 def test_a_sweep_is_followed_to_its_end(

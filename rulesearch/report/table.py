@@ -59,15 +59,16 @@ class Achievement(NamedTuple):
 
     ``centre`` is the mean of accuracies, or the median of losses, which are heavy in the tail.
     Both are of the ``finite`` ones of so many ``seeds``, the others having diverged, and NaN where
-    all have. ``p`` is the one-sided Mann-Whitney probability that feedback alignment does as well,
+    all have; of a single one there is no interval. ``p`` is the one-sided Mann-Whitney
+    probability that feedback alignment does as well,
     a seed that diverged ranked last; None for feedback alignment itself or without that control.
     """
 
     phase: str
     name: str
     centre: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float | None
     finite: int
     seeds: int
@@ -103,7 +104,8 @@ def achievements(result: Result) -> list[Achievement]:
         if phase != "feedback_alignment" and control.size:
             p = mann_whitney(good(values), good(control)).p
         counts = finite.size, values.size
-        rows.append(Achievement(phase, PHASE_NAMES[phase], centre, low, high, p, *counts))
+        row = Achievement(phase, PHASE_NAMES[phase], centre, low, high, p, *counts)
+        rows.append(row if finite.size > 1 else row._replace(low=None, high=None))
     return rows
 
 
@@ -114,11 +116,6 @@ def achievement_note(found: Sequence[Achievement]) -> str:
     tested = any(row.p is not None for row in found)
     ranked = ", in p the others rank last" if tested else ""
     return f"those that did not diverge, of how many; figures are over them{ranked}"
-
-
-def interval_text(row: Achievement) -> str:
-    """``0.52 to 0.54``; a dash where every seed diverged."""
-    return f"{number(row.low)} to {number(row.high)}" if row.finite else NONE
 
 
 def front_columns(result: Result) -> list[tuple[str, str]]:
@@ -265,7 +262,7 @@ def stability_rows(result: Result) -> list[list[str]]:
                 f"{row['share']:.0%}" if searched else NONE,
                 f"{row['group_share']:.0%}" if searched and row["with"] else NONE,
                 " ".join(row["with"]) or NONE,
-                f"{number(ends[0])} to {number(ends[1])}" if ends else NONE,
+                interval_text(*ends) if ends else NONE,
             ]
         )
     return rows
@@ -310,7 +307,7 @@ def _achievements(result: Result) -> str:
     found = achievements(result)
     note, align = achievement_note(found), "<<><"
     for row in found:
-        rows.append(["", row.name, number(row.centre), interval_text(row)])
+        rows.append(["", row.name, number(row.centre), interval_text(row.low, row.high)])
     if note:
         align += ">"
         _add(rows, "seeds", (f"{row.finite}/{row.seeds}" for row in found))
@@ -337,6 +334,11 @@ def number(value: float | None, form: str = "") -> str:
     size = abs(value)
     plain = ".3f" if size >= 0.1 or size == 0 else "#.3g"
     return format(value, plain if size == 0 or 1e-4 <= size < 1e4 else ".2e")
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """``0.676 to 0.688``, or a dash where there is no interval."""
+    return NONE if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
 def latex_table(result: Result) -> str:

@@ -187,10 +187,9 @@ def read_config(
             f"{path}:1:1: this is a search, for it has no 'sweep'; run it with 'rulesearch search "
             f"{path}', or say under 'sweep:' what varies"
         )
-    validate(model, document, WHAT)
-    for override in overrides:
+    for override in overrides if isinstance(document.data, dict) else ():
         document = _overridden(document, override)
-        validate(model, document, WHAT)
+    validate(model, document, WHAT)
     return document
 
 

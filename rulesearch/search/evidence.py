@@ -222,7 +222,8 @@ class Evidence:
         for row in self.rows:
             p = "" if row.p is None else f"{row.p:.2g}"
             shown = "" if row.condition == last else row.condition
-            figures = [*_figures(row.accuracy), *_figures(row.loss)]
+            alone = row.lifetimes - row.diverged < 2
+            figures = [*_figures(row.accuracy, alone), *_figures(row.loss, alone)]
             line = [shown, row.rule, *figures, f"{row.diverged}/{row.lifetimes}", p]
             cells.append(line[: len(heading)])
             last = row.condition
@@ -236,11 +237,12 @@ class Evidence:
         return "\n\n".join([laid, *(f"Note: {note}." for note in self.notes)])
 
 
-def _figures(interval: list[float] | None) -> list[str]:
+def _figures(interval: list[float] | None, alone: bool) -> list[str]:
+    """The figure and its interval; there is none of a single lifetime."""
     if interval is None:
         return [NOTHING, NOTHING]
     centre, low, high = interval
-    return [f"{centre:.3f}", f"{low:.3f} to {high:.3f}"]
+    return [f"{centre:.3f}", NOTHING if alone else f"{low:.3f} to {high:.3f}"]
 
 
 def baseline_among(contenders: Sequence[Contender], baseline: str | None) -> str | None:

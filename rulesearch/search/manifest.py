@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,14 +34,13 @@ Probe: TypeAlias = tuple[NetworkState, Tensor | Indexed, Tensor]
 def manifest_of(experiment: Experiment) -> dict[str, Any]:
     """Return the manifest of a run that begins now."""
     probe = _probe(experiment)
-    note = explodes(experiment.tasks, experiment.network, experiment.pool.symbols, probe[1])
     return {
         "schema": 1,
         "rulesearch": __version__,
         **_identity(experiment),
         "config_sha256": said(experiment.to_yaml()),
         "scales": _scales(experiment, probe).tolist(),
-        "notes": [] if note is None else [note],
+        "notes": list(_notes(experiment, probe[1])),
         "software": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
@@ -54,6 +53,26 @@ def manifest_of(experiment: Experiment) -> dict[str, Any]:
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _notes(experiment: Experiment, x: Tensor | Indexed) -> Iterator[str]:
+    """What speaks against trusting the search, known before it begins."""
+    settings = experiment.settings
+    note = explodes(experiment.tasks, experiment.network, experiment.pool.symbols, x)
+    if note is not None:
+        yield note
+    penalised = settings.penalty.name != "none"
+    if penalised and any(settings.lams) and settings.ramp[1] > settings.episodes:
+        yield (
+            f"the penalty comes in along the ramp {list(settings.ramp)}, which ends after the last "
+            f"of {settings.episodes} episodes, so that no lambda has its whole weight: end it "
+            "within them, or leave it out, for a tenth to a fifth of them"
+        )
+    if not penalised and len(settings.lams) > 1:
+        yield (
+            f"there is no penalty that the {len(settings.lams)} lambdas could weigh, and all of "
+            "them are one search: give one alone, or a penalty, as proximal-l1"
+        )
 
 
 def begun_with(run: Path, manifest: Mapping[str, Any]) -> Experiment:

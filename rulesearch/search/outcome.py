@@ -148,13 +148,18 @@ class Outcome:
         return content
 
     def _table(self, picked: Candidate, final: _Refit, refitted: bool) -> list[dict[str, Any]]:
-        """What is told of each term; a term that no seed kept has a share and no coefficient."""
+        """What is told of each term; a term that no seed kept has a share and no coefficient.
+
+        Of a single seed there is no spread and no interval.
+        """
         _, low, high = bootstrap_interval(final.theta)
         columns = (final.theta.mean(0), final.theta.std(0), np.stack([low, high], 1))
         rows = []
         for term, *numbers in zip(self.pool, *(c.tolist() for c in columns), strict=True):
             share = final.share[term.name]
             coefficient, spread, interval = numbers if share else (None, None, None)
+            if len(final.theta) < 2:
+                spread = interval = None
             rows.append(
                 {
                     "name": term.name,

@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 GROUPS = 20
+MEMBERS = 5  # of a group, at least: the median of one or two values stands no outlier
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,12 @@ def standard_error(values: Floats) -> float:
 
 
 def group_losses(loss: Floats, groups: int = GROUPS) -> Floats:
-    """Medians of the losses of groups of lifetimes, ``(groups,)``.
+    """Medians of the losses of groups of lifetimes, ``(groups,)``; fewer of few lifetimes.
 
     A single lifetime on the edge of stability can lose millions, so a mean over lifetimes has no
-    useful error; over the medians of groups of them it has. One that diverged lost everything.
+    useful error; over the medians of groups of five or more it has. One that diverged lost
+    everything.
     """
+    groups = max(1, min(groups, len(loss) // MEMBERS))
     lost = np.where(np.isfinite(loss), loss, np.inf)
-    return np.array([np.median(part) for part in np.array_split(lost, min(groups, len(lost)))])
+    return np.array([np.median(part) for part in np.array_split(lost, groups)])

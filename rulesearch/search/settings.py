@@ -83,12 +83,14 @@ class PathSpec(Spec):
     @model_validator(mode="after")
     def _sound(self) -> PathSpec:
         ends = (self.low, self.high, self.number)
-        if (self.values is None) == (ends == (None, None, None)) or (
-            self.values is None and None in ends
-        ):
+        if None in ends if self.values is None else ends != (None, None, None):
             raise PydanticCustomError("path", "needs 'low', 'high' and 'number', or 'values' alone")
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise PydanticCustomError("path", "should have 'low' below 'high'")
+        if len(set(self.lams)) < len(self.lams):
+            raise PydanticCustomError(
+                "path", "needs ends further apart: two lambdas are equal"
+            )
         return self
 
     @property
@@ -96,8 +98,7 @@ class PathSpec(Spec):
         """The lambdas, in order; those of a series to four digits, as a table prints them."""
         if self.low is None or self.high is None or self.number is None:
             return tuple(sorted(self.values or ()))
-        series = np.geomspace(self.low, self.high, self.number)
-        return tuple(float(f"{lam:.4g}") for lam in series)
+        return tuple(float(f"{lam:.4g}") for lam in np.geomspace(self.low, self.high, self.number))
 
 
 def _kind(lam: Any) -> str:
@@ -372,7 +373,8 @@ def settings_from(
         lam = penalty.lam if isinstance(penalty.lam, float) else list(map(float, penalty.lam))
         data["penalty"] = {"name": penalty.name, "lam": lam}
     if lams is not None:
-        check_kind("lams", lams, (Sequence, Mapping), "a list of lambdas, or a path of them")
+        kinds = (Mapping,) if isinstance(lams, str | bytes) else (Sequence, Mapping)
+        check_kind("lams", lams, kinds, "a list of lambdas, or a path of them")
         data["penalty"]["lam"] = dict(lams) if isinstance(lams, Mapping) else list(lams)
     known = {*OptimiserSpec.model_fields, *Settings.model_fields} - {"penalty", "optimiser"}
     for name, value in changes.items():

@@ -51,7 +51,8 @@ def run_sweep(
     Raises
     ------
     RuleSearchError
-        For a mistake in the configuration, or one that a worker met.
+        For a mistake in the configuration, or one that a worker met; and, below the table, where
+        no trial came to a rule.
     """
     document = read_config(config, overrides, SweepConfig)
     sweep = sweep_said(document, config)
@@ -86,6 +87,7 @@ def run_sweep(
         _say(f"{why}; {left} trials are left, and the same command goes on with them")
         return INTERRUPTED
     print_study(study.folder)
+    _ = StudyResult.load(study.folder).rule
     return 0
 
 

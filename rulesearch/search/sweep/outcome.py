@@ -42,8 +42,8 @@ class Score:
     Attributes
     ----------
     losses : list of float
-        Medians of the losses of twenty groups of lifetimes: a single lifetime on the edge of
-        stability can lose millions.
+        Medians of the losses of twenty groups of lifetimes, or of as many as have five: a single
+        lifetime on the edge of stability can lose millions.
     accuracy : float or None
         Mean over the lifetimes; None where targets are no labels.
     lam : float
@@ -203,8 +203,19 @@ class StudyResult:
             If no trial is done.
         """
         if self.pick is None:
-            raise RunError(f"{self.path}: no trial is done yet")
+            raise RunError(f"{self.path}: {self.failure or 'no trial is done yet'}")
         return Rule.from_json(self.pick["rule"])
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is no rule, and will be none; None while there is, or may be."""
+        counts = self.counts()
+        if set(counts) - {"failed", "pruned"}:
+            return None
+        told = ", ".join(f"{count} {state}" for state, count in counts.items())
+        failed = next((t for t in self.content["trials"] if t["state"] == "failed"), None)
+        first = "" if failed is None else f"; trial {failed['number']}: {failed['reason']}"
+        return f"no trial came to a rule: {told}{first}"
 
     def counts(self) -> dict[str, int]:
         """How many trials are in each state."""

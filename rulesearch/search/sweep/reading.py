@@ -98,6 +98,11 @@ def _distribution(
         raise ConfigError(
             f"{whole.key_place(at)}: '{key}' is the same in all trials: {SAME[steps[0]]}"
         )
+    if part := next((other for other in spec.over if other.startswith(f"{key}.")), None):
+        raise ConfigError(
+            f"{whole.key_place((*at[:2], part))}: '{part}' is a part of '{key}', which is swept "
+            "too and would undo it; sweep one of them"
+        )
 
     def placed(value: Any, *where: str | int) -> Document:
         place = whole.place((*at, *where))
@@ -117,6 +122,12 @@ def _distribution(
                 f"{document.place(steps)}: {key}: trials are judged on the configuration's own "
                 "tasks, and these are of another family"
             )
+        if _apart(document) != _apart(plain):
+            raise ConfigError(
+                f"{document.place(steps)}: {key}: which classes are held out is the same in all "
+                "trials, for they are judged on the configuration's own; give 'hold_out' and "
+                "'held_out' there, under 'tasks:'"
+            )
 
     if not isinstance(over, RangeSpec):
         where = () if isinstance(over, list) else ("choices",)
@@ -135,6 +146,12 @@ def _distribution(
     for name, end in ends.items():
         check(end, name)
     return FloatDistribution(over.low, over.high, log=over.log)
+
+
+def _apart(document: Document) -> tuple[Any, Any]:
+    """Which classes the tasks of a configuration hold out, and whether they are of those."""
+    tasks = document.data.get("tasks", {})
+    return tasks.get("hold_out", 0), tasks.get("held_out", False)
 
 
 def _takes(document: Document) -> bool:
