@@ -88,9 +88,7 @@ class PathSpec(Spec):
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise PydanticCustomError("path", "should have 'low' below 'high'")
         if len(set(self.lams)) < len(self.lams):
-            raise PydanticCustomError(
-                "path", "needs ends further apart: two lambdas are equal"
-            )
+            raise PydanticCustomError("path", "needs ends further apart: two lambdas are equal")
         return self
 
     @property
