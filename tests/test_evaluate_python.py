@@ -121,7 +121,7 @@ class Longer(Noisy):
         ({"tasks": "digits"}, "tasks should be a family of tasks, not of type str"),
         ({"tasks": {"a": Noisy(0), "b": 3}}, "tasks['b'] should be a family of tasks"),
         ({"tasks": {}}, "tasks: there is none"),
-        ({"tasks": Longer(0)}, "Longer.sample returns for 3 generators: x has shape (8, 3, 3)"),
+        ({"tasks": Longer(0)}, "Longer.sample returns for 2 generators: x has shape (8, 2, 3)"),
         ({"named": "backprop"}, "named should be a list of texts, not of type str"),
         ({"named": [3]}, "each of named should be a text, not of type int"),
         (

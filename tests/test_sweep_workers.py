@@ -41,12 +41,11 @@ def test_a_trial_killed_as_its_folder_was_made(whole_sweep: Path, tmp_path: Path
 
 
 def test_a_trial_that_makes_no_search_fails_and_says_why(sweep_config: Any, tmp_path: Path) -> None:
-    path = sweep_config(f"{BASE}  over: {{episodes: [12, 2], optimiser.ramp: [[0, 1], [4, 8]]}}\n")
-    result = swept(path, tmp_path / "study")
-    states = [(*t["values"].values(), t["state"]) for t in result.content["trials"]]
-    assert states[:3] == [(12, [0, 1], "done"), (12, [4, 8], "done"), (2, [0, 1], "done")]
-    assert states[3] == (2, [4, 8], "failed")
-    assert "trial 3 failed: the penalty comes in along the ramp [4, 8], which ends" in str(result)
+    text = f"{BASE}  over: {{tasks.shots: [4, 120], tasks.queries: [4, 120]}}\n"
+    result = swept(sweep_config(text.replace("episodes: 12", "episodes: 2")), tmp_path / "study")
+    states = {tuple(t["values"].values()): t["state"] for t in result.content["trials"]}
+    assert states == {(4, 4): "done", (4, 120): "done", (120, 4): "done", (120, 120): "failed"}
+    assert "trial 3 failed: data set 'digits': class '8' has 174 images but" in str(result)
 
 
 def test_a_trial_that_diverges_fails_and_says_why(sweep_config: Any, tmp_path: Path) -> None:

@@ -107,10 +107,8 @@ def orthonormality(run: RunData) -> Figure:
         layers = range(1, max(errors.shape[2], 2))
         lines.append(draw_layers(ax, probes.updates, errors, layers, typical=True))
         ax.set_title(PHASE_NAMES[phase])
-    every = [line for drawn in lines for line in drawn]
-    if any((np.isfinite(y := line.band.centre) & (y > 0)).any() for line in every):
-        axes[0].set_yscale("log")
-    set_limits(axes[0], every)
+    axes[0].set_yscale("log")
+    set_limits(axes[0], [line for drawn in lines for line in drawn])
     for ax, drawn in zip(axes, lines, strict=True):
         label_lines(ax, drawn)
     axes[0].set_ylabel(r"orthonormality error $E_W$")
