@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,9 @@ def test_lambdas_that_weigh_nothing_are_told(
     told = [each for each in result.notes if "lambda" in each]
     assert [note in each for each in told] == ([True] if note else [])
     assert [e["text"] for e in heard if e["event"] == "note"] == [n[6:-1] for n in told]
+    page = write_report(result.path).read_text()
+    assert page.count('<p class="warning">') == len(result.notes)
+    assert all(f'<p class="warning">{escape(each, quote=False)}</p>' in page for each in told)
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from rulesearch.files import make_folder, read_manifest, write_atomically
 from rulesearch.report.configuration import check_configuration
 from rulesearch.report.figures import PLATES
+from rulesearch.report.result import notes_of
 from rulesearch.report.run_data import RunData
 from rulesearch.report.style import figure_bytes
 from rulesearch.report.table import (
@@ -105,6 +106,7 @@ def render_page(run: RunData, drawings: Mapping[str, bytes]) -> str:
         result=result,
         subtitle=_subtitle(run),
         pieces=rule_pieces(Rule.from_json(result["rule"]).latex()) if result else [],
+        notes=notes_of(result) if result else (),
         latex_table=latex_table(result) if result else "",
         measure=measure(result) if result else "",
         achievements=found,

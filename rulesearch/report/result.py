@@ -18,7 +18,7 @@ from rulesearch.report.run_data import Curves, RunData, read_result
 from rulesearch.report.table import latex_table, text_table
 from rulesearch.rules import Rule
 
-__all__ = ["Result"]
+__all__ = ["Result", "notes_of"]
 
 DIVERGED = 0.2  # share of lifetimes from which on the result says so
 
@@ -94,17 +94,7 @@ class Result:
     @property
     def notes(self) -> tuple[str, ...]:
         """What speaks against trusting the result, or made it slow, a line each."""
-        engine = self.content.get("engine", {"path": "fused"})
-        compiled = engine["path"] == "fused" or "device" in engine  # on a GPU nobody expects it
-        slow = f"Note: lifetimes ran without the compiled engine: {engine.get('reason')}."
-        diverged = (
-            f"Note: {share:.0%} of the lifetimes of '{phase}' diverged at the end; lower "
-            "optimiser.rate or optimiser.scale_cap."
-            for phase, share in self.content.get("rejected", {}).items()
-            if share > DIVERGED
-        )
-        told = (f"Note: {note}." for note in self.content.get("notes", ()))
-        return (*told, *diverged, *[slow] * (not compiled))
+        return notes_of(self.content)
 
     def summary(self, width: int = 96) -> str:
         """Return the table, the rule and the notes as text."""
@@ -127,3 +117,18 @@ class Result:
 
     def _repr_latex_(self) -> str:
         return self.rule._repr_latex_()
+
+
+def notes_of(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """What speaks against trusting a result, or made it slow, a line each."""
+    engine = content.get("engine", {"path": "fused"})
+    compiled = engine["path"] == "fused" or "device" in engine  # on a GPU nobody expects it
+    slow = f"Note: lifetimes ran without the compiled engine: {engine.get('reason')}."
+    diverged = (
+        f"Note: {share:.0%} of the lifetimes of '{phase}' diverged at the end; lower "
+        "optimiser.rate or optimiser.scale_cap."
+        for phase, share in content.get("rejected", {}).items()
+        if share > DIVERGED
+    )
+    told = (f"Note: {note}." for note in content.get("notes", ()))
+    return (*told, *diverged, *[slow] * (not compiled))
