@@ -95,7 +95,7 @@ def test_names_that_would_hide_a_rule(search: Any, run_main: Any, tmp_path: Path
     status, out, _ = run_main("evaluate", run, "--rules", "backprop", "--lifetimes", 2)
     assert status == 0  # in place of the run's own
     rows = [line.split("  ")[0] for line in out.splitlines()[3:]]
-    assert rows == ["rule", "backprop", "feedback alignment"]
+    assert rows == ["rule", "feedback alignment", "backprop"]
 
 
 def test_symmetric_feedback_has_one_control(search: Any, run_main: Any) -> None:

@@ -60,8 +60,8 @@ class Achievement(NamedTuple):
     ``centre`` is the mean of accuracies, or the median of losses, which are heavy in the tail.
     Both are of the ``finite`` ones of so many ``seeds``, the others having diverged, and NaN where
     all have; of a single one there is no interval. ``p`` is the one-sided Mann-Whitney
-    probability that feedback alignment does as well,
-    a seed that diverged ranked last; None for feedback alignment itself or without that control.
+    probability that feedback alignment does as well, a seed that diverged ranked last; None for
+    feedback alignment itself or without that control.
     """
 
     phase: str

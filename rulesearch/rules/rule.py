@@ -166,11 +166,10 @@ class Rule:
         named = {"y_pre": y_pre, "y_post": y_post, "e_pre": e_pre, "e_post": e_post,
                  "z_post": z_post, "W": W, "B": B, "Omega": Omega}  # fmt: skip
         signals = {name: value for name, value in named.items() if value is not None}
-        given = "z_post" in signals and any(self._named_drives)
-        others = (t for t, named in zip(self.pool, self._named_drives, strict=True) if not named)
-        if given and any("z_post" in t.symbols for t in others):
+        saying, meaning = self._by_drive
+        if saying and meaning and z_post is not None:
             return self._delta_in_two(signals, theta)
-        if "z_post" in self.program.inputs and not given:
+        if "z_post" in self.program.inputs and not (saying and z_post is not None):
             if y_pre is None:
                 raise LearnerError("a term needs z_post = W y_pre: give z_post=, or y_pre=")
             _check_shapes({"W": W, "y_pre": y_pre}, len(self))
@@ -180,30 +179,44 @@ class Rule:
             raise LearnerError(
                 f"the rule needs {', '.join(missing)}: give {', '.join(f'{m}=' for m in missing)}"
             )
-        shaped = signals if theta is None else {**signals, "theta": theta}
-        batch = _check_shapes(shaped, len(self))
+        given = signals if theta is None else {**signals, "theta": theta}
+        batch = _check_shapes(given, len(self))
         if theta is None:
             theta = W.new_tensor(self.theta)
         change = W.new_zeros(()) + compile_torch(self.program)(theta, **signals).delta(W)
         return change.expand(batch + W.shape[-2:])
 
     @cached_property
-    def _named_drives(self) -> tuple[bool, ...]:
-        """Which terms are written with z_post, and not with W * y_pre, which is equal to it."""
-        written = (t.expr.atoms(sympy.MatrixSymbol) for t in self.pool)
-        return tuple(any(str(symbol) == "z_post" for symbol in symbols) for symbols in written)
+    def _by_drive(self) -> tuple[list[int], list[int]]:
+        """Terms that are written with z_post, and those that need it but say W * y_pre."""
+        needing = [row for row, term in enumerate(self.pool) if "z_post" in term.symbols]
+        named = [
+            row
+            for row in needing
+            if any(str(s) == "z_post" for s in self.terms[row].expr.atoms(sympy.MatrixSymbol))
+        ]
+        return named, [row for row in needing if row not in named]
+
+    @cached_property
+    def _halves(self) -> tuple[tuple[list[int], Rule], ...]:
+        """The terms that name z_post and all others, as rules."""
+        named = self._by_drive[0]
+        others = [row for row in range(len(self)) if row not in named]
+        names = self.pool.names
+        return tuple(
+            (rows, Rule(self.pool, {names[row]: self.theta[row] for row in rows}))
+            for rows in (named, others)
+        )
 
     def _delta_in_two(self, signals: Mapping[str, Tensor], theta: Tensor | None) -> Tensor:
         """Terms that name z_post, which is given, apart from those that mean W y_pre."""
         if theta is not None:
             _check_shapes({"W": signals["W"], "theta": theta}, len(self))
-        parts = []
-        for named in (True, False):
-            rows = [row for row, names in enumerate(self._named_drives) if names == named]
-            part = Rule(self.pool, {self.pool.names[row]: self.theta[row] for row in rows})
-            own = None if theta is None else theta[..., rows]
-            parts.append(part.delta(**signals, theta=own))
-        return parts[0] + parts[1]
+        first, second = (
+            part.delta(**signals, theta=None if theta is None else theta[..., rows])
+            for rows, part in self._halves
+        )
+        return first + second
 
     def save(self, path: str | Path) -> Path:
         """Write the rule as JSON, atomically; :meth:`load` reads it."""

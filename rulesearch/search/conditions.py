@@ -85,8 +85,9 @@ def conditions(
 
 
 def _same(one: Condition, other: Condition) -> bool:
-    same = one.tasks is other.tasks or one.tasks.describe() == other.tasks.describe()
-    return one.network == other.network and same
+    return one.network == other.network and (
+        one.tasks is other.tasks or one.tasks.describe() == other.tasks.describe()
+    )
 
 
 def _check_memory(condition: Condition, lifetimes: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,13 @@ from rulesearch.search.evaluation import (
     tasks_for,
     unseen_classes,
 )
-from rulesearch.search.evidence import Contender, baseline_among, contender_named, evidence
+from rulesearch.search.evidence import (
+    Contender,
+    baseline_among,
+    check_names,
+    contender_named,
+    evidence,
+)
 from rulesearch.tasks import FewShot
 
 __all__ = ["run_evaluate"]
@@ -73,8 +79,8 @@ def run_evaluate(
             else:
                 others.setdefault(name, Contender(name, one, symmetric=symmetric))
     called = [contender.name for contender in named]
-    _check_names([*(c.name for c in own), *(set(others) - set(called)), *called])
-    found = [*own, *(others | dict(zip(called, named, strict=True))).values()]
+    found = [*own, *(c for name, c in others.items() if name not in called), *named]
+    check_names(found)
     with naming("--vary"):
         where = conditions(network, tasks, vary, side_by_side(lifetimes, device))
     manifests = {t: read_manifest(t) for t, result in zip(targets, results, strict=True) if result}
@@ -88,17 +94,14 @@ def run_evaluate(
         )
     _tell_of_layers(where, len(found))
     told = evidence(found, where, lifetimes, seed, baseline, _tracked, device)
-    if as_json:
-        print(json.dumps(told.to_json(), indent=1))
-        return
-    print(told.table())
     networks = [manifest["network"] for manifest in manifests.values()]
     elsewhere = [str(t) for t, its in zip(manifests, networks, strict=True) if its != networks[0]]
     if elsewhere:
-        print(
-            f"Note: all rules lived in the network of {first}; that of {', '.join(elsewhere)} "
-            "is another."
+        note = (
+            f"all rules lived in the network of {first}; that of {', '.join(elsewhere)} is another"
         )
+        told = replace(told, notes=(*told.notes, note))
+    print(json.dumps(told.to_json(), indent=1) if as_json else told.table())
 
 
 def _name(target: Path, targets: Sequence[Path]) -> str:
@@ -108,16 +111,6 @@ def _name(target: Path, targets: Sequence[Path]) -> str:
     short = [path.stem if path.is_file() else path.resolve().name for path in targets]
     own = short[targets.index(target)]
     return own if short.count(own) == 1 else str(target)
-
-
-def _check_names(names: Sequence[str]) -> None:
-    """Refuse rules of one name, of which the table could tell one alone."""
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise ConfigError(
-                f"two rules are called '{name}'; give each once, and rename a file or folder that "
-                "has the name of a control or of another rule, or leave the name out of --rules"
-            )
 
 
 def _check_classes(manifests: Mapping[Path, Mapping[str, Any]], where: Sequence[Condition]) -> None:

@@ -102,7 +102,8 @@ def tasks_for(
             )
         family = begun_with(run.path, run.manifest).tasks
         if isinstance(family, FewShot) and family.describe()["held_out"]:
-            choices: dict[str, Any] = {name: family.describe()[name] for name in CHOICES}
+            told = family.describe()
+            choices: dict[str, Any] = {name: told[name] for name in CHOICES}
             family = FewShot(family.data, hold_out=reserved, **choices)
     else:
         raise ConfigError("--tasks: name the data set that the rule should live on, as digits")

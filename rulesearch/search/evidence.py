@@ -23,7 +23,15 @@ from rulesearch.search.conditions import BASE, Condition
 from rulesearch.search.evaluation import STREAM, Score, evaluate_rules
 from rulesearch.tasks.family import check_batch, explodes
 
-__all__ = ["Contender", "Evidence", "Row", "baseline_among", "contender_named", "evidence"]
+__all__ = [
+    "Contender",
+    "Evidence",
+    "Row",
+    "baseline_among",
+    "check_names",
+    "contender_named",
+    "evidence",
+]
 
 LEVEL = 0.98
 TUNING_STREAM, TUNING = 5, 50  # random stream, and lifetimes for each rate
@@ -263,6 +271,19 @@ def baseline_among(contenders: Sequence[Contender], baseline: str | None) -> str
     return baseline
 
 
+def check_names(contenders: Sequence[Contender]) -> None:
+    """Raise ConfigError where there is no contender, or a table could tell one of a name alone."""
+    names = [contender.name for contender in contenders]
+    if not names:
+        raise ConfigError("there is no rule to evaluate")
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"two rules are called '{max(names, key=names.count)}'; give each once, and rename a "
+            "file or folder that has the name of a control or of another rule, or leave the name "
+            "out of those that are named"
+        )
+
+
 def evidence(
     contenders: Sequence[Contender],
     where: Sequence[Condition],
@@ -295,11 +316,7 @@ def evidence(
         If there is no contender, two have one name, or the device is not here.
     """
     usable_device(device)
-    names = [contender.name for contender in contenders]
-    if not names:
-        raise ConfigError("there is no rule to evaluate")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two rules are called '{max(names, key=names.count)}'; name one alone")
+    check_names(contenders)
     symbols = frozenset[str]().union(*(contender.symbols for contender in contenders))
     notes = [note for condition in where if (note := _note(condition, symbols, seed))]
     rows: list[Row] = []
@@ -324,6 +341,8 @@ def evidence(
 
 def _note(condition: Condition, symbols: frozenset[str], seed: int) -> str | None:
     """Say where rules cannot learn from the inputs, by the first lifetime."""
+    if "e_pre" not in symbols:
+        return None
     tasks = condition.tasks
     first = tasks.sample(generators(seed, STREAM, TASK, [(0, 0)]))
     x = check_batch("tasks", tasks, first, 1).x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -287,6 +288,10 @@ class ImageData:
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits of the SHA-256 of images, labels and normalisation."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = sha256(self.images.contiguous().numpy().data)
         digest.update(self.labels.contiguous().numpy().data)
         if self.normalisation is not None:

@@ -87,7 +87,8 @@ def run_sweep(
         _say(f"{why}; {left} trials are left, and the same command goes on with them")
         return INTERRUPTED
     print_study(study.folder)
-    _ = StudyResult.load(study.folder).rule
+    if failure := StudyResult.load(study.folder).failure:
+        raise RunError(f"{study.folder}: {failure}")
     return 0
 
 
