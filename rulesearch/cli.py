@@ -170,6 +170,10 @@ def show(
     latex: LatexOption = False,
     as_json: JsonOption = False,
     follow: Annotated[bool, typer.Option("--follow", help="Watch it run elsewhere.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="ROW", help="Of a reproduction: every other row less this one."),
+    ] = None,
 ) -> None:
     """Show a run: its table, or its rule in LaTeX, or everything as JSON; of a sweep, its trials.
 
@@ -185,6 +189,8 @@ def show(
     if follow:
         if more:
             raise ConfigError("--follow watches one run; give one RUN alone")
+        if against is not None:
+            raise ConfigError("--follow watches a run; leave out --against")
         if latex or as_json:
             form = "--latex" if latex else "--json"
             raise ConfigError(
@@ -192,7 +198,12 @@ def show(
             )
         raise typer.Exit((follow_study if is_study(run) else follow_run)(run))
     if more or is_reproduction(run):
-        reproduction.print_runs(runs, latex, as_json)
+        reproduction.print_runs(runs, latex, as_json, against)
+    elif against is not None:
+        raise ConfigError(
+            f"--against is for rows of a reproduction, and {run} is none; 'rulesearch evaluate' "
+            "compares rules of searches"
+        )
     else:
         (print_study if is_study(run) else print_run)(run, latex, as_json)
 

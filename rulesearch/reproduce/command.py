@@ -14,7 +14,7 @@ from rulesearch.reproduce.plan import Plan
 from rulesearch.reproduce.pooled import pooled
 from rulesearch.reproduce.progress import JobProgress
 from rulesearch.reproduce.registry import REPRODUCTIONS
-from rulesearch.reproduce.run import load_outcome, reproduce
+from rulesearch.reproduce.run import reproduce
 from rulesearch.reproduce.tables import latex, print_outcome
 from rulesearch.search.command import interrupted
 
@@ -42,9 +42,14 @@ def run_and_print(plan: Plan, run: Path) -> int:
     return 0
 
 
-def print_runs(runs: Sequence[Path], as_latex: bool, as_json: bool) -> None:
-    """Print the table of runs as far as they got, or the same in LaTeX or JSON."""
-    content = load_outcome(runs[0]).content if len(runs) == 1 else pooled(runs)
+def print_runs(
+    runs: Sequence[Path], as_latex: bool, as_json: bool, against: str | None = None
+) -> None:
+    """Print the table of runs as far as they got, or the same in LaTeX or JSON.
+
+    Where a row to take them from is named, of the differences from it.
+    """
+    content = pooled(runs, against)
     if as_json:
         print(json.dumps(content, indent=1))
     elif as_latex:

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from rulesearch.errors import ConfigError
+from rulesearch.errors import ConfigError, RunError
 from rulesearch.files import read_manifest
+from rulesearch.reproduce.differences import differences, of_differences
 from rulesearch.reproduce.outcome import Finished, Outcome
 from rulesearch.reproduce.plan import is_reproduction
 from rulesearch.reproduce.run import load_outcome
@@ -22,7 +23,7 @@ __all__ = ["pooled"]
 APART = {"seed", "seeds", "conditions", "checkpoint_every", "device"}
 
 
-def pooled(runs: Sequence[Path]) -> dict[str, Any]:
+def pooled(runs: Sequence[Path], against: str | None = None) -> dict[str, Any]:
     """Return what ``result.json`` would hold, had one run had the rows and seeds of all.
 
     Settings that are not alike in all runs are left out; ``seeds`` is that of the row which has
@@ -33,14 +34,18 @@ def pooled(runs: Sequence[Path]) -> dict[str, Any]:
     ----------
     runs : sequence of path
         Run folders; a run under way counts as far as it got.
+    against : str, optional
+        Key of a row: figures are what each other row has more than it, on the same test lifetimes.
 
     Raises
     ------
     ConfigError
         If one is a search, if the runs are not of one reproduction with the same settings, or if
-        two of them, begun with the same ``seed``, have run the same job and found something else.
+        two of them, begun with the same ``seed``, have run the same job and found something else;
+        if there is no such row, or it is not judged on the same lifetimes.
     RunError
-        If one is no run, or no job of it is finished.
+        If one is no run, or no job of it is finished; or none of `against` beside one of another
+        row, of the same seed and condition.
     """
     for run in runs:
         if not is_reproduction(run):
@@ -53,24 +58,21 @@ def pooled(runs: Sequence[Path]) -> dict[str, Any]:
     first, *others = outcomes
     for other in others:
         _check_alike(first, outcomes[first], other, outcomes[other])
-    places: dict[str, dict[int, Path]] = {}  # by job and seed, the run
-    for run, outcome in outcomes.items():
-        for job, found in outcome.finished.items():
-            seed, runs_by_seed = outcome.plan.settings.seed, places.setdefault(job, {})
-            before = runs_by_seed.setdefault(seed, run)
-            known = outcomes[before].finished[job]
-            if not _same(known, found):
-                raise ConfigError(
-                    f"{before} and {run} both have {job} of seed={seed}, with other errors or "
-                    "networks; give one of them --set seed=1, or show it alone"
-                )
-            if found.seconds > known.seconds:  # it trained what the other took
-                runs_by_seed[seed] = run
-    finished = {
-        job: _joined([outcomes[run].finished[job] for run in seeds.values()])
-        for job, seeds in places.items()
-    }
-    content = replace(outcomes[first], finished=finished).content
+    reproduction = outcomes[first].plan.reproduction
+    by_seed = _by_seed(outcomes)
+    if against is not None:
+        table = of_differences(reproduction, against)
+        by_seed = [differences(reproduction, jobs, against) for jobs in by_seed]
+        reproduction = table
+    names = dict.fromkeys(job for jobs in by_seed for job in jobs)
+    if not names:
+        raise RunError(
+            f"--against: no job of '{against}' is finished beside one of another row, of the same "
+            "seed and condition"
+        )
+    finished = {job: _joined([jobs[job] for jobs in by_seed if job in jobs]) for job in names}
+    plan = replace(outcomes[first].plan, reproduction=reproduction)
+    content = Outcome(plan, finished).content
     settings = [outcome.plan.settings.model_dump(mode="json") for outcome in outcomes.values()]
     content["settings"] = {
         key: value for key, value in settings[0].items() if all(s[key] == value for s in settings)
@@ -82,6 +84,27 @@ def pooled(runs: Sequence[Path]) -> dict[str, Any]:
         done.measured["error"].shape[0] for done in finished.values()
     )
     return content
+
+
+def _by_seed(outcomes: Mapping[Path, Outcome]) -> list[dict[str, Finished]]:
+    """Of every ``seed`` of the runs, what is finished, each job once."""
+    places: dict[int, dict[str, Path]] = {}  # by seed and job, the run
+    for run, outcome in outcomes.items():
+        runs_by_job = places.setdefault(outcome.plan.settings.seed, {})
+        for job, found in outcome.finished.items():
+            before = runs_by_job.setdefault(job, run)
+            known = outcomes[before].finished[job]
+            if not _same(known, found):
+                raise ConfigError(
+                    f"{before} and {run} both have {job} of seed={outcome.plan.settings.seed}, "
+                    "with other errors or networks; give one of them --set seed=1, or show it alone"
+                )
+            if found.seconds > known.seconds:  # it trained what the other took
+                runs_by_job[job] = run
+    return [
+        {job: outcomes[run].finished[job] for job, run in runs_by_job.items()}
+        for runs_by_job in places.values()
+    ]
 
 
 def _joined(parts: Sequence[Finished]) -> Finished:

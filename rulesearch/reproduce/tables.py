@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -56,11 +57,16 @@ def latex(content: Content) -> str:
         "".join(rf" & \multicolumn{{{n}}}{{c}}{{{title}}}" for title, n in spans) + r" & \\",
         " & ".join([unit, *(whose for _, whose in columns), r"minutes \\"]),
         r"\midrule",
-        *(" & ".join(map(escaped, row)) + r" \\" for row in _rows(content)),
+        *(" & ".join(map(_cell, row)) + r" \\" for row in _rows(content)),
         r"\bottomrule",
         r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """For LaTeX, whose hyphen is not a minus."""
+    return re.sub(r"^-(?=\d)", "$-$", escaped(text))
 
 
 def _headings(content: Content, between: str) -> list[str]:
