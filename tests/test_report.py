@@ -15,10 +15,10 @@ from synthetic_run import HOSTILE, KEPT, TERMS, synthetic_run
 
 from rulesearch import Rule
 from rulesearch.errors import RunError
+from rulesearch.report.achievements import achievements
 from rulesearch.report.page import write_report
 from rulesearch.report.run_data import RunData
 from rulesearch.report.table import (
-    achievements,
     coefficient_text,
     latex_coefficient,
     latex_table,
@@ -230,6 +230,24 @@ def test_seeds_that_diverged_are_counted_and_rank_last(result):
         "rank last"
     )
     assert "others rank last" not in text_table(result)
+
+
+def test_figures_of_the_front_tell_that_seeds_diverged(result):
+    """Both before and after the refit; what held-out tasks lose is of the rule, not of seeds."""
+    told = "† over the seeds that did not diverge; others did"
+    assert told not in text_table(result)
+    first, second, *others = result["front"]
+    front = [{**first, "diverged": 2}, {**second, "refit_diverged": 1}, *others]
+    text = text_table({**result, "front": front})
+    assert f"\n{told}\n" in text
+    rows = [line.split() for line in text.splitlines()[2:4]]
+    assert [[cell.endswith("†") for cell in row] for row in rows] == [
+        ["†" in cell for cell in row] for row in rows
+    ]
+    marks = [sum("†" in cell for cell in row) for row in rows]
+    assert marks == [2, 2]  # accuracy and loss
+    assert f"{number(first['accuracy'])}†" in rows[0]
+    assert f"{number(second['refit_accuracy'])}†" in rows[1]
 
 
 def test_losses_of_seeds_that_diverged_are_the_largest(result):

@@ -187,12 +187,15 @@ def test_page_counts_seeds_that_diverged(tmp_path, page):
     folder = synthetic_run(tmp_path, seeds=6, updates=12)
     outcome = read_sealed(folder / "result.json", "")
     outcome["accuracy"]["refit"] = [0.9, 0.9, *[None] * 4]
+    outcome["front"] = [{**outcome["front"][0], "lam": lam, "diverged": 4} for lam in (1.0, 10.0)]
     (folder / "result.json").write_text(json.dumps(sealed(outcome)))
     written = write_report(folder).read_text(encoding="utf-8")
     assert "in <i>p</i> the others rank last" in written
     found = re.sub(r"<[^>]+>", " ", written)
     assert re.search(r"survivors, refitted\s+0\.900\s+0\.900 to 0\.900\s+2/6\s", found)
     assert "those that did not diverge, of how many" in found
+    assert "† over the seeds that did not diverge; others did." in found
+    assert "†" not in page
     assert "those that did not diverge" not in page
 
 

@@ -248,6 +248,23 @@ def test_the_outcome_refits_each_support_once() -> None:
     assert [row["coefficient"] for row in result["table"]] == [1.0, None, None]
 
 
+def test_the_front_counts_the_seeds_that_diverged() -> None:
+    settings = settings_from(lams=[1.0, 2.0], seeds=2, episodes=4)
+    outcome = Outcome(POOL[:3], settings, np.ones(3))
+    nan, kept = float("nan"), [1.0, 0.0, 0.0]
+    for _ in range(4):
+        outcome.history("search").add(
+            {"accuracy": [0.5, nan, 0.3, 0.2], "loss": [1.0, nan, 2.0, 4.0], "theta": [kept] * 4,
+             "rejected": [0] * 4}
+        )  # fmt: skip
+        outcome.history("refit").add(
+            {"accuracy": [nan, nan], "loss": [nan, nan], "theta": [[1.0]] * 2, "rejected": [0] * 2}
+        )
+    first, second = outcome.result([])["front"]
+    assert [first["diverged"], first["refit_diverged"], first["loss"]] == [1, 2, 1.0]
+    assert [second["diverged"], second["refit_diverged"], second["loss"]] == [0, 2, 3.0]
+
+
 def test_what_diverged_is_told_of_the_pick_alone() -> None:
     settings = settings_from(lams=[1.0, 2.0], seeds=1, episodes=4, meta_batch=4)
     outcome = Outcome(POOL[:3], settings, np.ones(3))

@@ -13,21 +13,20 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from rulesearch.files import make_folder, read_manifest, write_atomically
+from rulesearch.report.achievements import achievement_note, achievements, measure
 from rulesearch.report.configuration import check_configuration
 from rulesearch.report.figures import PLATES
 from rulesearch.report.result import notes_of
 from rulesearch.report.run_data import RunData
 from rulesearch.report.style import figure_bytes
 from rulesearch.report.table import (
-    achievement_note,
-    achievements,
     front_columns,
     front_figure,
+    front_note,
     front_terms,
     interval_text,
     latex_coefficient,
     latex_table,
-    measure,
     number,
     share_text,
     shares,
@@ -113,6 +112,7 @@ def render_page(run: RunData, drawings: Mapping[str, bytes]) -> str:
         tested=any(row.p is not None for row in found),
         diverged=achievement_note(found),
         front_figure=front_figure,
+        front_note=front_note(result) if result else "",
         front_terms=front_terms,
         front_columns=front_columns(result) if result else [],
         coefficient=lambda row: latex_coefficient(row["coefficient"], row["spread"]),

@@ -6,28 +6,22 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from rulesearch.analysis import Floats, Statistic, bootstrap_interval, mann_whitney
+from rulesearch.report.achievements import achievement_note, achievements, measure
 from rulesearch.report.grid import broken, grid
-from rulesearch.report.run_data import PHASE_NAMES
 
 __all__ = [
-    "Achievement",
-    "achievement_note",
-    "achievements",
     "coefficient_text",
     "escaped",
     "exponent",
     "front_columns",
     "front_figure",
+    "front_note",
     "front_terms",
     "interval_text",
     "latex_coefficient",
     "latex_table",
-    "measure",
     "number",
     "share_text",
     "shares",
@@ -39,6 +33,7 @@ __all__ = [
 Result = Mapping[str, Any]
 
 NONE = "-"
+FEWER = "†"  # a figure is not over all seeds
 WORD = re.compile(r"\S+ ?")
 # LaTeX may be broken before a command or a sign, never inside a command's argument.
 LATEX_PIECE = re.compile(r"[-+(]*\s*\\?(?:[^-+\\{}]|\{[^{}]*\})+|.")
@@ -54,70 +49,6 @@ FRONT_COLUMNS = (
 )
 
 
-class Achievement(NamedTuple):
-    """What one phase achieves over the seeds, with a 98% bootstrap interval.
-
-    ``centre`` is the mean of accuracies, or the median of losses, which are heavy in the tail.
-    Both are of the ``finite`` ones of so many ``seeds``, the others having diverged, and NaN where
-    all have; of a single one there is no interval. ``p`` is the one-sided Mann-Whitney
-    probability that feedback alignment does as well, a seed that diverged ranked last; None for
-    feedback alignment itself or without that control.
-    """
-
-    phase: str
-    name: str
-    centre: float
-    low: float | None
-    high: float | None
-    p: float | None
-    finite: int
-    seeds: int
-
-
-def measure(result: Result) -> str:
-    """What lifetimes were judged by: 'accuracy', or 'loss' where targets are no labels."""
-    accuracies = result["accuracy"].values()
-    return "accuracy" if any(v is not None for seeds in accuracies for v in seeds) else "loss"
-
-
-def achievements(result: Result) -> list[Achievement]:
-    """What each phase achieves over the seeds: accuracy, or loss where there is none."""
-    name = measure(result)
-    statistic: Statistic = "mean" if name == "accuracy" else "median"
-    measured = {
-        phase: np.array(result.get(name, {}).get(phase) or [], dtype=np.float64)
-        for phase in PHASE_NAMES
-    }
-    control = measured["feedback_alignment"]
-
-    def good(values: Floats) -> Floats:
-        return np.where(np.isfinite(values), values if name == "accuracy" else -values, -np.inf)
-
-    rows = []
-    for phase, values in measured.items():
-        if not values.size:
-            continue
-        finite = values[np.isfinite(values)]
-        interval = bootstrap_interval(finite if finite.size else values, statistic=statistic)
-        centre, low, high = (float(part) for part in interval)
-        p = None
-        if phase != "feedback_alignment" and control.size:
-            p = mann_whitney(good(values), good(control)).p
-        counts = finite.size, values.size
-        row = Achievement(phase, PHASE_NAMES[phase], centre, low, high, p, *counts)
-        rows.append(row if finite.size > 1 else row._replace(low=None, high=None))
-    return rows
-
-
-def achievement_note(found: Sequence[Achievement]) -> str:
-    """What a table of achievements has to say of seeds that diverged; nothing where none did."""
-    if all(row.finite == row.seeds for row in found):
-        return ""
-    tested = any(row.p is not None for row in found)
-    ranked = ", in p the others rank last" if tested else ""
-    return f"those that did not diverge, of how many; figures are over them{ranked}"
-
-
 def front_columns(result: Result) -> list[tuple[str, str]]:
     """Key and heading of what is known of each penalty: figures with it, and refitted without."""
     front: Sequence[Mapping[str, Any]] = result["front"]
@@ -129,9 +60,24 @@ def front_columns(result: Result) -> list[tuple[str, str]]:
 
 
 def front_figure(entry: Mapping[str, Any], key: str) -> str:
-    """A figure of the front; the one that the pick follows from has its standard error."""
-    error = entry.get("held_out_error") if key == "held_out_loss" else None
-    return number(entry.get(key)) + (f" ± {error:.2g}" if error is not None else "")
+    """A figure of the front; the one that the pick follows from has its standard error.
+
+    The others are over the seeds that did not diverge, marked where some did.
+    """
+    value = number(entry.get(key))
+    if key == "held_out_loss":
+        error = entry.get("held_out_error")
+        return value if error is None else f"{value} ± {error:.2g}"
+    diverged = entry.get("refit_diverged" if key.startswith("refit_") else "diverged")
+    return value + (FEWER if diverged and entry.get(key) is not None else "")
+
+
+def front_note(result: Result) -> str:
+    """What the mark means, where a figure of the front has it."""
+    columns = front_columns(result)
+    figures = [front_figure(entry, key) for entry in result["front"] for key, _ in columns]
+    marked = any(figure.endswith(FEWER) for figure in figures)
+    return f"{FEWER} over the seeds that did not diverge; others did" if marked else ""
 
 
 def front_terms(entry: Mapping[str, Any]) -> list[Sequence[str]]:
@@ -208,7 +154,9 @@ def _front(result: Result, width: int) -> str:
         figures = [front_figure(entry, key) for key, _ in columns]
         terms = " -> ".join(" ".join(names) or "none" for names in front_terms(entry))
         rows.append([mark, number(entry["lam"], "g"), *figures, terms])
-    return grid(rows, "<" + ">" * (len(columns) + 1) + "<", width, WORD)
+    table = grid(rows, "<" + ">" * (len(columns) + 1) + "<", width, WORD)
+    note = front_note(result)
+    return f"{table}\n{note}" if note else table
 
 
 def _terms(result: Result, width: int) -> str:

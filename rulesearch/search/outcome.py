@@ -229,9 +229,11 @@ def _front(c: Candidate, refit: _Refit | None) -> dict[str, Any]:
         "share": c.share,
         "accuracy": _mean(c.accuracy),
         "loss": _median(c.loss),
+        "diverged": _diverged(c.loss),
     }
     if refit is not None:
         entry["refit_terms"] = list(refit.terms)
+        entry["refit_diverged"] = _diverged(refit.loss)
         entry["refit_accuracy"] = _mean(refit.accuracy)
         entry["refit_loss"] = _median(refit.loss)
     return entry
@@ -245,6 +247,10 @@ def _mean(values: Floats) -> float | None:
 def _median(values: Floats) -> float | None:
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if finite.size else None
+
+
+def _diverged(values: Floats) -> int:
+    return int((~np.isfinite(values)).sum())
 
 
 def _listed(values: Floats) -> Sequence[float | None]:
