@@ -123,6 +123,25 @@ def test_newton_goes_to_the_minimum_and_says_where_there_is_none() -> None:
     assert found["w"][1].isnan().all()
 
 
+def test_what_judges_is_all_examples_where_a_step_sees_some() -> None:
+    """One of seven at step 0, whose slope would be of another loss."""
+
+    def batched(inner: LossProblem) -> LossProblem:
+        def evaluate(phi: Named, at: Named, step: int | None) -> Tensor:
+            if step is None:
+                return inner.evaluate(phi, at, None)
+            hidden = torch.tanh(torch.einsum("puf,pef->peu", at["slow"], X_EVAL[:, :1]))
+            answer = torch.einsum("peu,pu->pe", hidden, phi["v"])
+            return (answer - Y_EVAL[:, :1]).square().mean(1) / 2
+
+        return LossProblem(inner.learn, evaluate, inner.born)
+
+    stages = [ComplexSynapse(batched(stage.inner)) for stage in chain().stages]
+    found = ContrastiveChain(Newton(), Newton(), 0.1)(Chain(stages), theta())
+    for name, slope in by_autograd(theta())[1].items():
+        torch.testing.assert_close(found.gradient[name], slope)
+
+
 def test_a_chain_without_stages_is_refused() -> None:
     with pytest.raises(LearnerError, match="one stage at least"):
         Chain([])

@@ -30,6 +30,7 @@ from rulesearch.outer.bilevel import (
     MetaParameters,
     Named,
     Newton,
+    RidgeSolution,
     UnrolledDescent,
     accuracy,
     always,
@@ -40,6 +41,7 @@ from rulesearch.outer.bilevel import (
     rule_problem,
 )
 from rulesearch.outer.bilevel.networks import Examples
+from rulesearch.outer.spiking import LastWindow
 from rulesearch.rules import Rule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,6 +158,14 @@ def test_a_learner_may_work_in_place() -> None:
         for name, slope in expected.gradient.items():
             torch.testing.assert_close(found.gradient[name], slope)
         torch.testing.assert_close(theta["omega.W"], zero + 0.1)
+    start = LossProblem(
+        lambda phi, theta, step: phi["w"].square().sum(1),
+        lambda phi, theta, step: (phi["w"] - 1).square().sum(1),
+        lambda theta: theta,
+    )
+    theta = {"w": zero + 0.1}
+    LastWindow(own, Descent(1, SGD(0.3)))(start, theta)  # type: ignore[arg-type]
+    torch.testing.assert_close(theta["w"], zero + 0.1)
     theta = {"omega.W": zero + 0.1, "lambda.W": zero + 0.3}
     chains = (ContrastiveChain(learner, learner, 0.01) for learner in (own, ours))
     found, expected = (chain(Chain([ridge, ridge]), theta) for chain in chains)
@@ -326,3 +336,31 @@ def test_labels_are_classes(label: Tensor, said: str) -> None:
 def test_names_that_torch_keeps_for_itself(name: str) -> None:
     with pytest.raises(LearnerError, match=f"'{name}' is a name of torch's own; call it otherwise"):
         MetaParameters({name: torch.zeros(2)})
+
+
+def test_names_are_kept_as_they_are_given() -> None:
+    theta = {"b/W": torch.zeros(2), "a.W": torch.ones(2)}
+    kept = MetaParameters(theta).theta()
+    assert {name: w.tolist() for name, w in kept.items()} == {
+        name: w.tolist() for name, w in theta.items()
+    }
+    with pytest.raises(LearnerError, match=r"of b/W, b\.W two are the same but for '\.' and '/'"):
+        MetaParameters({"b/W": torch.zeros(2), "b.W": torch.ones(2)})
+
+
+@pytest.mark.parametrize("shape", [(), (1, 2), (2,), (3, 1)])
+def test_problems_may_share_a_strength(shape: tuple[int, ...]) -> None:
+    """Its slope is that of the sum of their losses: exact, and by evolution."""
+    ridge = draw_ridge(3, 2, 20, torch.Generator().manual_seed(0))
+    zero = torch.zeros(3, 2, dtype=torch.float64)
+    at = {"omega.W": zero, "lambda.W": torch.full(shape, 0.5, dtype=torch.float64)}
+    exact = exact_ridge_gradient(ridge, at)
+    drawn = torch.Generator().manual_seed(1)
+    found = Evolution(RidgeSolution(), 300, 0.05, drawn)(ridge, at)
+    assert found.accepted.all()
+    slope = exact.gradient["lambda.W"]
+    torch.testing.assert_close(found.gradient["lambda.W"], slope, rtol=0, atol=0.02)
+    broken = {**found.gradient, "lambda.W": slope.clone()}
+    broken["lambda.W"].view(-1)[0] = torch.nan
+    accepted = replace(found, gradient=broken).accepted
+    assert accepted.tolist() == ([False, True, True] if shape == (3, 1) else [False] * 3)

@@ -276,3 +276,21 @@ def test_one_life_of_one_seed_is_kept(tmp_path: Path) -> None:
     older = {"cml-synaptic-0.9": {"error": job["measured.error"]}}  # of before regret was kept
     assert seed_means(older, "regret", "0.9", ["cml-synaptic"]) == {}
     assert seed_means(older, "error", "0.9", ["cml-synaptic"]).keys() == {"cml-synaptic"}
+
+
+def test_what_went_wrong_in_meta_training_is_told_after_the_lives(tmp_path: Path) -> None:
+    """Blocks of a life are neither rejected nor solved: the last update's residual stays."""
+    settings, rows = [*TINY, "conditions=[0.5]"], ["cml-synaptic"]
+    for name, more in (("accepted", []), ("rejected", ["tolerance=1e-9"])):
+        run, events = tmp_path / name, list[Mapping[str, Any]]()
+        reproduce(make_plan("cml-table5", "small", settings + more, rows), run, [events.append])
+        known = [event["residual"] for event in events if "residual" in event]
+        told = json.loads((run / "result.json").read_text())["rows"][0]["ours"]["0.5"]
+        assert (len(known), told["residual"]) == (4, known[-1])
+        untaught = [event["seeds"] for event in events if event["event"] == "untaught"]
+        assert ([told["untaught"]], untaught) == (([[0, 1]], [[0, 1]]) if more else ([[]], []))
+        assert "Residual of learning" in (run / "table.md").read_text()
+    again = make_plan("cml-table5", "small", settings, rows, tmp_path / "accepted")
+    taken = reproduce(again, tmp_path / "taken").content["rows"][0]["ours"]["0.5"]
+    accepted = json.loads((tmp_path / "accepted" / "result.json").read_text())
+    assert taken["residual"] == accepted["rows"][0]["ours"]["0.5"]["residual"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny_reproduction import tiny
 
@@ -143,3 +144,13 @@ def test_other_kinds_of_runs_are_refused(
     status, out, err = run_main("show", runs["two"], runs["third"], "--follow")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "--follow watches one run" in err
+
+
+def test_a_run_from_before_residuals_were_kept(runs: dict[str, Path], tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    shutil.copytree(runs["third"], later)
+    file = later / "jobs" / "flp-3-continual.safetensors"
+    save_file(load_file(file) | {"residual.learning": torch.tensor([0.5])}, file)
+    assert figure(pooled([later]), "flp-3", "continual")["residual"] == {"learning": [0.5]}
+    for order in ([later, runs["two"]], [runs["two"], later]):
+        assert figure(pooled(order), "flp-3", "continual")["residual"] == {}

@@ -96,6 +96,17 @@ def test_experience_at_steps_is_of_each_lifetime() -> None:
             assert found.reward[life, k] == log.reward[life, step]
 
 
+def test_actions_that_wheels_share_are_judged_on_each() -> None:
+    wheel = Wheel(torch.tensor([0.1, 0.9]))
+    context = wheel.contexts(generators(0, 1), 50)
+    action = torch.randint(ARMS, (1, 50), generator=generators(2)[0])
+    for shared in (action, action[:, :1].expand(2, 1)):
+        each = wheel.regret(context, shared.expand(2, 50))
+        assert torch.equal(wheel.regret(context, shared), each)
+    with pytest.raises(ConfigError, match=r"action has shape \(2, 49\); give one for each context"):
+        wheel.regret(context, action[:, :49].expand(2, 49))
+
+
 def test_errors_name_what_is_wrong() -> None:
     with pytest.raises(ConfigError, match="delta is from 0 to 1"):
         Wheel(torch.tensor([0.5, 1.5]))

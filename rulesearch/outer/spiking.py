@@ -13,6 +13,7 @@ from rulesearch.arguments import check_kind, naming, whole
 from rulesearch.errors import ConfigError, LearnerError, did_you_mean
 from rulesearch.learners.bptt import BPTT
 from rulesearch.learners.eprop import EProp
+from rulesearch.named import cloned
 from rulesearch.outer.bilevel import Bilevel, Descent, Estimate, Named, UnrolledDescent
 from rulesearch.outer.bilevel.convergence import BOUND, Settled
 from rulesearch.outer.bilevel.given import check_given, check_learner, check_named
@@ -198,7 +199,7 @@ class LastWindow:
                         f"theta: '{name}' is none of the parameters {', '.join(start)}; LastWindow "
                         "is for meta-parameters that are where learning starts: use UnrolledDescent"
                     )
-            phi = self.before(problem, theta, start)
+            phi = self.before(problem, theta, cloned(start))
         found = UnrolledDescent(self.window)(problem, phi, self.before.steps)
         gradient = {name: found.gradient[name] for name in theta}
         settled = Settled(problem, theta, start, BOUND)(found.phi, found.loss)

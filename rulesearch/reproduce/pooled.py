@@ -111,7 +111,8 @@ def _joined(parts: Sequence[Finished]) -> Finished:
     """One job's seeds, all of them."""
 
     def seeds(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        known = [key for key in parts[0] if all(key in part for part in parts)]  # in older runs too
+        return {key: torch.cat([part[key] for part in parts]) for key in known}
 
     return Finished(
         model={},

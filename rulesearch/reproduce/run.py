@@ -218,15 +218,18 @@ class _Run:
         if record.diverged is not None:
             lost = record.diverged
             event["diverged"] = lost.tolist()
-        self.rejected, self.residual = self.rejected + int(lost.sum()), record.residual
-        self.untaught = self.untaught & record.rejected.cpu()
-        if self.residual:
-            event["residual"] = {kind: finite(left) for kind, left in self.residual.items()}
+        self.rejected += int(lost.sum())
+        training = job.updates - job.untrained
+        if update < training:  # a life after it is neither taught nor solved
+            self.residual = record.residual
+            self.untaught = self.untaught & record.rejected.cpu()
+        if record.residual:
+            event["residual"] = {kind: finite(left) for kind, left in record.residual.items()}
         if record.validation is not None:
             event["validation"] = finite(record.validation)
         self.folder.append(event)
         self._tell(event)
-        if self.untaught.any() and update + 1 == min(ENOUGH, job.updates):
+        if update + 1 == min(ENOUGH, training) and self.untaught.any():
             about = {"job": job.name, "seeds": seeds_of(self.untaught), "updates": update + 1}
             self._tell({"event": "untaught", **about})
 

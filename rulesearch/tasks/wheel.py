@@ -120,16 +120,34 @@ class Wheel:
         return torch.where(self._golden(context), RIM, mean)
 
     def rewards(self, context: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draw what every arm would give, ``(lifetimes, steps, ARMS)``."""
+        """Draw what every arm would give, ``(lifetimes, steps, ARMS)``, of a generator a wheel.
+
+        Wheels that are given a single one have the same noise.
+        """
         shape = (context.shape[1], ARMS)
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
         deviation = torch.where(self._golden(context), RIM_NOISE, USUAL_NOISE)
         return self.means(context) + deviation * noise.to(context)
 
     def regret(self, context: Tensor, action: Tensor) -> Tensor:
-        """How much less the mean reward is than the best arm's, ``(lifetimes, steps)``."""
+        """How much less the mean reward is than the best arm's, ``(lifetimes, steps)``.
+
+        Actions ``(1, steps)`` are those of all wheels.
+
+        Raises
+        ------
+        ConfigError
+            If there is not an action for each context.
+        """
         means = self.means(context)
-        return means.amax(-1) - means.gather(-1, action[..., None]).squeeze(-1)
+        try:
+            chosen = action.expand(means.shape[:-1])[..., None]
+        except RuntimeError:
+            raise ConfigError(
+                f"wheel: action has shape {tuple(action.shape)}; give one for each context, "
+                f"{tuple(means.shape[:-1])}"
+            ) from None
+        return means.amax(-1) - means.gather(-1, chosen).squeeze(-1)
 
     def _golden(self, context: Tensor) -> Tensor:
         """Which arm is that of the quadrant, on the rim alone; ``(lifetimes, steps, ARMS)``."""

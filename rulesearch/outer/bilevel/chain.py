@@ -16,7 +16,7 @@ nudged phase of each stage, from the last to the first: exact where solutions ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -27,6 +27,7 @@ from rulesearch.errors import LearnerError
 from rulesearch.named import Named, cloned, detached, flat
 from rulesearch.outer.bilevel.contrastive import Contrastive, check_beta
 from rulesearch.outer.bilevel.given import check_learner, check_named
+from rulesearch.outer.bilevel.losses import LossProblem
 from rulesearch.outer.bilevel.problem import Bilevel, BilevelLearner, Estimate
 from rulesearch.outer.bilevel.residual import LEARNING, check_tolerance
 from rulesearch.outer.bilevel.synapse import OMEGA, ComplexSynapse
@@ -76,7 +77,8 @@ class ContrastiveChain(Generic[P]):
     """The meta-gradient of a chain, by symmetric contrasts.
 
     ``omega.W`` of every parameter W, if it is among the meta-parameters, is where the chain
-    begins; without it the chain begins from the first stage's own start.
+    begins; without it the chain begins from the first stage's own start. What judges the last
+    stage is all examples where a :class:`LossProblem` is inside, and those of step 0 otherwise.
 
     Parameters
     ----------
@@ -115,7 +117,7 @@ class ContrastiveChain(Generic[P]):
         states = problem.live(self.free, theta)
         last, end = problem.stages[-1], anchored(theta, states[-2])
         loss = last.eval_loss(states[-1], end)
-        pull = _judged(lambda beta: last.slope(states[-1], end, beta, 0))
+        pull = _judged(lambda beta: _of_all(last).slope(states[-1], end, beta, 0))
         direct = _judged(lambda beta: last.partial(states[-1], end, beta))
         total = {name: direct[name] for name in theta}
         settled, residual = torch.ones_like(loss, dtype=torch.bool), torch.zeros_like(loss).double()
@@ -184,6 +186,12 @@ class _Known:
 def anchored(theta: Named, state: Named) -> dict[str, Tensor]:
     """Meta-parameters with every synapse drawn to a state."""
     return {**theta, **{OMEGA + name: value for name, value in state.items()}}
+
+
+def _of_all(stage: ComplexSynapse[P]) -> ComplexSynapse[Any]:
+    """A stage whose slopes are those of all examples, where losses tell it."""
+    inner = stage.inner
+    return replace(stage, inner=inner.whole) if isinstance(inner, LossProblem) else stage
 
 
 def _judged(derivative: Callable[[float], Named]) -> dict[str, Tensor]:

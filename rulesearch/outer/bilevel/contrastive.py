@@ -65,7 +65,7 @@ class Contrastive(Generic[P]):
     continued : bool
         Whether the solution at beta = 0 is the free one after a nudged phase of strength 0. It
         costs another phase, and cancels how far a free phase that has not converged would have
-        gone on.
+        gone on. Symmetric contrasts, which have no solution at beta = 0, do so anyway.
     bound : float
         How far a phase may go astray, see :mod:`rulesearch.outer.bilevel.convergence`.
     tolerance : float, optional

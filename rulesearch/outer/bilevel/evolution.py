@@ -44,7 +44,9 @@ class _Life(NamedTuple):
 class Evolution(Generic[P]):
     """Antithetic pairs; unbiased for the loss smoothed by the perturbations.
 
-    The variance grows with the number of meta-parameters.
+    The variance grows with the number of meta-parameters. One that begins with the dimension of
+    problems side by side is taken for one a problem; any other, as a single strength, all of them
+    share, and its gradient is that of the sum of their losses.
 
     Parameters
     ----------
@@ -94,7 +96,8 @@ class Evolution(Generic[P]):
             settled = settled & higher.settled & lower.settled
             rise = (higher.loss - lower.loss) / (2 * self.sigma * self.pairs)
             for name, epsilon in noise.items():
-                total[name] += spread(rise, epsilon) * epsilon
+                own = epsilon.shape[: rise.ndim] == rise.shape  # else problems share it
+                total[name] += (spread(rise, epsilon) if own else rise.sum()) * epsilon
         return Estimate(total, loss, free, settled)
 
     def _noise(self, like: Tensor) -> Tensor:

@@ -61,6 +61,16 @@ class LossProblem:
             check_takes(name, getattr(self, name), "phi", "theta", "step")
         check_takes("born", self.born, "theta")
 
+    @property
+    def whole(self) -> LossProblem:
+        """The same, of which every step sees all examples."""
+        learn, evaluate = self.learn, self.evaluate
+        return LossProblem(
+            lambda phi, theta, step: learn(phi, theta, None),
+            lambda phi, theta, step: evaluate(phi, theta, None),
+            self.born,
+        )
+
     def start(self, theta: Named) -> Named:
         """Parameters before learning."""
         born = self.born(theta)

@@ -136,10 +136,15 @@ class Estimate:
 
     @property
     def accepted(self) -> Tensor:
-        """Which problems settled and are finite, ``lead``; the others teach nothing."""
+        """Which problems settled and are finite, ``lead``; the others teach nothing.
+
+        The gradient of a meta-parameter that problems share is finite for all of them or none.
+        """
         alive = self.loss.isfinite() & self.settled
         for tensor in (*self.gradient.values(), *self.phi.values()):
-            alive = alive & tensor.isfinite().reshape(*alive.shape, -1).all(-1)
+            finite = tensor.isfinite()
+            own = tensor.shape[: alive.ndim] == alive.shape
+            alive = alive & (finite.reshape(*alive.shape, -1).all(-1) if own else finite.all())
         return alive
 
 

@@ -60,10 +60,16 @@ class MetaParameters(nn.Module):
         self.named = nn.ParameterDict(
             {name.replace(".", "/"): nn.Parameter(t.clone()) for name, t in theta.items()}
         )
+        self._names = {name.replace(".", "/"): name for name in theta}  # modules take no dots
+        if len(self._names) < len(theta):
+            raise LearnerError(
+                f"theta: of {', '.join(theta)} two are the same but for '.' and '/'; call one "
+                "of them otherwise"
+            )
 
     def theta(self) -> dict[str, nn.Parameter]:
         """By the names that problems know them by."""
-        return {name.replace("/", "."): p for name, p in self.named.items()}
+        return {self._names[key]: p for key, p in self.named.items()}
 
     @property
     def device(self) -> torch.device:

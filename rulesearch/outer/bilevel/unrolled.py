@@ -24,6 +24,7 @@ class UnrolledDescent:
     Parameters
     ----------
     learner : Descent
+        How much of it is recorded `last` says, whatever its own `tracked`.
     last : int, optional
         Truncated to so many last steps; by default all of them, and the start. The optimiser's
         memory lives through.
