@@ -359,7 +359,7 @@ def test_problems_may_share_a_strength(shape: tuple[int, ...]) -> None:
     found = Evolution(RidgeSolution(), 300, 0.05, drawn)(ridge, at)
     assert found.accepted.all()
     slope = exact.gradient["lambda.W"]
-    torch.testing.assert_close(found.gradient["lambda.W"], slope, rtol=0, atol=0.02)
+    torch.testing.assert_close(found.gradient["lambda.W"], slope, rtol=0, atol=0.08)
     broken = {**found.gradient, "lambda.W": slope.clone()}
     broken["lambda.W"].view(-1)[0] = torch.nan
     accepted = replace(found, gradient=broken).accepted
