@@ -48,7 +48,7 @@ DENSE = torch.zeros(4, 2, 3, 7, dtype=torch.float64)
         (Indexed(TABLE.float(), INDEX), LABEL, "x is torch.float32"),
         (Indexed(TABLE[:, :6], INDEX), LABEL, r"should be \(steps, 2, 7\), or \(steps, 2, exam"),
         (Indexed(TABLE, INDEX[:, :1]), LABEL, r"x has shape \(4, 1, 3, 7\)"),
-        (DENSE[:, :, :0], LABEL[:, :, :0], r"x has shape \(4, 2, 0, 7\)"),
+        (DENSE[:, :, :0], LABEL[:, :, :0], r"\(4, 2, 0, 7\); a lifetime needs a step, and a"),
         (DENSE[:, :, None], LABEL, r"x has shape \(4, 2, 1, 3, 7\)"),
         (DENSE, LABEL[:, :, 0], r"label has shape \(4, 2\); it should be \(4, 2, 3\)"),
         (DENSE[:, :, 0], LABEL, r"label has shape \(4, 2, 3\); it should be \(4, 2\)"),

@@ -178,7 +178,7 @@ GOOD = PlasticNetwork(SIZES)
         ({"theta": torch.zeros(10)}, "theta is torch.float32"),
         ({"theta": None}, "a pool has no coefficients"),
         ({"x": torch.zeros(5, 2, 6, dtype=torch.float64)}, r"should be \(steps, 2, 7\)"),
-        ({"x": torch.zeros(0, 2, 7, dtype=torch.float64)}, "x has shape"),
+        ({"x": torch.zeros(0, 2, 7, dtype=torch.float64)}, "a lifetime needs a step"),
         ({"x": torch.zeros(5, 2, 7)}, "x is torch.float32"),
         ({"label": torch.zeros(5, 3, dtype=torch.int64)}, "label has shape"),
         ({"label": torch.full((5, 2), 4)}, "the output has 4 units"),

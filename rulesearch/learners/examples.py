@@ -121,11 +121,13 @@ def check_examples(
             f"x is {x.dtype} on {x.device}, the weights are {like.dtype} on {like.device}"
         )
     lead, shape = tuple(x.shape[:-1]), tuple(x.shape)
-    if x.ndim not in (3, 4) or (shape[1], shape[-1]) != (lifetimes, n_in) or 0 in lead:
+    if x.ndim not in (3, 4) or (shape[1], shape[-1]) != (lifetimes, n_in):
         raise LearnerError(
             f"x has shape {shape}; it should be (steps, {lifetimes}, {n_in}), "
             f"or (steps, {lifetimes}, examples, {n_in})"
         )
+    if 0 in lead:
+        raise LearnerError(f"x has shape {shape}; a lifetime needs a step, and a step an example")
     if isinstance(x, Indexed):
         x.check_range()
     if label.device != like.device:

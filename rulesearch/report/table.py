@@ -136,8 +136,11 @@ def text_table(result: Result, width: int = 96) -> str:
     of the tasks kept; then what the rule achieves beside the controls.
     """
     blocks = [
-        _front(result, width), _terms(result, width), _stability(result), _achievements(result)
-    ]  # fmt: skip
+        _front(result, width),
+        _terms(result, width),
+        _stability(result, min(width, 96)),
+        _achievements(result, min(width, 96)),
+    ]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -241,15 +244,15 @@ def stability_note(result: Result) -> str:
     )
 
 
-def _stability(result: Result) -> str:
+def _stability(result: Result, width: int) -> str:
     if "stability" not in result:
         return ""
     heading = ["", "term", "halves", "group", "collinear with", "98% interval of coefficient"]
-    table = grid([heading, *stability_rows(result)], "<<>><<", 96)
-    return table + "\n" + fill(stability_note(result), 96, subsequent_indent="  ")
+    table = grid([heading, *stability_rows(result)], "<<>><<", width)
+    return table + "\n" + fill(stability_note(result), width, subsequent_indent="  ")
 
 
-def _achievements(result: Result) -> str:
+def _achievements(result: Result, width: int) -> str:
     name = measure(result)
     rows = [["", name, "mean" if name == "accuracy" else "median", "98% interval"]]
     found = achievements(result)
@@ -263,8 +266,8 @@ def _achievements(result: Result) -> str:
         align += "<"
         chances = ("" if row.p is None else f"{row.p:.2g}" for row in found)
         _add(rows, "p vs feedback alignment", chances)
-    table = grid(rows, align, 96) if found else ""
-    return f"{table}\n{fill(f'seeds: {note}', 96)}" if note else table
+    table = grid(rows, align, width) if found else ""
+    return f"{table}\n{fill(f'seeds: {note}', width)}" if note else table
 
 
 def _add(rows: Sequence[list[str]], heading: str, cells: Iterable[str]) -> None:
