@@ -244,7 +244,9 @@ class Rule:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise RuleSearchError(f"{path}: cannot be read as a rule: {error}") from None
+            raise RuleSearchError(
+                f"{path}: cannot be read as a rule, the JSON of Rule.save: {error}"
+            ) from None
         try:
             return cls.from_json(content)
         except RuleSearchError as error:

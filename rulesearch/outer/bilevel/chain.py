@@ -16,7 +16,7 @@ nudged phase of each stage, from the last to the first: exact where solutions ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -190,8 +190,8 @@ def anchored(theta: Named, state: Named) -> dict[str, Tensor]:
 
 def _of_all(stage: ComplexSynapse[P]) -> ComplexSynapse[Any]:
     """A stage whose slopes are those of all examples, where losses tell it."""
-    inner = stage.inner
-    return replace(stage, inner=inner.whole) if isinstance(inner, LossProblem) else stage
+    inner: Bilevel = stage.inner
+    return ComplexSynapse(inner.whole, stage.fixed) if isinstance(inner, LossProblem) else stage
 
 
 def _judged(derivative: Callable[[float], Named]) -> dict[str, Tensor]:
