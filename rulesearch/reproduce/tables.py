@@ -120,8 +120,8 @@ def _remarks(content: Content) -> Iterable[str]:
     yield (
         f"Ours: {content['scale']} scale, {episodes:,} episodes (updates={settings['updates']}, "
         f"episodes={settings['episodes']}), seeds={settings['seeds']}, "
-        f"{settings['lifetimes']} test lifetimes a seed; in parentheses the standard error over "
-        "seeds."
+        f"{settings['lifetimes']} test lifetime{'s' * (settings['lifetimes'] > 1)} a seed; in "
+        "parentheses the standard error over seeds."
     )
     if settings.get("average", 1) > max(settings["updates"], 1):
         yield (
