@@ -353,6 +353,8 @@ def test_tensors_of_any_kind_are_examples(examples: Any) -> None:
         ([[1.0, 2.0], [3.0]], [0, 1], "data set 'mine': examples make no array (setting an array"),
         (np.zeros((2, 2)), [[0, 1], [1]], "data set 'mine': labels make no array (setting an arr"),
         ([torch.ones(2, requires_grad=True)] * 2, [0, 1], "examples make no array (Can't call num"),
+        (np.ma.masked_equal([[1, 2], [3, -9]], -9), [0, 1], "some examples are masked; leave them"),
+        (np.zeros((2, 2)), np.ma.masked_equal([0, -9], -9), "some labels are masked; leave them"),
         (
             torch.eye(2).to_sparse(),
             [0, 1],

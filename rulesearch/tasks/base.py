@@ -317,6 +317,11 @@ def _array(name: str, what: str, values: ArrayLike) -> NDArray[Any]:
         check_dense(what, values, DataError)
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
+    if np.ma.is_masked(values):
+        raise DataError(
+            f"data set '{name}': some {what} are masked; leave them out, or fill them: "
+            "values.filled(0)"
+        )
     try:
         return np.asarray(values)
     except (RuntimeError, TypeError, ValueError) as error:
