@@ -45,7 +45,9 @@ WIDE = f"""\
 | {" | ".join(["1.234 (0.005)"] * 20)} |
 """
 CHROMIUM = shutil.which("chromium")
-MEASURED = "<script>document.title = `${document.documentElement.scrollWidth} of ${innerWidth}`;"
+MEASURE = (
+    "<script>document.title = `${document.documentElement.scrollWidth} of ${innerWidth}`</script>"
+)
 
 
 def built(folder: Path, page: str) -> None:
@@ -77,7 +79,7 @@ def test_a_class_that_is_gone_is_in_no_ones_way(tmp_path: Path) -> None:
 def test_what_is_too_wide_scrolls_by_itself_and_not_the_page(tmp_path: Path) -> None:
     built(tmp_path, WIDE)
     page = tmp_path / "_build" / "index.html"
-    page.write_text(page.read_text().replace("</body>", f"{MEASURED}</script></body>"))
+    page.write_text(page.read_text().replace("</body>", f"{MEASURE}</body>"))
     for width in (500, 800, 1100, 1300, 1500):
         shown = subprocess.run(
             [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from tiny_reproduction import tiny
+from tiny_reproduction import errors, tiny
 
 from rulesearch.errors import ConfigError, RunError
 from rulesearch.reproduce import pooled, reproduce
@@ -32,10 +32,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, plan in plans.items():
         reproduce(plan, folder / name)
     return {name: folder / name for name in plans}
-
-
-def errors(run: Path, job: str) -> np.ndarray[Any, Any]:
-    return load_file(run / "jobs" / f"{job}.safetensors")["measured.error"].double().numpy()
 
 
 @pytest.mark.parametrize("condition", ["iid", "continual"])
@@ -99,4 +95,16 @@ def test_rows_that_cannot_be_compared_are_told(run_main: Any, runs: dict[str, Pa
     status, _, err = run_main("show", runs["third"], "--against", "flp-3", "--follow")
     assert (status, err) == (2, "--follow watches a run; leave out --against\n")
     status, _, err = run_main("show", runs["fourth"].parent, "--against", "flp-3")
-    assert (status, err.count("\n")) == (2, 1)
+    assert status == 2
+    assert err.startswith("--against is for rows of a reproduction, and ")
+
+
+def test_rows_of_other_lifetimes_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    fewer = tmp_path / "fewer"
+    shutil.copytree(runs["third"], fewer)
+    file = fewer / "jobs" / "flp-3-iid.safetensors"
+    tensors = load_file(file)
+    tensors["measured.error"] = tensors["measured.error"][:, :2].contiguous()
+    save_file(tensors, file)
+    with pytest.raises(ConfigError, match="oml-3-iid and flp-3-iid were not judged on the same"):
+        pooled([fewer], against="flp-3")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_reproduction import tiny
+from tiny_reproduction import errors, tiny
 
 from rulesearch.errors import ConfigError
 from rulesearch.reproduce import load_outcome, pooled, reproduce
@@ -32,10 +32,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, plan in plans.items():
         reproduce(plan, folder / name)
     return {name: folder / name for name in plans}
-
-
-def errors(run: Path, job: str) -> np.ndarray[Any, Any]:
-    return load_file(run / "jobs" / f"{job}.safetensors")["measured.error"].double().numpy()
 
 
 def figure(content: dict[str, Any], row: str, condition: str) -> dict[str, Any]:

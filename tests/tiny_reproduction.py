@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file
 
 from rulesearch.reproduce import Plan, make_plan, reproduce
@@ -44,6 +45,11 @@ def left(run: Path) -> dict[str, Any]:
             if key != "seconds"
         },
     }
+
+
+def errors(run: Path, job: str) -> np.ndarray[Any, Any]:
+    """What a finished job measured, ``(seeds, lifetimes)``."""
+    return load_file(run / "jobs" / f"{job}.safetensors")["measured.error"].double().numpy()
 
 
 def check_jobs(plan: Plan) -> None:

@@ -61,9 +61,8 @@ def pooled(runs: Sequence[Path], against: str | None = None) -> dict[str, Any]:
     reproduction = outcomes[first].plan.reproduction
     by_seed = _by_seed(outcomes)
     if against is not None:
-        table = of_differences(reproduction, against)
         by_seed = [differences(reproduction, jobs, against) for jobs in by_seed]
-        reproduction = table
+        reproduction = of_differences(reproduction, against)
     names = dict.fromkeys(job for jobs in by_seed for job in jobs)
     if not names:
         raise RunError(
