@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tiny_reproduction import errors, tiny
 
 from rulesearch.errors import ConfigError, RunError
 from rulesearch.reproduce import pooled, reproduce
+from rulesearch.reproduce.tables import print_outcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = ("oml-3", "flp-3")
@@ -108,3 +112,18 @@ def test_rows_of_other_lifetimes_are_refused(runs: dict[str, Path], tmp_path: Pa
     save_file(tensors, file)
     with pytest.raises(ConfigError, match="oml-3-iid and flp-3-iid were not judged on the same"):
         pooled([fewer], against="flp-3")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_breaks_titles_and_no_figure(runs: dict[str, Path], width: int) -> None:
+    content = pooled([runs[name] for name in ("oml", "flp", "third")])
+
+    def figures(width: int) -> list[str]:
+        shown = io.StringIO()
+        print_outcome(content, Console(width=width, file=shown))
+        assert "…" not in shown.getvalue()
+        return re.findall(r" ([\d.]\S* \(\S+\)|[\d.]+) +[│\n]", shown.getvalue())
+
+    whole = figures(300)
+    assert len(whole) == 2 * 4 + 2  # the paper's and ours of both conditions; minutes
+    assert figures(width) == whole

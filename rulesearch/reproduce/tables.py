@@ -19,17 +19,26 @@ __all__ = ["latex", "markdown", "print_outcome"]
 Content = Mapping[str, Any]
 NONE = "-"
 ONE_SEED = "†"
+TITLE = 16  # columns of a terminal that the titles of rows have at least
 UNSOLVED = {"learning": "learning, in units of the nudge,", "solver": "the inverse Hessian"}
 
 
 def print_outcome(content: Content, console: Console) -> None:
-    """Print the table and what was run."""
+    """Print the table and what was run.
+
+    In a narrow terminal titles and headings are broken, and figures never: a table that is wider
+    all the same runs on.
+    """
     table = Table(title=content["title"], title_justify="left", title_style="bold")
+    rows = list(_rows(content))
     for k, heading in enumerate(_headings(content, "\n")):
-        table.add_column(heading, justify="right" if k else "left", no_wrap=True)
-    for row in _rows(content):
+        whole = [*heading.split(), *(row[k] for row in rows)]
+        least = max(map(len, whole)) if k else TITLE
+        table.add_column(heading, justify="right" if k else "left", min_width=least)
+    for row in rows:
         table.add_row(*row)
-    console.print(table)
+    fits = max(console.width, console.measure(table).minimum)
+    console.print(table, width=fits, crop=False)
     for line in _remarks(content):
         console.print(line, highlight=False, markup=False)
 
