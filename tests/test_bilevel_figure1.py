@@ -101,6 +101,15 @@ def test_error_is_least_near_the_best_strength() -> None:
         assert errors[BETAS[-1]] == pytest.approx(1, abs=0.02)  # the estimate goes as 1 / beta
 
 
+def test_a_seed_does_not_depend_on_how_many_there_are() -> None:
+    one, two = (RidgeErrors(0.1, 30, seeds=k, seed=0, device=torch.device("cpu")) for k in (1, 2))
+    for _ in range(2):
+        one.update()
+        two.update()
+    for name, of_one in one.measure().items():
+        torch.testing.assert_close(two.measure()[name][:1], of_one, rtol=1e-10, atol=0)
+
+
 def test_the_constant_is_the_least_that_holds() -> None:
     betas, deltas = np.array([0.01, 0.1, 1.0]), {10: 1e-2, 20: 1e-4}
     rng = np.random.default_rng(0)

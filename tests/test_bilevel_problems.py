@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -156,6 +157,19 @@ def test_a_synapse_follows_the_augmented_loss() -> None:
         for name, slope in zip((*phi, *at), slopes, strict=True):
             torch.testing.assert_close(found[name], slope, msg=name)
     torch.testing.assert_close(problem.learn_loss(phi, at), augmented(phi, at, 0.0))
+
+
+@pytest.mark.parametrize("fixed", ["lambda.W1", "log_lambda.W1"])
+@pytest.mark.parametrize("learnt", ["lambda.W1", "log_lambda.W1"])
+def test_a_strength_that_is_learnt_replaces_a_fixed_one(fixed: str, learnt: str) -> None:
+    problem = synapses()
+    anchored = replace(problem, fixed={**problem.fixed, fixed: normal(2, 1, seed=8).abs()})
+    phi = problem.start({})
+    theta = {learnt: normal(*phi["W1"].shape, seed=6).abs()}
+    for kind in ("slope", "partial"):
+        given = (phi, theta, 0.3, 0) if kind == "slope" else (phi, theta, 0.3)
+        same, found = (getattr(each, kind)(*given) for each in (problem, anchored))
+        torch.testing.assert_close(found, same, rtol=0, atol=0)
 
 
 def test_one_strength_for_a_whole_matrix() -> None:

@@ -73,7 +73,7 @@ def test_the_rule_alone_learns_by_its_formulas() -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("row", ["omega", "omega-lambda"])
+@pytest.mark.parametrize("row", ["omega", "omega-lambda", "omega-log-lambda"])
 def test_the_rule_alone_from_a_meta_learnt_state(row: str) -> None:
     """It is the first row, begun where another has ended, and is drawn nowhere."""
     settings = RuleSettings(**DIGITS, strength=0.3)
@@ -132,7 +132,8 @@ def test_no_image_of_a_test_was_met_in_meta_training(monkeypatch: pytest.MonkeyP
 
 def test_only_rows_with_a_learnt_state_are_trained_and_all_of_it_moves() -> None:
     jobs = {job.name: job for job in CML_RULES.jobs(RuleSettings(**DIGITS))}
-    assert {name for name, job in jobs.items() if job.updates} == {"omega-met", "omega-lambda-met"}
+    trained = {f"{row}-met" for row in ("omega", "omega-lambda", "omega-log-lambda")}
+    assert {name for name, job in jobs.items() if job.updates} == trained
     training = jobs["omega-lambda-met"].begin({})
     assert isinstance(training.model, MetaParameters)
     before = {k: v.detach().clone() for k, v in training.model.theta().items()}

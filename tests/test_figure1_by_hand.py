@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rulesearch.outer.bilevel import draw_ridge
-from rulesearch.outer.seeds import TASK, generators
+from rulesearch.outer.seeds import TASK, generators, members
 from rulesearch.reproduce import Plan, make_plan
 from rulesearch.reproduce.base import Measured
 
@@ -89,12 +89,12 @@ class ByHand:
 
 def problems(update: int) -> list[ByHand]:
     """Those that the figure draws at an update, one a seed."""
-    (draw,) = generators(0, 0, TASK, [(0, 0)], update)
-    task = draw_ridge(SEEDS, 20, 40, draw).inner
-    parts = (part.numpy() for part in (task.x, task.y, task.x_eval, task.y_eval))
+    draws = generators(0, 0, TASK, members(SEEDS), update)
+    tasks = [draw_ridge(1, 20, 40, draw).inner for draw in draws]
+    parts = [(part[0].numpy() for part in (t.x, t.y, t.x_eval, t.y_eval)) for t in tasks]
     return [
         ByHand(x.T @ x / 40 + STRENGTH * np.eye(20), x.T @ y / 40, u.T @ u / 40, u.T @ v / 40)
-        for x, y, u, v in zip(*parts, strict=True)
+        for x, y, u, v in parts
     ]
 
 

@@ -17,6 +17,7 @@ from rulesearch.outer.bilevel import (
     ComplexSynapse,
     Contrastive,
     Descent,
+    LeastSquares,
     LossProblem,
     draw_ridge,
     exact_ridge_gradient,
@@ -99,9 +100,9 @@ class RidgeErrors:
 
     def update(self) -> UpdateRecord:
         """Draw problems, and compare with the exact gradient."""
-        (generator,) = generators(self.seed, 0, TASK, [(0, 0)], self.updates)
-        drawn = draw_ridge(self.seeds, FEATURES, RIDGE_EXAMPLES, generator)
-        ridge = ComplexSynapse(drawn.inner.to(self.device))
+        draws = generators(self.seed, 0, TASK, members(self.seeds), self.updates)
+        drawn = [draw_ridge(1, FEATURES, RIDGE_EXAMPLES, draw).inner for draw in draws]
+        ridge = ComplexSynapse(LeastSquares.side_by_side(drawn).to(self.device))
         zero = torch.zeros(self.seeds, FEATURES, dtype=torch.float64, device=self.device)
         theta = {"omega.W": zero, "lambda.W": zero + RIDGE_STRENGTH}
         free = Descent(self.steps, SGD(RIDGE_RATE))

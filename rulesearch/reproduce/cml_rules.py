@@ -129,6 +129,8 @@ WAYS = {
     "omega-alone": _Way(held=False, trained=False, state="omega"),
     "omega-lambda": _Way(held=True, trained=True, parts=("omega", "lambda")),
     "omega-lambda-alone": _Way(held=False, trained=False, state="omega-lambda"),
+    "omega-log-lambda": _Way(held=True, trained=True, parts=("omega", "log_lambda")),
+    "omega-log-lambda-alone": _Way(held=False, trained=False, state="omega-log-lambda"),
 }
 
 
@@ -278,6 +280,8 @@ CML_RULES: Reproduction[Any] = Reproduction(
         Row("omega-alone", "From that state, the rule alone"),
         Row("omega-lambda", "State and strength meta-learnt"),
         Row("omega-lambda-alone", "From that state, the rule alone, too"),
+        Row("omega-log-lambda", "State and logarithm of the strength"),
+        Row("omega-log-lambda-alone", "From that state, the rule alone, as well"),
     ),
     conditions={"met": "Classes met before", "new": "New classes"},
     settings=RuleSettings,

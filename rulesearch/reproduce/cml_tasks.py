@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
@@ -36,10 +37,17 @@ def births(run: RunSettings) -> list[torch.Generator]:
 
 
 def synapses(born: Named, parts: Collection[str], strength: float) -> dict[str, Tensor]:
-    """Meta-parameters at first: states as at birth and, with ``lambda``, one strength for all."""
+    """Meta-parameters at first: states as at birth and one strength for all, where it is learnt.
+
+    Parameters
+    ----------
+    parts : collection of str
+        ``lambda`` for strengths that are learnt as such, ``log_lambda`` for their logarithms.
+    """
     theta = {f"omega.{name}": w for name, w in born.items()}
-    if "lambda" in parts:
-        theta |= {f"lambda.{name}": torch.full_like(w, strength) for name, w in born.items()}
+    for part, value in (("lambda", strength), ("log_lambda", math.log(strength))):
+        if part in parts:
+            theta |= {f"{part}.{name}": torch.full_like(w, value) for name, w in born.items()}
     return theta
 
 

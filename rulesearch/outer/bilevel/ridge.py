@@ -7,6 +7,7 @@ r"""Ridge regression with a complex synapse for each weight: everything known in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,6 +56,12 @@ class LeastSquares:
                     "x is (problems, examples, n_in) and y (problems, examples), not "
                     f"{tuple(x.shape)} and {tuple(y.shape)}"
                 )
+
+    @classmethod
+    def side_by_side(cls, parts: Sequence[LeastSquares]) -> LeastSquares:
+        """Join problems of the same shape."""
+        tensors = [(p.x, p.y, p.x_eval, p.y_eval) for p in parts]
+        return cls(*(torch.cat(same) for same in zip(*tensors, strict=True)))
 
     def to(self, device: torch.device | str) -> LeastSquares:
         """Return the same problems on a device."""

@@ -66,7 +66,8 @@ class ComplexSynapse(Generic[B_co]):
     inner : Bilevel
         The task by itself.
     fixed : mapping
-        Parts of the above that are not learnt.
+        Parts of the above that are not learnt. A strength that is among the meta-parameters, in
+        whichever form, takes the place of one that is fixed.
 
     Raises
     ------
@@ -153,7 +154,7 @@ class ComplexSynapse(Generic[B_co]):
         LearnerError
             If an anchor may be one a problem or lie along a parameter's last axis, as large.
         """
-        for key, part in {**self.fixed, **theta}.items():
+        for key, part in self._known(theta).items():
             kind, _, name = key.partition(".")
             if f"{kind}." in KINDS and len(lead) == 1 and 0 < part.dim() < phi[name].dim():
                 _check_whose(key, part, phi[name])
@@ -163,7 +164,7 @@ class ComplexSynapse(Generic[B_co]):
 
     def anchors(self, phi: Named, theta: Named) -> Iterator[tuple[str, Anchor]]:
         """The anchored parameters."""
-        known = {**self.fixed, **theta}
+        known = self._known(theta)
         for name, value in phi.items():
             strength = known.get(LAMBDA + name)
             if strength is None and LOG_LAMBDA + name in known:
@@ -172,8 +173,18 @@ class ComplexSynapse(Generic[B_co]):
                 omega = known.get(OMEGA + name)
                 yield name, Anchor(value.new_zeros(()) if omega is None else omega, strength)
 
+    def _known(self, theta: Named) -> dict[str, Tensor]:
+        """All parts; a strength that is learnt, in either form, in place of one that is fixed."""
+        known = dict(self.fixed)
+        for key in theta:
+            kind, dot, name = key.partition(".")
+            if kind + dot in (LAMBDA, LOG_LAMBDA):
+                known.pop(LAMBDA + name, None)
+                known.pop(LOG_LAMBDA + name, None)
+        return {**known, **theta}
+
     def _check(self, phi: Named, theta: Named) -> None:
-        known = {**self.fixed, **theta}
+        known = self._known(theta)
         kinds = [part.rstrip(".") for part in KINDS]
         for key in known:
             kind, _, name = key.partition(".")
