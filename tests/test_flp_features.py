@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -206,6 +207,26 @@ def test_what_mixes_examples_is_refused() -> None:
         with pytest.raises(LearnerError, match="mixes examples or draws at random"):
             model_of(OWN, module)
         MetaTraining(model_of(OWN, module.eval()), images(), OWN.rates).update()
+
+
+def test_batch_normalisation_needs_statistics_of_its_own() -> None:
+    module = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), convolutions()).eval()
+    with pytest.raises(LearnerError, match="BatchNorm2d without running statistics mixes examples"):
+        model_of(OWN, module)
+
+
+def test_training_mode_is_not_for_what_mixes_examples() -> None:
+    normalise = nn.BatchNorm2d(1)
+    normalise.running_mean, normalise.running_var = torch.tensor([0.4]), torch.tensor([0.09])
+    model = model_of(OWN, nn.Sequential(normalise, nn.Dropout(0.5), nn.Conv2d(1, 2, 6)).eval())
+    task = task_of(OWN, 2)
+    before = model(task).output
+    assert model.eval().train() is model
+    assert torch.equal(model(task).output, before)
+    convolution = model.features[1][0][2]
+    x = (task.x_query[1].reshape(-1, 1, 8, 8) - 0.4) / math.sqrt(0.09 + 1e-5)
+    seen = nn.functional.conv2d(x, convolution.weight, convolution.bias).flatten(1)
+    torch.testing.assert_close(model.see(task.x_query, 2)[1], seen, rtol=1e-6, atol=1e-6)
 
 
 class Rows(nn.Module):

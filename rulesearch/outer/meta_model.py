@@ -180,6 +180,14 @@ class MetaModel(nn.Module):
         seen = [extract(module, part, self.image) for module, part in pairs]
         return seen[0] if len(seen) == 1 else torch.cat(seen, -3)
 
+    def train(self, mode: bool = True) -> MetaModel:
+        """Set the mode of a module; what would mix examples or draw is never in training mode."""
+        super().train(mode)
+        for part in self.features.modules():
+            if _mixes_or_draws(part):
+                part.train(False)
+        return self
+
     def live(self, task: TaskBatch, state: NetworkState | None = None) -> NetworkState:
         """Networks after their lifetimes; ``state`` instead of birth goes on with a life."""
         check_kind("task", task, TaskBatch, TASK, LearnerError)
@@ -232,6 +240,11 @@ def _check_features(features: Sequence[nn.Module], seeds: int) -> None:
                     "seeds never mix: give each a module of its own, as copy.deepcopy makes"
                 )
         for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+                raise LearnerError(
+                    f"features: {type(part).__name__} without running statistics mixes examples, "
+                    "in eval mode too; give it statistics, or take another kind of layer"
+                )
             if part.training and _mixes_or_draws(part):
                 raise LearnerError(
                     f"features: {type(part).__name__} in training mode mixes examples or draws at "
