@@ -193,6 +193,13 @@ def test_interference_wants_sines() -> None:
         flp_interference.interference(model_of(MODELS["flp"]), wrong, task_of())
 
 
+@pytest.mark.parametrize("other", [{"batches": 1}, {"queries": 3}, {"functions": 2, "slots": 4}])
+def test_interference_wants_the_tasks_of_the_task(other: dict[str, int]) -> None:
+    told = "a lifetime of these tasks has .* that of the task 12 and 24; give the tasks that it was"
+    with pytest.raises(ConfigError, match=told):
+        flp_interference.interference(model_of(MODELS["flp"]), replace(TASKS, **other), task_of())
+
+
 def test_one_sine_alone_interferes_with_none() -> None:
     alone = replace(TASKS, functions=1, slots=TASKS.functions)
     with pytest.raises(ConfigError, match="of a new sine with earlier ones; give functions=2"):

@@ -39,7 +39,8 @@ def interference(model: MetaModel, tasks: IncrementalSines, task: TaskBatch) -> 
     Raises
     ------
     ConfigError
-        If tasks are of another kind, sines do not come one after another, or there is one alone.
+        If tasks are of another kind or not those of the task, sines do not come one after another,
+        or there is one alone.
     """
     wanted = "IncrementalSines(order='continual'), whose stages it knows"
     check_kind("interference: tasks", tasks, IncrementalSines, wanted)
@@ -52,7 +53,14 @@ def interference(model: MetaModel, tasks: IncrementalSines, task: TaskBatch) -> 
         raise ConfigError(
             "interference is of a new sine with earlier ones; give functions=2 or more"
         )
-    network, lifetimes = model.learner.network, task.x.shape[1]
+    steps, lifetimes = task.x.shape[:2]
+    sampled, told = (steps, task.x_query.shape[1]), (tasks.steps, tasks.functions * tasks.queries)
+    if sampled != told:
+        raise ConfigError(
+            "interference: a lifetime of these tasks has {} steps and {} queries, that of the task "
+            "{} and {}; give the tasks that it was sampled from".format(*told, *sampled)
+        )
+    network = model.learner.network
     seen = model.see(task.x_query, lifetimes)
     outputs = (network(state, seen) for state in stages(model, task, tasks.batches))
     found = []
