@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small_flp import IMAGE, SETTINGS, SINE, WIDE, images, sines
-from torch import nn
+from torch import Tensor, nn
 
 import rulesearch as rs
 from rulesearch.errors import ConfigError, RunError
@@ -19,6 +19,8 @@ from rulesearch.outer import FLPSettings, flp_model, load_flp, save_flp
 
 POOL = rs.Grammar.from_yaml("flp10").enumerate()
 FOUND = rs.Rule(rs.Grammar.from_yaml("catalogue").enumerate(), {"oja_single": 0.7})
+
+SHARING = replace(SINE, widths=(4, 5, 4, 1))
 
 
 def generators() -> list[torch.Generator]:
@@ -65,6 +67,29 @@ def test_layers_of_ones_own_are_given_again(tmp_path: Path) -> None:
     blank = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
     again, _ = load_flp(path, features=blank)
     assert torch.equal(again.state_dict()["features.0.0.1.weight"], own[1].weight)
+
+
+class Shared(nn.Module):
+    """Two layers with the same weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below, self.above = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.above.weight = self.below.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.below(x).relu()
+        return self.above(hidden)
+
+
+def test_layers_that_share_weights_come_back(tmp_path: Path) -> None:
+    model = flp_model(SHARING, features=Shared())
+    path = save_flp(tmp_path / "model", model, SHARING)
+    again, _ = load_flp(path, features=Shared())
+    layers = again.get_submodule("features.0.0")
+    assert layers.below.weight is layers.above.weight
+    task = sines().sample(generators()[:1])
+    assert torch.equal(again(task).output, model(task).output)
 
 
 @pytest.mark.parametrize(

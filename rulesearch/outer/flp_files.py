@@ -52,7 +52,9 @@ def save_flp(path: str | Path, model: MetaModel, settings: FLPSettings) -> Path:
     about = {"schema": SCHEMA, "settings": _told(settings), "pool": None}
     if model.learner.rule is None:
         about["pool"] = [[t.name, str(t), t.init, t.about] for t in model.learner.pool]
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {
+        k: t.clone(memory_format=torch.contiguous_format) for k, t in model.state_dict().items()
+    }
     return write_atomically(path, save(tensors, {KEY: json.dumps(about)}))
 
 
