@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from rulesearch.networks import PlasticNetwork
 from rulesearch.outer import MetaModel, MetaRates, MetaTraining, flp_model
 from rulesearch.rules import Rule
 from rulesearch.tasks import ImageData, OnlineFewShot, TaskBatch
+from rulesearch.tasks.family import check_first
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAN, INF = math.nan, math.inf
@@ -209,6 +211,57 @@ def test_targets_of_another_width() -> None:
     wide = replace(task, label_query=task.label_query.expand(-1, -1, 2))
     with pytest.raises(LearnerError, match="targets of queries have shape"):
         model(wide)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What share three inputs have in their sum."""
+
+    steps: int = 2
+    name: str = "shares"
+    n_in: int = 4
+    n_out: int = 3
+
+    def describe(self) -> dict[str, object]:
+        return asdict(self)
+
+    def sample(
+        self, generators: Sequence[torch.Generator], dtype: torch.dtype = torch.float32
+    ) -> TaskBatch:
+        drawn = [torch.rand(self.steps + 1, self.n_in, generator=g) for g in generators]
+        x = torch.stack(drawn, 1).to(dtype)
+        share = x[..., 1:] / x[..., 1:].sum(-1, keepdim=True)
+        return TaskBatch(x[:-1], share[:-1], x[-1:].transpose(0, 1), share[-1:].transpose(0, 1))
+
+
+def test_probabilities_of_fewer_classes_than_outputs() -> None:
+    for outputs, fits in ((3, True), (5, False)):
+        settings = replace(SINE, widths=(4, 6, outputs), plastic_layers=1, output="softmax")
+        network = PlasticNetwork([4, outputs])
+        if fits:
+            assert training(settings, Shares()).update().loss.isfinite().all()
+            check_first("tasks", Shares(), network)
+            continue
+        told = r"tasks: targets of 'shares' hold 3 values, the network has 5 outputs"
+        with pytest.raises(ConfigError, match=told):
+            training(settings, Shares())
+        with pytest.raises(ConfigError, match=told):
+            check_first("tasks", Shares(), network)
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["none below", "features"])
+def test_queries_of_other_lifetimes_than_the_state(below: bool) -> None:
+    """A task judges as many networks as it has lifetimes, whatever layers are below."""
+    model = flp_model(SINE if below else replace(SINE, plastic_layers=4), 2, dtype=WIDE)
+    two, four = task_of(SINE, 2), task_of(SINE, 2, episodes=2)
+    state = model.live(four)
+    told = r"examples have shape \(2, 6, 4\), and there are 4 networks"
+    with pytest.raises(LearnerError, match=told):
+        model.judge(state, two)
+    with pytest.raises(LearnerError, match=r"examples have shape \(6, 2, 3, 4\), .* 4 networks"):
+        model.live(two, state)
+    with pytest.raises(LearnerError, match=r"examples have shape \(4, 6, 4\), .* 2 networks"):
+        model.judge(model.live(two), four)
 
 
 def test_what_a_first_order_gradient_cannot_learn() -> None:

@@ -28,6 +28,7 @@ GROUPS = {
 """Meta-parameters that are learnt at a common rate."""
 
 TASK = "a TaskBatch, as of tasks.sample(generators)"
+STATE = "a NetworkState, as of live()"
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +169,11 @@ class MetaModel(nn.Module):
                 f"a task of {lifetimes} lifetimes for {self.seeds} seeds; it should have as many "
                 "for each"
             )
+        if tuple(x.shape[-3:-2]) != (lifetimes,):
+            raise LearnerError(
+                f"examples have shape {tuple(x.shape)}, and there are {lifetimes} networks; it "
+                f"should be (..., {lifetimes}, examples, n_in)"
+            )
         if not self.features:
             return x
         if x.dtype != self.dtype or x.device != self.device:
@@ -195,11 +201,12 @@ class MetaModel(nn.Module):
         if x.ndim == 3:
             x = x.unsqueeze(2)
         label = task.label.reshape(*x.shape[:3], *task.label.shape[task.x.ndim - 1 :])
-        episodes = lifetimes // self.seeds
         if state is None:
-            state = self.born(episodes)
-        theta = self.theta.repeat_interleave(episodes, 0)
-        return self.learner.live(state, theta, self.see(x, lifetimes), label)
+            state = self.born(lifetimes // self.seeds)
+        check_kind("state", state, NetworkState, STATE, LearnerError)
+        seen = self.see(x, state.lifetimes)
+        theta = self.theta.repeat_interleave(lifetimes // self.seeds, 0)
+        return self.learner.live(state, theta, seen, label)
 
     def forward(self, task: TaskBatch) -> LifeOutcome:
         """Live, and lose on the queries; the number of lifetimes is a multiple of the seeds."""
@@ -207,7 +214,7 @@ class MetaModel(nn.Module):
 
     def judge(self, state: NetworkState, task: TaskBatch) -> LifeOutcome:
         """Loss on the queries of networks as they are."""
-        check_kind("state", state, NetworkState, "a NetworkState, as of live()", LearnerError)
+        check_kind("state", state, NetworkState, STATE, LearnerError)
         check_kind("task", task, TaskBatch, TASK, LearnerError)
         network = self.learner.network
         output = network(state, self.see(task.x_query, state.lifetimes))

@@ -87,8 +87,9 @@ def check_first(
     Raises
     ------
     ConfigError
-        If targets of a softmax output are no probabilities of classes, a number is not finite, or
-        the same generators give other lifetimes; or as from :func:`check_batch`.
+        If targets are not as wide as the output, those of a softmax output are no probabilities of
+        classes, a number is not finite, or the same generators give other lifetimes; or as from
+        :func:`check_batch`.
     """
 
     def drawn() -> TaskBatch:
@@ -97,6 +98,12 @@ def check_first(
         return check_batch(name, tasks, batch, len(draws), dtype or torch.float32)
 
     batch, again = drawn(), drawn()
+    wide = network.sizes[-1]
+    if batch.label.is_floating_point() and tasks.n_out != wide:
+        raise ConfigError(
+            f"{name}: targets of '{tasks.name}' hold {tasks.n_out} values, the network has {wide} "
+            "outputs; targets need as many"
+        ).about("network", "outputs")
     if network.output == "softmax":
         for part, label in (("label", batch.label), ("label_query", batch.label_query)):
             check_targets(network.output, label, f"{name}: {part} of '{tasks.name}'", ConfigError)
