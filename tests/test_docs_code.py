@@ -205,7 +205,7 @@ def test_the_page_on_bandits() -> None:
 def small_flp(*parts: str) -> dict[str, Any]:
     """What the pieces of FLP's page that hold these leave, of small networks and short lives."""
     code = [next(c for c in blocks("flp.md") if part in c) for part in parts]
-    small = {r"IncrementalSines\((batches=batches)?": "IncrementalSines(batches=1, ",
+    small = {r"Sines\((\s*functions=4, )?(batches=\w+,? ?)?": r"Sines(batches=1, \1",
              "import SINES,": "import", "SINES": "SMALL"}  # fmt: skip
     for large, other in small.items():
         code = [re.sub(large, other, c) for c in code]
@@ -216,7 +216,10 @@ def test_a_model_that_was_kept_goes_on_on_the_page_on_flp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = small_flp("one meta-batch", "updates=1)", "model.judge", "elsewhere", "follow_updates")
+    found = small_flp(
+        "one meta-batch", "Stage(800", "updates=1)", "model.judge", "elsewhere", "follow_updates"
+    )
+    assert [stage.tasks.steps for stage in found["staged"].stages] == [4, 10]
     found["training"].update()
     models = found["model"], found["again"].model
     pairs = zip(*(model.parameters() for model in models), strict=True)
