@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -33,8 +34,14 @@ def generators() -> list[torch.Generator]:
         *SETTINGS.values(),
         replace(SINE, rule=FOUND, feedback=LearntFeedback(pathway="layered", plastic=True)),
         replace(SINE, rate=(0.1, 0.2, 0.3), rates=replace(SINE.rates, rate=(1e-3, 1e-4, 1e-5))),
+        replace(
+            SINE,
+            plastic_layers=np.int64(2),
+            rate=np.float32(0.1),
+            rates=replace(SINE.rates, forward=np.float32(1e-3)),
+        ),
     ],
-    ids=[*SETTINGS, "a rule of one's own", "a rate a layer"],
+    ids=[*SETTINGS, "a rule of one's own", "a rate a layer", "numbers of numpy"],
 )
 def test_a_model_comes_back_with_its_settings(settings: FLPSettings, tmp_path: Path) -> None:
     model = flp_model(settings, seeds=2, seed=5, dtype=WIDE)

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -55,7 +56,7 @@ def save_flp(path: str | Path, model: MetaModel, settings: FLPSettings) -> Path:
     tensors = {
         k: t.clone(memory_format=torch.contiguous_format) for k, t in model.state_dict().items()
     }
-    return write_atomically(path, save(tensors, {KEY: json.dumps(about)}))
+    return write_atomically(path, save(tensors, {KEY: json.dumps(about, default=_plain)}))
 
 
 def load_flp(
@@ -144,6 +145,11 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         raise RunError(f"{path} holds no settings of FLP; write it with save_flp")
     return about, tensors
+
+
+def _plain(value: np.generic) -> Any:
+    """A number of numpy, as sweeps and arrays have them, as one of Python's."""
+    return value.item()
 
 
 def _told(settings: FLPSettings) -> dict[str, Any]:
