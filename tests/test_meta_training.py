@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -286,6 +287,29 @@ def test_a_checkpoint_from_before_the_first_update_begins_anew() -> None:
     training.load(start, 0)
     assert training.tensors().keys() == start.keys()
     assert [training.update().loss.tolist() for _ in range(3)] == losses
+
+
+def test_a_checkpoint_goes_on_with_other_numbers() -> None:
+    """Adam's moments of float32 go on in float64, where the next step is the same but for them."""
+    settings = replace(SINE, rates=replace(RATES, clip=1.01))
+
+    def training(dtype: torch.dtype) -> MetaTraining:
+        return MetaTraining(flp_model(settings, 2, dtype=dtype), sines(), settings.rates)
+
+    narrow, wide = training(torch.float32), training(WIDE)
+    for _ in range(3):
+        narrow.update()
+    wide.load(narrow.tensors(), 3)
+    losses = [each.update().loss for each in (narrow, wide)]
+    torch.testing.assert_close(losses[0].double(), losses[1], rtol=1e-2, atol=1e-2)
+    for key, value in wide.tensors().items():
+        assert value.dtype == (torch.float32 if key.endswith(".step") else WIDE)
+
+
+@pytest.mark.parametrize("updates", [-1, 1.5])
+def test_updates_that_were_none(updates: Any) -> None:
+    with pytest.raises(ConfigError, match="updates"):
+        training_of(SINE).load(training_of(SINE).tensors(), updates)
 
 
 def test_a_checkpoint_of_another_model_is_refused() -> None:

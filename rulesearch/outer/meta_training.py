@@ -298,6 +298,7 @@ class MetaTraining:
         ConfigError
             If it is of another model, or its meta-parameters are not finite.
         """
+        whole("updates", updates, least=0)
         parameters = dict(self.model.named_parameters())
         held = under("model.", tensors)
         check_finite_model((key, held[key]) for key in parameters if key in held)
@@ -306,12 +307,12 @@ class MetaTraining:
         for key, parameter in parameters.items():
             if moments := under(f"adam.{key}.", tensors):
                 self._adam.state[parameter] = {
-                    m: v.to("cpu" if m == "step" else parameter.device, copy=True)  # as Adam does
+                    m: v.to("cpu" if m == "step" else parameter, copy=True)  # as Adam does
                     for m, v in moments.items()
                 }
         if self._usual is not None:
             usual = under("usual.", tensors)
-            self._usual.usual = {k: v.to(self.model.device, copy=True) for k, v in usual.items()}
+            self._usual.usual = {k: v.to(self.model.theta, copy=True) for k, v in usual.items()}
         self.updates = updates
 
 
