@@ -108,6 +108,17 @@ def test_damage_costs_at_most_some_updates(damage: str, broken_off: Path, whole:
     assert ends(broken_off) == ends(whole)
 
 
+def test_what_is_done_after_damage_is_kept(broken_off: Path, whole: Path) -> None:
+    flip(broken_off / "events.jsonl", 0.05)  # which both checkpoints seal
+    with pytest.raises(KeyboardInterrupt):
+        resume_search(broken_off, [interrupt_after(7)])
+    assert newest(broken_off, "json").name == "checkpoint-search-000005.json"
+    done: list[int] = []
+    resume_search(broken_off, [lambda event: done.append(event.get("done", -1))])
+    assert next(count for count in done if count >= 0) == 5
+    assert ends(broken_off) == ends(whole)
+
+
 def test_a_finished_run_resumes_to_itself(whole: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(whole, tmp_path / "copy")
     told: list[Mapping[str, Any]] = []

@@ -237,8 +237,7 @@ class RunFolder:
             write_atomically(self.path / f"{name}.safetensors", data)
             write_atomically(self.path / f"{name}.json", json.dumps(about) + "\n")
             for old in self._descriptions()[:-KEEP]:
-                old.unlink()
-                old.with_suffix(".safetensors").unlink(missing_ok=True)
+                self._remove(old)
 
     @contextmanager
     def keeping(self, every: int, last: int) -> Iterator[Callable[[Checkpoint], None]]:
@@ -270,6 +269,11 @@ class RunFolder:
         with (self.path / "events.jsonl").open("rb") as events:
             return hashlib.sha256(events.read(size)).hexdigest()
 
+    @staticmethod
+    def _remove(description: Path) -> None:
+        description.unlink()
+        description.with_suffix(".safetensors").unlink(missing_ok=True)
+
     def _descriptions(self) -> list[Path]:
         """Descriptions of checkpoints, oldest first: events only ever grow."""
         found = self.path.glob("checkpoint-*.json")
@@ -283,12 +287,17 @@ class RunFolder:
             return -1
 
     def restore(self) -> Checkpoint | None:
-        """Return the newest whole checkpoint, events cut to it; None starts from scratch."""
+        """Return the newest whole checkpoint, events cut to it; None starts from scratch.
+
+        Damaged ones that are newer are removed: those to come would be dropped as older than they.
+        """
         for description in reversed(self._descriptions()):
             checkpoint = self._load(description)
             if checkpoint is not None:
                 self._cut(checkpoint.events)
                 return checkpoint
+            with self.writing():
+                self._remove(description)
         self._cut(0)
         return None
 
