@@ -303,6 +303,10 @@ def reproduce(
     from rulesearch.reproduce.plan import make_plan, run_folder
 
     if name == "list":
+        given = {"--scale": scale != "small", "--set": set_, "--rows": rows}
+        given |= {"--trained": trained, "--out": out}
+        if told := [option for option, value in given.items() if value]:
+            raise ConfigError(f"'list' takes no {told[0]}; name a reproduction in its place")
         list_reproductions()
         return
     plan = make_plan(name, scale, set_ or (), rows or (), trained)

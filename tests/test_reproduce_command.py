@@ -31,8 +31,18 @@ def test_list(run_main: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "option",
+    [("--scale", "full"), ("--set", "seeds=3"), ("--rows", "flp-3"), ("--trained", "runs/x")],
+)
+def test_list_takes_no_options(option: tuple[str, str], run_main: Any) -> None:
+    line = f"'list' takes no {option[0]}; name a reproduction in its place\n"
+    assert run_main("reproduce", "list", *option) == (2, "", line)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["list"], "'list' takes no --out; name a reproduction in its place"),
         (["flp-tabel1"], "unknown reproduction 'flp-tabel1'; did you mean 'flp-table1'?"),
         (
             ["flp-table2", "--scale", "ful"],
