@@ -155,6 +155,17 @@ def test_lambdas_that_weigh_nothing_are_told(
     assert all(f'<p class="warning">{escape(each, quote=False)}</p>' in page for each in told)
 
 
+def test_notes_are_broken_between_words(tmp_path: Path) -> None:
+    result = tiny_search(tmp_path / "run", penalty=rs.NoPenalty(), lams=[1.0, 2.0])
+    shown = result.summary(60)
+    note = shown[shown.index("Note: there is no penalty") :].split("\n\n")[0].splitlines()
+    assert note == [
+        "Note: there is no penalty that the 2 lambdas could weigh,",
+        "      and all of them are one search: give one alone, or a",
+        "      penalty, as proximal-l1.",
+    ]
+
+
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     result = tiny_search(tmp_path / "run", seeds=1)
     kept = [row for row in result.content["table"] if row["kept"]]

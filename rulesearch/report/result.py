@@ -99,7 +99,8 @@ class Result:
     def summary(self, width: int = 96) -> str:
         """Return the table, the rule and the notes as text."""
         rule = fill(f"dW = {self.rule}", width, subsequent_indent="     ", break_long_words=False)
-        return "\n\n".join([self.table(width), rule, *self.notes])
+        notes = (fill(note, width, subsequent_indent="      ") for note in self.notes)
+        return "\n\n".join([self.table(width), rule, *notes])
 
     def table(self, width: int = 96) -> str:
         """Return the table as text."""
