@@ -123,6 +123,27 @@ def test_an_interrupt_in_the_middle_of_a_step(
     assert left(run) == left(whole)
 
 
+@pytest.mark.parametrize("file", ["flp-3-iid.safetensors", "table.md"])
+def test_a_full_disk_says_how_to_go_on(
+    file: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, run = os.replace, tmp_path / "run"
+
+    def full(source: str, target: Path) -> None:
+        if target.name == file:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(RunError) as refused:
+            reproduce(tiny(), run)
+    said = f"{file} cannot be written: No space left on device; mend that, then 'rulesearch resume"
+    assert f"{refused.value}".endswith(f"{said} {run}'")
+    resume_reproduction(run)
+    assert left(run) == left(whole)
+
+
 def test_a_run_under_way_can_be_shown(tmp_path: Path) -> None:
     run = tmp_path / "run"
 

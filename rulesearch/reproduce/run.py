@@ -116,7 +116,8 @@ class _Run:
 
     def run(self) -> Outcome:
         path = self.folder.path
-        make_folder(path / "jobs")
+        with self.folder.writing():
+            make_folder(path / "jobs")
         if self.plan.reproduction.draw is not None:
             import_all()
         finished = sum(self._file(job.name).is_file() for job in self.jobs)
@@ -138,10 +139,12 @@ class _Run:
                 )
                 self._run_job(job, file)
             self.finished[job.name] = read_finished(file)
-            Outcome(self.plan, self.finished).save(path)
+            with self.folder.writing():
+                Outcome(self.plan, self.finished).save(path)
         if self.plan.reproduction.draw is not None:
             measured = {name: done.measured for name, done in self.finished.items()}
-            self.plan.reproduction.draw(measured, path, self.plan.settings)
+            with self.folder.writing():
+                self.plan.reproduction.draw(measured, path, self.plan.settings)
         return Outcome(self.plan, self.finished)
 
     def _file(self, name: str) -> Path:
@@ -187,7 +190,8 @@ class _Run:
         }
         whole = torch.contiguous_format  # and of its own: parts of one tensor are none to save
         own = {k: v.clone(memory_format=whole) for k, v in content.items()}
-        write_atomically(file, finished_bytes(own))
+        with self.folder.writing():
+            write_atomically(file, finished_bytes(own))
 
     def _train(self, job: Job, training: Training, started: float) -> None:
         every = self.plan.settings.checkpoint_every
