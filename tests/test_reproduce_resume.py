@@ -21,6 +21,7 @@ from rulesearch.files import sealed
 from rulesearch.reproduce import (
     load_outcome,
     load_plan,
+    make_plan,
     reproduce,
     resume_reproduction,
     run_folder,
@@ -188,6 +189,15 @@ def test_a_flipped_bit_of_a_job_is_noticed(whole: Path, tmp_path: Path, run_main
     file.unlink()
     assert run_main("resume", run)[0] == 0
     assert left(run)["jobs"] == left(whole)["jobs"]
+
+
+def test_half_a_manifest_is_told_as_such(whole: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    os.truncate(run / "manifest.json", 200)
+    taking = make_plan("flp-figure2", "small", TINY, ROWS, run)
+    for plan, folder in ((tiny(), run), (taking, tmp_path / "taking")):
+        with pytest.raises(RunError, match=r"run/manifest\.json is damaged: .*; give the fi"):
+            reproduce(plan, folder)
 
 
 def test_jobs_of_before_they_had_a_checksum_are_read(

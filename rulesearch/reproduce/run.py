@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rulesearch.errors import RunError
-from rulesearch.files import make_folder, write_atomically
+from rulesearch.files import make_folder, read_manifest, write_atomically
 from rulesearch.outer.fit import usable_device
 from rulesearch.outer.record import UpdateRecord
 from rulesearch.reproduce.base import Job, Training
@@ -62,6 +62,7 @@ def reproduce(plan: Plan, out: str | Path, sinks: Sequence[EventSink] = ()) -> O
         with RunFolder.create(path, plan.to_yaml(), plan.manifest()) as folder:
             return _Run(plan, jobs, given, folder, tuple(sinks), None).run()
     if not is_reproduction(path):
+        read_manifest(path)  # which a damaged one is told by
         raise RunError(f"{path} holds a search, no reproduction; choose another folder with --out")
     _check_same(plan, load_plan(path), path)
     with RunFolder.open(path) as folder:

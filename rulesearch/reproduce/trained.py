@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rulesearch.errors import ConfigError
+from rulesearch.files import read_manifest
 from rulesearch.reproduce.base import Job
 from rulesearch.reproduce.outcome import Finished, read_finished
 from rulesearch.reproduce.plan import Plan, is_reproduction, load_plan
@@ -35,6 +36,8 @@ def trained_elsewhere(plan: Plan) -> dict[str, Finished]:
         return {}
     run, wanted = plan.trained, plan.reproduction.trained_by
     if not is_reproduction(run):
+        if (run / "manifest.json").is_file():
+            read_manifest(run)  # which a damaged one is told by
         raise ConfigError(f"--trained {run}: this is no run of {wanted}")
     other = load_plan(run)
     if other.reproduction.name != wanted:
