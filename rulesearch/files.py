@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -24,6 +26,7 @@ __all__ = [
     "read_sealed",
     "seal",
     "sealed",
+    "uninterrupted",
     "write_atomically",
 ]
 
@@ -169,3 +172,20 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
     return path
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore interrupts, for what has to be done on the way out of a first one."""
+    if threading.current_thread() is not threading.main_thread():  # which gets them all
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in ours:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -57,6 +58,33 @@ def test_interrupted_between_any_two_events(
         start_search(load_config(tiny), run, [interrupt_after(events)])
     with pytest.raises(KeyboardInterrupt):
         resume_search(run, [interrupt_after(3)])
+    resume_search(run)
+    assert ends(run) == ends(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_waits_for_the_checkpoint(
+    number: int, tiny: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, run, met = os.replace, tmp_path / "run", list[str]()
+
+    def again(source: str, target: Path) -> None:
+        if target.name.startswith("checkpoint-search-000015"):
+            met.append(target.suffix)
+            os.kill(os.getpid(), number)
+        replace(source, target)
+
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", again)
+            with pytest.raises(KeyboardInterrupt):
+                start_search(load_config(tiny), run, [interrupt_after(19)])
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    assert met == [".safetensors", ".json"]
+    assert newest(run, "json").name == "checkpoint-search-000015.json"
     resume_search(run)
     assert ends(run) == ends(whole)
 

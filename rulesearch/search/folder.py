@@ -33,6 +33,7 @@ from rulesearch.files import (
     read_manifest,
     seal,
     sealed,
+    uninterrupted,
     write_atomically,
 )
 from rulesearch.report.configuration import resuming
@@ -261,7 +262,8 @@ class RunFolder:
             yield keep
         except KeyboardInterrupt:
             if unsaved is not None:
-                self.save(unsaved)
+                with uninterrupted():
+                    self.save(unsaved)
             raise
 
     def _events_sha256(self, size: int) -> str:
