@@ -303,7 +303,7 @@ def reproduce(
     from rulesearch.reproduce.plan import make_plan, run_folder
 
     if name == "list":
-        given = {"--scale": scale != "small", "--set": set_, "--rows": rows}
+        given: dict[str, Any] = {"--scale": scale != "small", "--set": set_, "--rows": rows}
         given |= {"--trained": trained, "--out": out}
         if told := [option for option, value in given.items() if value]:
             raise ConfigError(f"'list' takes no {told[0]}; name a reproduction in its place")
