@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.learners.bptt import BPTT
+from rulesearch.learners.eprop import EProp
 from rulesearch.networks.spiking import SpikingNetwork, fast_sigmoid_spike, filtered
 
 SMALL: dict[str, Any] = {"n_in": 4, "hidden": 3, "n_out": 2, "membrane": 5.0, "readout": 3.0}
@@ -59,6 +60,17 @@ def test_states_are_those_of_the_equations() -> None:
             mean = [each / TIME for each in total]
             assert found.answer[life, example].tolist() == pytest.approx(mean, abs=1e-12)
     assert 0.1 < found.z.mean() < 0.9
+
+
+def test_of_a_single_step_there_is_rest_alone() -> None:
+    network = SpikingNetwork(**SMALL)
+    phi, (x, target) = weights(network, 0, 1), inputs(2)
+    found = network(phi, x[:, :1])
+    assert found.v.shape == (2, 1, EXAMPLES, 3)
+    assert not torch.cat([part.flatten() for part in found]).any()
+    slope = EProp(network)(phi, x[:, :1], target)
+    assert {name: g.shape for name, g in slope.items()} == {k: w.shape for k, w in phi.items()}
+    assert not torch.cat([g.flatten() for g in slope.values()]).any()
 
 
 def test_filter_is_the_sum_that_it_says() -> None:

@@ -217,7 +217,9 @@ class SpikingNetwork:
         if x.dtype != W_in.dtype:
             raise LearnerError(f"spikes are {x.dtype}, the weights {W_in.dtype}")
         lifetimes, time, examples, _ = x.shape
-        current = (x[:, :-1].flatten(1, 2) @ W_in).reshape(lifetimes, time - 1, examples, -1)
+        current = (x[:, :-1].flatten(1, 2) @ W_in).reshape(
+            lifetimes, time - 1, examples, self.hidden
+        )
         v = z = current.new_zeros(lifetimes, examples, self.hidden)
         vs, zs = [v], [z]
         for drive in current.unbind(1):
