@@ -45,6 +45,43 @@ def test_a_neuron_is_its_formula(unit: str) -> None:
             torch.testing.assert_close(found[k, example], w["head.W"] @ y + w["head.bias"])
 
 
+NETWORKS = {
+    "linear-threshold": ModulatedNetwork([4, 6, 6, 2]),
+    "tanh": ModulatedNetwork([4, 6, 6, 2], "tanh"),
+    "convolutional": ConvNet((1, 2, 2), 2, (3,), hidden=(6,)),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_weights_of_another_shape_are_refused(kind: str) -> None:
+    network = NETWORKS[kind]
+    weights, x = network.init([generator(k) for k in range(3)]), normal(3, 5, 4).float()
+    for name, w in weights.items():
+        size = tuple(w.shape)
+        wrong = {"too many": torch.cat([w, w[:1]]), "one number": w[:, :1]}
+        if len(set(size)) == w.ndim:  # else it looks the same
+            wrong["swapped"] = w.transpose(-1, -2)
+        for part in wrong.values():
+            with pytest.raises(LearnerError) as refused:
+                network({**weights, name: part}, x)
+            if part is not wrong["too many"] or name != next(iter(weights)):  # else x misfits
+                said = f"weights['{name}'] has shape {tuple(part.shape)}; it should be {size}"
+                assert said in str(refused.value)
+        with pytest.raises(LearnerError, match=r"is torch\.float"):
+            network({**weights, name: w.double()}, x)
+    with pytest.raises(LearnerError, match=r"its axes are swapped, give \.mT"):
+        network({**weights, "head.W": weights["head.W"].mT}, x)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_weight_of_one_network_is_the_same_for_all(kind: str) -> None:
+    network = NETWORKS[kind]
+    weights, x = network.init([generator(k) for k in range(3)]), normal(3, 5, 4).float()
+    for name, w in weights.items():
+        each = network({**weights, name: w[:1].repeat_interleave(3, 0)}, x)
+        torch.testing.assert_close(network({**weights, name: w[:1]}, x), each)
+
+
 @pytest.mark.parametrize("unit", ["linear-threshold", "tanh"])
 def test_weights_are_born_uniform_with_variance_one_over_the_fan_in(unit: str) -> None:
     born = ModulatedNetwork([50, 300, 200, 40], unit).init([generator(0), generator(1)])

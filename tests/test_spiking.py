@@ -156,6 +156,18 @@ def test_errors_name_what_is_wrong() -> None:
         network(weights(network, 0), inputs(2)[0])
 
 
+def test_weights_of_another_shape_are_refused() -> None:
+    network = SpikingNetwork(**SMALL)
+    phi, (x, target) = weights(network, 0, 1), inputs(2)
+    wrong = {"W_in": phi["W_in"][:, :2], "W_rec": phi["W_rec"][:, :1], "W_out": phi["W_out"][:, :1]}
+    for name, part in wrong.items():  # W_out would answer once, for both outputs
+        said = rf"weights\['{name}'\] has shape \(2, \d, \d\); it should be \(2, [23], [34]\)"
+        with pytest.raises(LearnerError, match=said):
+            EProp(network)({**phi, name: part}, x, target)
+    with pytest.raises(LearnerError, match=r"W_rec'\] is torch\.float32, 'W_in' torch\.float64"):
+        network({**phi, "W_rec": phi["W_rec"].float()}, x)
+
+
 def test_bptt_leaves_no_graph_behind_unless_it_is_wanted() -> None:
     """A loop of one's own would otherwise keep the graph of all of its steps."""
     network = SpikingNetwork(3, 4, 1)

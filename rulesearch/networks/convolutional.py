@@ -117,13 +117,18 @@ class ConvNet:
         yield Layer("head", (self.outputs, inward), False)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Of all weights."""
-        return tuple(
-            f"{layer.name}.{part}"
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the weights of a network, by name."""
+        return {
+            f"{layer.name}.{part}": layer.shape if part == "W" else layer.shape[:1]
             for layer in self.layers
             for part in ("W", "bias", "gain", "shift")[: 4 if layer.inside else 2]
-        )
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all weights."""
+        return tuple(self.shapes)
 
     def init(
         self, generators: Sequence[torch.Generator], device: torch.device | str = "cpu"
@@ -165,7 +170,8 @@ class ConvNet:
         Parameters
         ----------
         weights : mapping
-            Those of other names are not looked at.
+            Those of other names are not looked at; those of one network, ``(1, ...)``, are the
+            same for all.
         x : Tensor (networks, images, values)
         reference : int, optional
             So many images, the first, give mean and deviation to all; by default the batch.
@@ -173,13 +179,15 @@ class ConvNet:
         Raises
         ------
         LearnerError
-            If a weight is missing, images are of other networks or another size, or a single image
-            of a single pixel is to be normalised by itself.
+            If a weight is missing or of another shape or type, images are of other networks or
+            another size, or a single image of a single pixel is to be normalised by itself.
         """
-        check_weights_and_input(weights, self.names, x, math.prod(self.image))
+        shapes = self.shapes
+        check_weights_and_input(weights, shapes, x, math.prod(self.image))
+        each = {name: weights[name].expand(len(x), *shape) for name, shape in shapes.items()}
         return torch.stack(
             [
-                self._answer({name: weights[name][k] for name in self.names}, images, reference)
+                self._answer({name: w[k] for name, w in each.items()}, images, reference)
                 for k, images in enumerate(x)
             ]
         )

@@ -57,11 +57,20 @@ class ModulatedNetwork:
             raise ConfigError(f"sizes are those of two layers or more, not {list(self.sizes)}")
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the weights of a network, by name."""
+        inside = ("gain", "shift", *(("bias",) if self.unit == "tanh" else ()))
+        found: dict[str, tuple[int, ...]] = {}
+        for k, (pre, post) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+            last = k == len(self.sizes) - 2
+            name, parts = ("head", ("bias",)) if last else (f"full{k}", inside)
+            found |= {f"{name}.W": (post, pre), **{f"{name}.{part}": (post,) for part in parts}}
+        return found
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Of all weights."""
-        inside = ("W", "gain", "shift", *(("bias",) if self.unit == "tanh" else ()))
-        full = [f"full{k}.{part}" for k in range(len(self.sizes) - 2) for part in inside]
-        return (*full, "head.W", "head.bias")
+        return tuple(self.shapes)
 
     def init(
         self, generators: Sequence[torch.Generator], device: torch.device | str = "cpu"
@@ -96,7 +105,8 @@ class ModulatedNetwork:
         Parameters
         ----------
         weights : mapping
-            Those of other names are not looked at.
+            Those of other names are not looked at; those of one network, ``(1, ...)``, are the
+            same for all.
         x : Tensor (networks, examples, n_in)
         reference : int, optional
             Without a meaning here, where no neuron looks at other examples.
@@ -104,9 +114,10 @@ class ModulatedNetwork:
         Raises
         ------
         LearnerError
-            If a weight is missing, or examples are of other networks or another width.
+            If a weight is missing or of another shape or type, or examples are of other networks
+            or another width.
         """
-        check_weights_and_input(weights, self.names, x, self.sizes[0])
+        check_weights_and_input(weights, self.shapes, x, self.sizes[0])
 
         def affine(w: Tensor, bias: Tensor, y: Tensor) -> Tensor:
             return torch.baddbmm(bias.unsqueeze(-1), w, y)

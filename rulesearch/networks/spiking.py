@@ -22,6 +22,7 @@ from torch import Tensor
 from rulesearch.arguments import check_kind, number, whole
 from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.networks.drawing import draw_each
+from rulesearch.networks.given import check_shapes
 from rulesearch.torch_arguments import check_floating
 
 __all__ = ["Activity", "SpikingNetwork", "fast_sigmoid_spike", "filtered"]
@@ -201,8 +202,8 @@ class SpikingNetwork:
         Raises
         ------
         LearnerError
-            If a weight is missing, or spikes do not have the network's width, or are of other
-            lifetimes or another type.
+            If a weight is missing or of another shape or type, or spikes do not have the network's
+            width, or are of other lifetimes or another type.
         """
         check_kind("weights", phi, Mapping, "tensors by name, as of init()", LearnerError)
         check_kind("x", x, Tensor, "a torch tensor, of spikes", LearnerError)
@@ -216,6 +217,7 @@ class SpikingNetwork:
             )
         if x.dtype != W_in.dtype:
             raise LearnerError(f"spikes are {x.dtype}, the weights {W_in.dtype}")
+        check_shapes(phi, self.shapes, len(x))
         lifetimes, time, examples, _ = x.shape
         current = (x[:, :-1].flatten(1, 2) @ W_in).reshape(
             lifetimes, time - 1, examples, self.hidden
