@@ -107,6 +107,55 @@ def test_actions_that_wheels_share_are_judged_on_each() -> None:
         wheel.regret(context, action[:, :49].expand(2, 49))
 
 
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        (torch.zeros(2, 50), r"action is torch.float32; give arms, whole numbers, as .long\(\)"),
+        (torch.zeros(2, 50, dtype=torch.bool), "action is torch.bool; give arms"),
+        (torch.full((2, 50), 5), "action runs from 5 to 5; arms are 0 to 4"),
+        (torch.full((2, 50), -1), "action runs from -1 to -1; arms are 0 to 4"),
+        ([[0] * 50] * 2, "action should be a torch tensor, an arm for each context"),
+    ],
+)
+def test_actions_are_arms(action: object, said: str) -> None:
+    wheel = Wheel(torch.tensor([0.1, 0.9]))
+    with pytest.raises(ConfigError, match=said):
+        wheel.regret(wheel.contexts(generators(0, 1), 50), action)  # type: ignore[arg-type]
+
+
+def test_actions_of_any_whole_type_are_the_same() -> None:
+    wheel = Wheel(torch.tensor([0.1, 0.9]))
+    context = wheel.contexts(generators(0, 1), 50)
+    action = torch.randint(ARMS, (2, 50), generator=generators(2)[0])
+    for kind in (torch.uint8, torch.int32):  # lives keep them as bytes
+        assert torch.equal(wheel.regret(context, action.to(kind)), wheel.regret(context, action))
+
+
+def test_contexts_and_generators_are_of_the_wheels() -> None:
+    wheel, one = Wheel(torch.tensor([0.1, 0.9])), Wheel(torch.tensor([0.5]))
+    context = wheel.contexts(generators(0, 1), 50)
+    for count in (0, 3):
+        with pytest.raises(ConfigError, match=f"2 lifetimes need as many generators.*not {count}"):
+            wheel.rewards(context, generators(*range(count)))
+    three = torch.cat([context, context[:1]])
+    for wrong in (three, torch.cat([context, context[..., :1]], -1)):
+        with pytest.raises(ConfigError, match=r"context has shape .*it should be \(2, steps, 2\)"):
+            wheel.means(wrong)
+    alone = torch.cat([one.means(life[None]) for life in three])
+    assert torch.equal(one.means(three), alone)
+    assert one.rewards(three, generators(0, 1, 2)).shape == (3, 50, ARMS)
+
+
+def test_regret_at_random_is_of_wheels_alone() -> None:
+    for delta in (-0.1, 1.1, math.nan, math.inf, "0.5", None, torch.tensor([0.5, 2.0])):
+        with pytest.raises(ConfigError, match="uniform_regret: delta is from 0 to 1, not"):
+            uniform_regret(delta)  # type: ignore[arg-type]
+    assert (uniform_regret(0), uniform_regret(1)) == pytest.approx((39.16, 0.16))
+    each: object = uniform_regret(torch.tensor([0.0, 1.0]))  # type: ignore[arg-type]
+    assert isinstance(each, torch.Tensor)
+    assert each.tolist() == pytest.approx([39.16, 0.16])
+
+
 def test_errors_name_what_is_wrong() -> None:
     with pytest.raises(ConfigError, match="delta is from 0 to 1"):
         Wheel(torch.tensor([0.5, 1.5]))

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rulesearch.arguments import check_kind, whole
-from rulesearch.errors import ConfigError
+from rulesearch.arguments import check_kind, number, whole
+from rulesearch.errors import ConfigError, RuleSearchError
 from rulesearch.torch_arguments import check_floating, check_generators
 
-__all__ = ["ARMS", "Experience", "Wheel", "WheelLogs", "uniform_regret"]
+__all__ = ["ARMS", "Experience", "Wheel", "WheelLogs", "check_arms", "uniform_regret"]
 
 ARMS = 5
 USUAL, LAST, RIM = 1.0, 1.2, 50.0
@@ -50,11 +50,29 @@ class Experience(NamedTuple):
         return Experience(*(part[rows, steps] for part in self))
 
 
+def check_arms(name: str, chosen: Tensor, error: type[RuleSearchError]) -> None:
+    """Refuse what are no arms."""
+    if chosen.is_floating_point() or chosen.dtype == torch.bool:
+        raise error(f"{name} is {chosen.dtype}; give arms, whole numbers, as .long()")
+    if chosen.numel():
+        low, high = (int(bound) for bound in torch.aminmax(chosen))
+        if low < 0 or high >= ARMS:
+            raise error(f"{name} runs from {low} to {high}; arms are 0 to {ARMS - 1}")
+
+
 def uniform_regret(delta: float) -> float:
     r"""Regret of a step, on average, of choosing arms at random.
 
     .. math:: \delta^2 \cdot 0.8 \cdot 0.2 + (1 - \delta^2)(0.2 \cdot 48.8 + 0.6 \cdot 49)
+
+    Raises
+    ------
+    ConfigError
+        If delta is not from 0 to 1.
     """
+    within = torch.as_tensor(delta if hasattr(delta, "shape") else number(delta))
+    if not ((within >= 0) & (within <= 1)).all():
+        raise ConfigError(f"uniform_regret: delta is from 0 to 1, not {delta!r}")
     inside = 0.8 * (LAST - USUAL)
     rim = 0.2 * (RIM - LAST) + 0.6 * (RIM - USUAL)
     return delta**2 * inside + (1 - delta**2) * rim
@@ -123,11 +141,23 @@ class Wheel:
         """Draw what every arm would give, ``(lifetimes, steps, ARMS)``, of a generator a wheel.
 
         Wheels that are given a single one have the same noise.
+
+        Raises
+        ------
+        ConfigError
+            If there is neither one generator nor one a lifetime.
         """
+        check_generators(generators, "lifetime")
+        means = self.means(context)
+        if len(generators) not in (1, len(means)):
+            raise ConfigError(
+                f"wheel: rewards of {len(means)} lifetimes need as many generators, or one for "
+                f"all, not {len(generators)}"
+            )
         shape = (context.shape[1], ARMS)
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
         deviation = torch.where(self._golden(context), RIM_NOISE, USUAL_NOISE)
-        return self.means(context) + deviation * noise.to(context)
+        return means + deviation * noise.to(context)
 
     def regret(self, context: Tensor, action: Tensor) -> Tensor:
         """How much less the mean reward is than the best arm's, ``(lifetimes, steps)``.
@@ -137,9 +167,10 @@ class Wheel:
         Raises
         ------
         ConfigError
-            If there is not an action for each context.
+            If there is not an arm for each context.
         """
         means = self.means(context)
+        check_kind("wheel: action", action, Tensor, "a torch tensor, an arm for each context")
         try:
             chosen = action.expand(means.shape[:-1])[..., None]
         except RuntimeError:
@@ -147,10 +178,18 @@ class Wheel:
                 f"wheel: action has shape {tuple(action.shape)}; give one for each context, "
                 f"{tuple(means.shape[:-1])}"
             ) from None
-        return means.amax(-1) - means.gather(-1, chosen).squeeze(-1)
+        check_arms("wheel: action", chosen, ConfigError)
+        return means.amax(-1) - means.gather(-1, chosen.long()).squeeze(-1)
 
     def _golden(self, context: Tensor) -> Tensor:
         """Which arm is that of the quadrant, on the rim alone; ``(lifetimes, steps, ARMS)``."""
+        wheels = len(self.delta)
+        lives = len(context) if context.ndim == 3 else 1
+        if context.shape[-1:] != (2,) or (lives != wheels and 1 not in (lives, wheels)):
+            raise ConfigError(
+                f"wheel: context has shape {tuple(context.shape)}; it should be ({wheels}, steps, "
+                "2), of a lifetime a wheel"
+            )
         quadrant = 2 * (context[..., 0] <= 0).long() + (context[..., 1] <= 0).long()
         rim = context.norm(dim=-1) >= self.delta[:, None]
         arm = torch.arange(ARMS, device=context.device)

@@ -14,7 +14,7 @@ from rulesearch.errors import ConfigError, LearnerError
 from rulesearch.named import under
 from rulesearch.outer.bandit.agents import check_tensors
 from rulesearch.outer.bilevel.given import check_named
-from rulesearch.tasks.wheel import ARMS, Experience, Wheel
+from rulesearch.tasks.wheel import ARMS, Experience, Wheel, check_arms
 
 __all__ = ["Agent", "Life", "blocks", "live"]
 
@@ -56,11 +56,7 @@ def _check_arms(chosen: Tensor, wanted: Tensor) -> None:
             f"what the agent's act() returns has shape {tuple(chosen.shape)} and type "
             f"{chosen.dtype}; it should be arms, whole numbers {tuple(wanted.shape)}, one a context"
         )
-    low, high = (int(bound) for bound in torch.aminmax(chosen))
-    if low < 0 or high >= ARMS:
-        raise LearnerError(
-            f"what the agent's act() returns runs from {low} to {high}; arms are 0 to {ARMS - 1}"
-        )
+    check_arms("what the agent's act() returns", chosen, LearnerError)
 
 
 def blocks(steps: int, every: int) -> int:
