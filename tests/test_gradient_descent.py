@@ -104,6 +104,22 @@ def test_batches_larger_than_the_data(size: int) -> None:
         Batches(random_images(12), torch.arange(10)[None], size)
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (torch.zeros(2, 10), r"rows is torch.float32 of shape \(2, 10\); give whole numbers"),
+        (torch.zeros(2, 10, dtype=torch.bool), "rows is torch.bool"),
+        (torch.arange(10), r"rows is torch.int64 of shape \(10,\)"),
+        (torch.zeros(0, 10, dtype=torch.int64), r"rows is torch.int64 of shape \(0, 10\)"),
+        (torch.tensor([[0, 1, -1, 2, 3]]), "rows run from -1 to 3; those of the data are 0 to 11"),
+        (torch.arange(8, 13)[None], "rows run from 8 to 12; those of the data are 0 to 11"),
+    ],
+)
+def test_batches_of_what_are_no_rows(rows: Tensor, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Batches(random_images(12), rows, 5)
+
+
 def test_adam_with_epsilon_inside_of_the_root() -> None:
     slopes = [torch.tensor([2.0, -1e-4], dtype=torch.float64), torch.tensor([1.0, 3e-4]).double()]
     optimiser, memory = Adam(0.1, eps_root=1e-7), tuple[Tensor, ...]()

@@ -37,7 +37,7 @@ class Batches:
     Raises
     ------
     ConfigError
-        If there are fewer images than a batch has.
+        If rows are none of the data, or there are fewer images than a batch has.
     """
 
     data: ImageData
@@ -48,9 +48,23 @@ class Batches:
     def __post_init__(self) -> None:
         check_kind("data", self.data, ImageData, "ImageData, as rulesearch.tasks.load('digits')")
         check_kind("rows", self.rows, Tensor, "a torch tensor, of rows of the data")
+        self._check_rows()
         if not 0 < whole("size", self.size, 0) <= self.rows.shape[1]:
             raise ConfigError(
                 f"a batch has from 1 to {self.rows.shape[1]} images, all there are, not {self.size}"
+            )
+
+    def _check_rows(self) -> None:
+        rows, images = self.rows, len(self.data.labels)
+        if rows.dtype not in (torch.int32, torch.int64) or rows.ndim != 2 or not rows.numel():
+            raise ConfigError(
+                f"rows is {rows.dtype} of shape {tuple(rows.shape)}; give whole numbers, (problems, "
+                "images), the rows of the data that each problem has, as torch.arange(100)[None]"
+            )
+        low, high = (int(bound) for bound in torch.aminmax(rows))
+        if low < 0 or high >= images:
+            raise ConfigError(
+                f"rows run from {low} to {high}; those of the data are 0 to {images - 1}"
             )
 
     def __call__(self, step: int | None) -> Examples:
