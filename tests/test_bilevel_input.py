@@ -22,7 +22,9 @@ from rulesearch.outer.bilevel import (
     Contrastive,
     ContrastiveChain,
     Descent,
+    Evolution,
     Identity,
+    Implicit,
     LossProblem,
     MetaParameters,
     Named,
@@ -189,3 +191,36 @@ def test_a_strength_that_may_be_of_a_problem_or_of_a_column() -> None:
     )
     free = long(one, theta).phi["W"]  # of one problem there is nothing to guess
     torch.testing.assert_close(free, strength * W / (1 + strength))
+
+
+METHODS = {
+    "contrastive": lambda: Contrastive(LEARNER, LEARNER, 0.1),
+    "unrolled": lambda: UnrolledDescent(LEARNER),
+    "implicit": lambda: Implicit(LEARNER, Identity()),
+    "evolution": lambda: Evolution(LEARNER, 2, 0.1, torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_anchor_without_a_synapse_is_refused(method: str) -> None:
+    x = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    zero = torch.zeros(2, 1, 3)
+
+    def error(phi: Named, theta: Named, step: int | None) -> Tensor:
+        return (x @ phi["W"].mT - x.sum(-1, keepdim=True)).square().mean((1, 2))
+
+    def held(phi: Named, theta: Named, step: int | None) -> Tensor:
+        away = theta["lambda.W"] * (phi["W"] - theta["omega.W"]) ** 2 / 2
+        return error(phi, theta, step) + away.sum((1, 2))
+
+    bare = LossProblem(error, error, lambda theta: {"W": zero})
+    theta = {"omega.W": zero + 1, "lambda.W": zero + 0.1}
+    with pytest.raises(LearnerError, match=r"depends on 'omega\.W'.*put a ComplexSynapse around"):
+        METHODS[method]()(bare, theta)
+    around = METHODS[method]()(ComplexSynapse(bare), theta)
+    own = LossProblem(held, error, lambda theta: {"W": theta["omega.W"].detach()})
+    if method != "evolution":  # whose lives begin elsewhere
+        gradient = METHODS[method]()(own, theta).gradient["lambda.W"]
+        torch.testing.assert_close(gradient, around.gradient["lambda.W"])
+    begun = LossProblem(error, error, lambda theta: {"W": theta["omega.W"]})
+    METHODS[method]()(begun, {"omega.W": zero})  # where learning starts

@@ -275,6 +275,9 @@ def test_a_rule_is_drawn_to_the_state_that_its_network_was_born_with() -> None:
         torch.testing.assert_close(found[f"W{k}"], w)
     with pytest.raises(LearnerError, match=r"theta: nothing depends on 'W0'; .* has omega\.W0"):
         Contrastive(FREE, FREE, 0.1)(problem, {"W0": born.W[0]})
+    evolution = Evolution(Descent(1, SGD(1.0)), 1, 0.1, torch.Generator())
+    with pytest.raises(LearnerError, match=r"theta: nothing depends on 'omega\.W0'; .* synapses"):
+        evolution(problem.inner, {"omega.W0": born.W[0]})
 
 
 def test_what_training_tells_of_itself_stays_as_it_was() -> None:

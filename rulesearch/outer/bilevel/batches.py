@@ -58,8 +58,9 @@ class Batches:
         rows, images = self.rows, len(self.data.labels)
         if rows.dtype not in (torch.int32, torch.int64) or rows.ndim != 2 or not rows.numel():
             raise ConfigError(
-                f"rows is {rows.dtype} of shape {tuple(rows.shape)}; give whole numbers, (problems, "
-                "images), the rows of the data that each problem has, as torch.arange(100)[None]"
+                f"rows is {rows.dtype} of shape {tuple(rows.shape)}; give whole numbers, "
+                "(problems, images), the rows of the data that each problem has, as "
+                "torch.arange(100)[None]"
             )
         low, high = (int(bound) for bound in torch.aminmax(rows))
         if low < 0 or high >= images:

@@ -44,7 +44,8 @@ class _Life(NamedTuple):
 class Evolution(Generic[P]):
     """Antithetic pairs; unbiased for the loss smoothed by the perturbations.
 
-    The variance grows with the number of meta-parameters. One that begins with the dimension of
+    The variance grows with the number of meta-parameters; of one that nothing depends on the
+    estimate is noise, with mean zero. One that begins with the dimension of
     problems side by side is taken for one a problem; any other, as a single strength, all of them
     share, and its gradient is that of the sum of their losses.
 

@@ -118,16 +118,20 @@ class RuleProblem:
 
     def partial(self, phi: Named, theta: Named, beta: float) -> Named:
         """Nothing depends on meta-parameters but through complex synapses around it."""
+        self._check_none(theta)
+        return {}
+
+    def eval_loss(self, phi: Named, theta: Named) -> Tensor:
+        """The network's loss on all examples that judge, ``(lifetimes,)``."""
+        self._check_none(theta)
+        return network_loss(self.learner.network, self._state(phi), self.evaluate)
+
+    def _check_none(self, theta: Named) -> None:
         if theta:
             raise LearnerError(
                 f"theta: nothing depends on '{next(iter(theta))}'; a network that learns by a rule "
                 "has omega.W0, lambda.W0, ... of the complex synapses around it, as of rule_problem"
             )
-        return {}
-
-    def eval_loss(self, phi: Named, theta: Named) -> Tensor:
-        """The network's loss on all examples that judge, ``(lifetimes,)``."""
-        return network_loss(self.learner.network, self._state(phi), self.evaluate)
 
     def _state(self, phi: Named) -> NetworkState:
         return replace(self.born, W=list(phi.values()))
