@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from rulesearch.arguments import check_kind, check_takes
 from rulesearch.errors import LearnerError
-from rulesearch.named import Named, detached, gradient_at, leaves
+from rulesearch.named import Named, gradient_at
 from rulesearch.outer.bilevel.given import check_depends
 from rulesearch.outer.bilevel.synapse import KINDS
 
@@ -93,24 +93,21 @@ class LossProblem:
 
     def _check_anchors(self, phi: Named, theta: Named) -> None:
         """Refuse anchors without a synapse, of which evolution would make a slope of noise."""
-        left = leaves(
-            {k: t for k, t in theta.items() if k.startswith(KINDS) and k.partition(".")[2] in phi}
-        )
-        at = {**detached(theta), **left}
-        for told in (
-            lambda: [self.learn(phi, at, 0)],
-            lambda: [self.evaluate(phi, at, 0)],
-            lambda: self.born(at).values(),
-        ):
-            if not left:
-                return
-            with torch.enable_grad():
-                left = _untouched(told(), left)
-        if left:
-            raise LearnerError(
-                f"theta: neither a loss nor born depends on '{next(iter(left))}', which is of a "
-                "complex synapse; put a ComplexSynapse around the problem, or leave it out"
-            )
+        for key, part in theta.items():
+            if key.startswith(KINDS) and key.partition(".")[2] in phi:
+                moved = {**theta, key: part + 1}
+                pairs = zip(self._told(phi, theta), self._told(phi, moved), strict=True)
+                if all(torch.equal(before, after) for before, after in pairs):
+                    raise LearnerError(
+                        f"theta: neither a loss nor born depends on '{key}', which is of a complex "
+                        "synapse; put a ComplexSynapse around the problem, or leave it out"
+                    )
+
+    def _told(self, phi: Named, theta: Named) -> list[Tensor]:
+        """All that meta-parameters may have a part in."""
+        learn = _tensor("learn", self.learn(phi, theta, 0))
+        evaluate = _tensor("evaluate", self.evaluate(phi, theta, 0))
+        return [learn, evaluate, *self.start(theta).values()]
 
     def slope(self, phi: Named, theta: Named, beta: float, step: int) -> Named:
         """dL/dphi by backprop.
@@ -152,16 +149,6 @@ class LossProblem:
     def eval_loss(self, phi: Named, theta: Named) -> Tensor:
         """L_eval of all examples."""
         return _tensor("evaluate", self.evaluate(phi, theta, None))
-
-
-def _untouched(found: Iterable[Tensor], leaves: Named) -> Named:
-    """Those leaves that nothing of what was found has in its graph."""
-    recorded = [part for part in found if part.requires_grad]
-    if not recorded:
-        return leaves
-    ones = [torch.ones_like(part) for part in recorded]
-    slopes = torch.autograd.grad(recorded, list(leaves.values()), ones, allow_unused=True)
-    return {k: t for (k, t), slope in zip(leaves.items(), slopes, strict=True) if slope is None}
 
 
 def _tensor(name: str, loss: object) -> Tensor:
