@@ -74,6 +74,16 @@ def test_weights_of_another_shape_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
+def test_the_identity_for_a_head_shows_features(kind: str) -> None:
+    network = NETWORKS[kind]
+    weights, x = network.init([generator(k) for k in range(3)]), normal(3, 5, 4).float()
+    eye = {"head.W": torch.eye(6).expand(3, 6, 6), "head.bias": torch.zeros(3, 6)}
+    features = network({**weights, **eye}, x)
+    read = features @ weights["head.W"].mT + weights["head.bias"][:, None]
+    torch.testing.assert_close(network(weights, x), read)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_a_weight_of_one_network_is_the_same_for_all(kind: str) -> None:
     network = NETWORKS[kind]
     weights, x = network.init([generator(k) for k in range(3)]), normal(3, 5, 4).float()

@@ -182,8 +182,7 @@ class ConvNet:
             If a weight is missing or of another shape or type, images are of other networks or
             another size, or a single image of a single pixel is to be normalised by itself.
         """
-        shapes = self.shapes
-        check_weights_and_input(weights, shapes, x, math.prod(self.image))
+        shapes = check_weights_and_input(weights, self.shapes, x, math.prod(self.image))
         each = {name: weights[name].expand(len(x), *shape) for name, shape in shapes.items()}
         return torch.stack(
             [

@@ -39,13 +39,19 @@ def check_shapes(weights: Mapping[str, Tensor], shapes: Shapes, networks: int) -
 
 def check_weights_and_input(
     weights: Mapping[str, Tensor], shapes: Shapes, x: Tensor, values: int
-) -> None:
-    """Refuse weights that are missing or do not fit, and inputs that do not."""
+) -> Shapes:
+    """Refuse weights that are missing or do not fit, and inputs that do not; return the shapes.
+
+    A head may have other outputs than the network's: the identity shows features.
+    """
     check_kind("weights", weights, Mapping, "tensors by name, as of init()", LearnerError)
     check_kind("x", x, Tensor, "a torch tensor", LearnerError)
     missing = [name for name in shapes if name not in weights]
     if missing:
         raise LearnerError(f"weights have no {', '.join(missing)}; give all, as of init()")
+    own, bias = (tuple(weights[f"head.{part}"].shape[-n:]) for part, n in (("W", 2), ("bias", 1)))
+    if own[1:] == shapes["head.W"][1:] and own[:1] == bias:
+        shapes = {**shapes, "head.W": own, "head.bias": bias}
     of_each = (len(weights[k]) for k, shape in shapes.items() if weights[k].ndim > len(shape))
     networks = next((count for count in of_each if count > 1), 1)
     check_shapes(weights, shapes, networks)
@@ -57,3 +63,4 @@ def check_weights_and_input(
     like = weights[next(iter(shapes))]
     if x.dtype != like.dtype:
         raise LearnerError(f"x is {x.dtype}, the weights {like.dtype}: give .to({like.dtype})")
+    return shapes
