@@ -164,11 +164,7 @@ class MetaModel(nn.Module):
 
     def see(self, x: Tensor, lifetimes: int) -> Tensor:
         """What the plastic layers see of examples ``(..., lifetimes, examples, n_in)``."""
-        if lifetimes % self.seeds:
-            raise LearnerError(
-                f"a task of {lifetimes} lifetimes for {self.seeds} seeds; it should have as many "
-                "for each"
-            )
+        episodes = self._episodes(lifetimes)
         if tuple(x.shape[-3:-2]) != (lifetimes,):
             raise LearnerError(
                 f"examples have shape {tuple(x.shape)}, and there are {lifetimes} networks; it "
@@ -180,11 +176,19 @@ class MetaModel(nn.Module):
             raise LearnerError(
                 f"examples are {x.dtype} on {x.device}, the model is {self.dtype} on {self.device}"
             )
-        episodes = lifetimes // self.seeds
         parts = x.split(episodes, -3)
         pairs = zip(self.features, parts, strict=True)
         seen = [extract(module, part, self.image) for module, part in pairs]
         return seen[0] if len(seen) == 1 else torch.cat(seen, -3)
+
+    def _episodes(self, lifetimes: int) -> int:
+        """How many lifetimes a seed has."""
+        if lifetimes % self.seeds:
+            raise LearnerError(
+                f"a task of {lifetimes} lifetimes for {self.seeds} seeds; it should have as many "
+                "for each"
+            )
+        return lifetimes // self.seeds
 
     def train(self, mode: bool = True) -> MetaModel:
         """Set the mode of a module; what would mix examples or draw is never in training mode."""
@@ -201,11 +205,12 @@ class MetaModel(nn.Module):
         if x.ndim == 3:
             x = x.unsqueeze(2)
         label = task.label.reshape(*x.shape[:3], *task.label.shape[task.x.ndim - 1 :])
+        episodes = self._episodes(lifetimes)
         if state is None:
-            state = self.born(lifetimes // self.seeds)
+            state = self.born(episodes)
         check_kind("state", state, NetworkState, STATE, LearnerError)
         seen = self.see(x, state.lifetimes)
-        theta = self.theta.repeat_interleave(lifetimes // self.seeds, 0)
+        theta = self.theta.repeat_interleave(episodes, 0)
         return self.learner.live(state, theta, seen, label)
 
     def forward(self, task: TaskBatch) -> LifeOutcome:

@@ -93,10 +93,11 @@ class LossProblem:
 
     def _check_anchors(self, phi: Named, theta: Named) -> None:
         """Refuse anchors without a synapse, of which evolution would make a slope of noise."""
+        away = {name: w + 1 for name, w in phi.items()}  # from an anchor, which may be the start
         for key, part in theta.items():
             if key.startswith(KINDS) and key.partition(".")[2] in phi:
                 moved = {**theta, key: part + 1}
-                pairs = zip(self._told(phi, theta), self._told(phi, moved), strict=True)
+                pairs = zip(self._told(away, theta), self._told(away, moved), strict=True)
                 if all(torch.equal(before, after) for before, after in pairs):
                     raise LearnerError(
                         f"theta: neither a loss nor born depends on '{key}', which is of a complex "
