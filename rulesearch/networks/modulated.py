@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class ModulatedNetwork:
         if len(self.sizes) < 2:
             raise ConfigError(f"sizes are those of two layers or more, not {list(self.sizes)}")
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the weights of a network, by name."""
         inside = ("gain", "shift", *(("bias",) if self.unit == "tanh" else ()))

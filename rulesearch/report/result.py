@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -98,8 +98,9 @@ class Result:
 
     def summary(self, width: int = 96) -> str:
         """Return the table, the rule and the notes as text."""
-        rule = fill(f"dW = {self.rule}", width, subsequent_indent="     ", break_long_words=False)
-        notes = (fill(note, width, subsequent_indent="      ") for note in self.notes)
+        broken = partial(fill, width=width, break_long_words=False)
+        rule = broken(f"dW = {self.rule}", subsequent_indent="     ")
+        notes = (broken(note, subsequent_indent="      ") for note in self.notes)
         return "\n\n".join([self.table(width), rule, *notes])
 
     def table(self, width: int = 96) -> str:
